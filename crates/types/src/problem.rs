@@ -1,0 +1,12 @@
+//! One problem as its source states it, before any prompt template.
+
+/// A question with its gold answer, and a worked solution where the source has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Stable within the source: line number, or the seed it was generated from.
+    pub id: u64,
+    pub question: String,
+    /// The whole solution, ending in `#### answer`: what supervised fine-tuning imitates.
+    pub solution: Option<String>,
+    pub answer: String,
+}
