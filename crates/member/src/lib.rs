@@ -1,0 +1,12 @@
+//! How a process joins a run: flags, settings, logging, admin port, signals, the coordinator.
+//! What it then does there belongs to the programs.
+
+mod args;
+mod bind;
+mod join;
+mod process;
+
+pub use args::MemberArgs;
+pub use bind::bind;
+pub use join::Membership;
+pub use process::{Process, ProgramMetrics, run_member};

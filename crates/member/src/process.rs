@@ -1,0 +1,143 @@
+//! The `main` of a member: everything around its work.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use proto::{ChannelSettings, Role};
+use runtime::{Shutdown, TaskGroup};
+use settings::Settings;
+use telemetry::{AdminServer, AdminState, Exporter, Health, Metric, Readiness};
+
+use crate::MemberArgs;
+
+/// How long a process without its parent may live on.
+const ORPHAN_GRACE: Duration = Duration::from_secs(3);
+
+/// What a program measures and waits for.
+pub struct ProgramMetrics {
+    pub metrics: &'static [&'static dyn Metric],
+    /// Buckets by suffix, beside the common ones.
+    pub buckets: &'static [(&'static str, &'static [f64])],
+    /// Names of the latches that must be set before `/readyz` says yes.
+    pub readiness: &'static [&'static str],
+}
+
+/// A running member, before and after it has joined.
+#[derive(Clone)]
+pub struct Process {
+    pub settings: Arc<Settings>,
+    pub role: Role,
+    pub index: u32,
+    pub tasks: TaskGroup,
+    pub shutdown: Shutdown,
+    pub readiness: Readiness,
+    pub health: Health,
+    pub admin_address: String,
+}
+
+impl Process {
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.role.name(), self.index)
+    }
+
+    #[must_use]
+    pub fn channel_settings(&self) -> ChannelSettings {
+        let limits = &self.settings.limits;
+        ChannelSettings {
+            connect_timeout: Duration::from_millis(u64::from(limits.connect_timeout_ms)),
+            call_timeout: Duration::from_millis(u64::from(limits.call_timeout_ms)),
+            message_bytes_max: usize::try_from(limits.message_bytes).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// Runs a member from its flags to its exit code: 0 after a stop that the coordinator directed.
+pub fn run_member<F, Fut>(
+    role: Role,
+    args: MemberArgs,
+    program: ProgramMetrics,
+    body: F,
+) -> ExitCode
+where
+    F: FnOnce(Process) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>> + Send,
+{
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")
+        .and_then(|runtime| runtime.block_on(supervise(role, args, program, body)));
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("{}: {error:#}", role.name());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn supervise<F, Fut>(
+    role: Role,
+    args: MemberArgs,
+    program: ProgramMetrics,
+    body: F,
+) -> anyhow::Result<u8>
+where
+    F: FnOnce(Process) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>> + Send,
+{
+    let settings = args.settings()?;
+    let grace = Duration::from_secs_f64(settings.shutdown.grace_seconds);
+    let process = start(role, &args, settings, program).await?;
+    let Process { tasks, shutdown, .. } = process.clone();
+    let worked = body(process).await;
+    if worked.is_err() {
+        shutdown.trigger("its work failed");
+    }
+    let joined = tasks.join(grace).await;
+    worked.and(joined)?;
+    Ok(shutdown.reason().map_or(0, |reason| reason.exit_code()))
+}
+
+async fn start(
+    role: Role,
+    args: &MemberArgs,
+    settings: Settings,
+    program: ProgramMetrics,
+) -> anyhow::Result<Process> {
+    let name = format!("{}-{}", role.name(), args.index);
+    let format = match settings.log.format {
+        settings::LogFormat::Text => telemetry::LogFormat::Text,
+        settings::LogFormat::Json => telemetry::LogFormat::Json,
+    };
+    telemetry::init_logging(format, &settings.log.filter, &name)?;
+    let exporter = Exporter::install(program.buckets)?;
+    telemetry::describe(program.metrics);
+
+    let shutdown = Shutdown::new();
+    let tasks = TaskGroup::new(shutdown.clone());
+    runtime::listen_for_signals(&tasks, shutdown.clone()).context("cannot listen for signals")?;
+    if args.exit_with_parent {
+        runtime::exit_with_parent(shutdown.clone(), ORPHAN_GRACE)
+            .context("cannot watch standard input")?;
+    }
+
+    let listen = &settings.admin.listen;
+    let address = listen.parse().with_context(|| {
+        format!(
+            "admin.listen is `{listen}`: write an IP address and a port, for instance 127.0.0.1:0"
+        )
+    })?;
+    let admin = AdminServer::bind(address).await?;
+    let admin_address = admin.address().to_string();
+    let readiness = Readiness::new(program.readiness);
+    let health = Health::alive();
+    let state = AdminState { exporter, health: health.clone(), readiness: readiness.clone() };
+    let stop = shutdown.clone();
+    tasks.spawn("admin", async move { admin.serve(state, stop.wait()).await });
+    let (settings, index) = (Arc::new(settings), args.index);
+    Ok(Process { settings, role, index, tasks, shutdown, readiness, health, admin_address })
+}

@@ -1,0 +1,18 @@
+//! Every setting of the four programs, in one schema: defaults < file < environment < flags.
+//! Owns layering, unknown keys and cross-field rules; what a setting does is decided where it is
+//! used.
+
+mod layers;
+mod preset;
+mod schema;
+mod sections;
+mod validate;
+
+pub use layers::{Layers, SettingsError};
+pub use preset::{PRESETS, preset};
+pub use schema::Settings;
+pub use sections::{
+    Actor, Admin, Checkpoint, Coordinator, Data, DataSource, Eval, Gates, Handoff, Learner, Limits,
+    Log, LogFormat, Model, Objective, Prompt, Reward, Run, SamplingSettings, Shutdown, Staleness,
+    Train, TruncatedReward, WeakServer,
+};

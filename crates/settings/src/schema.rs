@@ -1,0 +1,126 @@
+//! The root of the schema and what follows from several sections at once.
+
+use serde::{Deserialize, Serialize};
+use tandem::{Schedule, Unit};
+use types::Sampling;
+
+use crate::sections::{
+    Actor, Admin, Checkpoint, Coordinator, Data, Eval, Gates, Handoff, Learner, Limits, Log, Model,
+    Reward, Run, SamplingSettings, Shutdown, Staleness, Train, WeakServer,
+};
+
+/// All settings. The defaults are the miniature's.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Every coin, draw, shuffle and fresh weight of the run follows from it.
+    pub seed: u64,
+    pub run: Run,
+    pub train: Train,
+    pub handoff: Handoff,
+    pub sampling: SamplingSettings,
+    pub strong: Model,
+    pub weak: Model,
+    pub data: Data,
+    pub reward: Reward,
+    pub eval: Eval,
+    pub gates: Gates,
+    pub staleness: Staleness,
+    pub checkpoint: Checkpoint,
+    pub shutdown: Shutdown,
+    pub actor: Actor,
+    pub learner: Learner,
+    pub weak_server: WeakServer,
+    pub coordinator: Coordinator,
+    pub limits: Limits,
+    pub admin: Admin,
+    pub log: Log,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            run: Run::default(),
+            train: Train::default(),
+            handoff: Handoff::default(),
+            sampling: SamplingSettings::default(),
+            strong: Model::named("builtin:miniature-strong"),
+            weak: Model::named("builtin:miniature-weak"),
+            data: Data::default(),
+            reward: Reward::default(),
+            eval: Eval::default(),
+            gates: Gates::default(),
+            staleness: Staleness::default(),
+            checkpoint: Checkpoint::default(),
+            shutdown: Shutdown::default(),
+            actor: Actor::default(),
+            learner: Learner::default(),
+            weak_server: WeakServer::default(),
+            coordinator: Coordinator::default(),
+            limits: Limits::default(),
+            admin: Admin::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// The schedule that training writes its rollouts under.
+    ///
+    /// # Errors
+    /// `handoff.unit` names no unit, or a probability is out of range; the text says which.
+    pub fn train_schedule(&self) -> Result<Schedule, String> {
+        let handoff = &self.handoff;
+        let p = handoff.probability;
+        let schedule = match handoff.unit.as_str() {
+            "chunk" => Schedule::Chunk { n: handoff.chunk_tokens, p },
+            "markov" => Schedule::Markov { p, stay: handoff.stay },
+            name => match Unit::from_name(name) {
+                Some(unit) => Schedule::Bernoulli { unit, p },
+                None if name.starts_with("alternate:") => {
+                    return name.parse().map_err(|e| format!("handoff.unit: {e}"));
+                }
+                None => {
+                    return Err(format!(
+                        "handoff.unit is '{name}': write token, word, line, sentence, chunk, \
+                         markov or alternate:UNIT"
+                    ));
+                }
+            },
+        };
+        schedule.check().map(|()| schedule).map_err(|e| format!("handoff: {e}"))
+    }
+
+    /// What training samples under.
+    #[must_use]
+    pub fn train_sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.sampling.temperature,
+            top_p: self.sampling.top_p,
+            max_tokens: self.sampling.max_tokens,
+            banned: Vec::new(),
+        }
+    }
+
+    /// The weak model's name: empty means the strong model as it was at the start.
+    #[must_use]
+    pub fn weak_model(&self) -> &str {
+        if self.weak.model.is_empty() { &self.strong.model } else { &self.weak.model }
+    }
+
+    /// Groups of one step.
+    #[must_use]
+    pub fn groups_per_step(&self) -> u64 {
+        u64::from(self.train.problems_per_step)
+    }
+
+    /// The canonical text: every key, in schema order.
+    ///
+    /// # Panics
+    /// Never: the schema has only tables, numbers, strings and lists.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("the schema has only what TOML can say")
+    }
+}

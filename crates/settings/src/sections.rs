@@ -1,0 +1,318 @@
+//! The sections of the schema. Names that other texts rely on are the design's.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $kind:ty = $default:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $kind,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+    };
+}
+
+section! {
+    /// Where the run lives.
+    Run {
+        /// Empty: `runs/NAME-N`, the first that is free.
+        dir: String = String::new(),
+    }
+}
+
+choice! {
+    /// What the learner minimises.
+    Objective {
+        /// Clipped surrogate with group advantages (GRPO).
+        Grpo,
+        /// Log-likelihood of successful rollouts, failures discarded (REINFORCE).
+        Reinforce,
+        /// Negative log-likelihood of worked solutions.
+        Sft,
+    }
+}
+
+section! {
+    /// The learner's steps.
+    Train {
+        objective: Objective = Objective::Grpo,
+        steps: u32 = 80,
+        /// Groups of one step (for `sft`: examples).
+        problems_per_step: u32 = 8,
+        samples_per_problem: u32 = 8,
+        learning_rate: f64 = 3e-4,
+        /// Linear warm-up.
+        warmup_steps: u32 = 10,
+        /// Cosine decay to `learning_rate_floor` × `learning_rate` by this step; 0: constant.
+        cosine_steps: u32 = 0,
+        learning_rate_floor: f64 = 0.05,
+        weight_decay: f64 = 0.0,
+        beta1: f64 = 0.9,
+        beta2: f64 = 0.95,
+        /// Coefficient of the k3 estimate of the divergence from the run's start.
+        kl: f64 = 0.05,
+        clip_low: f64 = 0.2,
+        clip_high: f64 = 0.2,
+        /// Cap of the importance ratio where rollouts may be stale.
+        ratio_cap: f64 = 2.0,
+        grad_norm_max: f64 = 1.0,
+        /// Padded tokens of one forward; a step is split into as many as it needs.
+        micro_batch_tokens: u32 = 4096,
+    }
+}
+
+section! {
+    /// Who writes what in training.
+    Handoff {
+        /// token, word, line, sentence, chunk, markov or alternate:UNIT.
+        unit: String = "word".to_owned(),
+        probability: f64 = 0.25,
+        /// Tokens without a boundary that force a redraw (unit `word` only).
+        max_gap: u32 = 32,
+        chunk_tokens: u32 = 8,
+        /// Unit `markov`: the probability that the author is kept without a draw.
+        stay: f64 = 0.8,
+        weak_may_end: bool = true,
+    }
+}
+
+section! {
+    /// How training samples.
+    SamplingSettings {
+        temperature: f32 = 1.0,
+        top_p: f32 = 1.0,
+        max_tokens: u32 = 30,
+    }
+}
+
+section! {
+    /// How a question becomes a prompt.
+    Prompt {
+        /// `{question}` stands for the question.
+        template: String = "{question}".to_owned(),
+    }
+}
+
+section! {
+    /// One of the two models.
+    Model {
+        /// A Hugging Face directory, `builtin:NAME`, or `fresh:NAME` (seeded random weights).
+        model: String = String::new(),
+        prompt: Prompt = Prompt::default(),
+    }
+}
+
+impl Model {
+    pub(crate) fn named(model: &str) -> Self {
+        Self { model: model.to_owned(), prompt: Prompt::default() }
+    }
+}
+
+choice! {
+    /// Where problems come from.
+    DataSource {
+        Miniature,
+        Gsm8k,
+    }
+}
+
+section! {
+    /// The problems.
+    Data {
+        source: DataSource = DataSource::Miniature,
+        /// A directory with `train.jsonl` and `test.jsonl` (source `gsm8k`).
+        path: String = String::new(),
+        /// Problems dealt together, in an order drawn once per epoch.
+        shard_problems: u32 = 256,
+        /// Miniature solutions for `sft`: the share of lines in jargon.
+        jargon_share: f64 = 0.8,
+    }
+}
+
+choice! {
+    /// What a rollout without an end earns.
+    TruncatedReward {
+        Zero,
+        /// It is left out of the group's mean and of the loss.
+        Mask,
+    }
+}
+
+section! {
+    /// The reward.
+    Reward {
+        /// A control: rewards are permuted over the whole step.
+        shuffle: bool = false,
+        truncated: TruncatedReward = TruncatedReward::Zero,
+    }
+}
+
+section! {
+    /// Evaluation before and after training, on held-out problems.
+    Eval {
+        enabled: bool = true,
+        problems: u32 = 1000,
+        seed: u64 = 17,
+        schedules: Vec<String> = vec!["token:0.25".to_owned(), "line:0.5".to_owned()],
+        /// A smaller evaluation every so many steps; 0: none.
+        every_steps: u32 = 0,
+        /// Problems of the smaller evaluation.
+        every_problems: u32 = 100,
+    }
+}
+
+section! {
+    /// What the final weights must reach for `sft` to exit 0; bounds of 0 and 1 always hold.
+    Gates {
+        /// Held-out problems; 0: no gates.
+        problems: u32 = 0,
+        /// Sampled solo accuracy with the jargon tokens banned.
+        plain_solo_min: f64 = 0.0,
+        /// Sampled solo accuracy.
+        solo_min: f64 = 0.0,
+        solo_max: f64 = 1.0,
+        jargon_min: f64 = 0.0,
+        jargon_max: f64 = 1.0,
+    }
+}
+
+section! {
+    /// How old a rollout may be.
+    Staleness {
+        /// Versions behind the step that trains on it; 0: synchronous.
+        max_versions: u32 = 1,
+    }
+}
+
+section! {
+    /// Checkpoints.
+    Checkpoint {
+        /// 0: only at the end.
+        every_steps: u32 = 20,
+        /// The newest that stay; older ones are deleted.
+        keep: u32 = 3,
+    }
+}
+
+section! {
+    /// Stopping.
+    Shutdown {
+        grace_seconds: f64 = 8.0,
+    }
+}
+
+section! {
+    /// The actor.
+    Actor {
+        /// Rollouts in hand at once.
+        slots: u32 = 64,
+        /// Tokens that one slot's cache holds, prompt included.
+        slot_tokens: u32 = 128,
+        /// One request to the weak server.
+        span_deadline_ms: u32 = 10_000,
+        /// Repeats of one request before its group is given up.
+        span_retries_max: u32 = 5,
+        lease_wait_ms: u32 = 500,
+        /// Messages to the weak server that wait to be sent.
+        weak_outbox_messages: u32 = 64,
+        /// Groups that wait to be sent to the learner.
+        uplink_groups: u32 = 64,
+    }
+}
+
+section! {
+    /// The learner.
+    Learner {
+        listen: String = "127.0.0.1:0".to_owned(),
+        /// Groups received and not yet trained.
+        inbox_groups: u32 = 64,
+        /// Rollouts of one step that are written to `rollouts/`.
+        sampled_rollouts: u32 = 8,
+        /// Raised by every restart.
+        generation: u32 = 1,
+    }
+}
+
+section! {
+    /// The weak server.
+    WeakServer {
+        listen: String = "127.0.0.1:0".to_owned(),
+        /// KV sessions kept; the least recently used goes first.
+        sessions: u32 = 256,
+        /// Tokens that one session holds, prompt included.
+        session_tokens: u32 = 128,
+        /// Rows of one forward.
+        batch_rows: u32 = 64,
+        /// Requests that wait; more are answered `overloaded`.
+        queue_requests: u32 = 1024,
+        /// Replies that wait for one actor to read them.
+        reply_messages: u32 = 256,
+    }
+}
+
+section! {
+    /// The coordinator, and how the others reach it.
+    Coordinator {
+        listen: String = "127.0.0.1:0".to_owned(),
+        /// What the other programs connect to; `launch` sets it.
+        address: String = String::new(),
+        lease_deadline_ms: u32 = 60_000,
+        /// How often one group is dealt before the run fails.
+        group_deals_max: u32 = 16,
+        /// Versions whose bytes are kept.
+        weights_kept: u32 = 3,
+        /// Directives are repeated at least so often.
+        keepalive_ms: u32 = 1_000,
+        /// Until every child must have reported.
+        start_timeout_ms: u32 = 60_000,
+    }
+}
+
+section! {
+    /// Bounds of every connection.
+    Limits {
+        connect_timeout_ms: u32 = 10_000,
+        call_timeout_ms: u32 = 30_000,
+        message_bytes: u64 = 16 << 20,
+        /// One set of weights.
+        weights_bytes: u64 = 64 << 30,
+    }
+}
+
+section! {
+    /// `/metrics`, `/healthz`, `/readyz`.
+    Admin {
+        listen: String = "127.0.0.1:0".to_owned(),
+    }
+}
+
+choice! {
+    /// How log lines look.
+    LogFormat {
+        Text,
+        Json,
+    }
+}
+
+section! {
+    /// Logging.
+    Log {
+        /// As in `RUST_LOG`.
+        filter: String = "info".to_owned(),
+        format: LogFormat = LogFormat::Text,
+    }
+}

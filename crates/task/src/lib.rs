@@ -1,0 +1,169 @@
+//! What the data source means in tokens: prompts, boundaries, grades, jargon, worked solutions.
+//! Where problems come from, and who writes what, is decided elsewhere.
+
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use model::Tokenizer;
+use settings::{DataSource, Settings};
+use tandem::reward::gsm8k;
+use tandem::{AuthorRule, Boundaries, GraderKind, NamedBoundaries, Schedule, Session};
+use types::{Author, Finish, Problem, Share, TokenId, Verdict};
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Task(Arc<Parts>);
+
+struct Parts {
+    source: DataSource,
+    tokenizer: Tokenizer,
+    /// Union of both models' ends, the canonical one first.
+    stops: Vec<TokenId>,
+    boundaries: Arc<Boundaries>,
+    max_gap: u32,
+    strong_template: String,
+    weak_template: String,
+}
+
+impl Task {
+    #[must_use]
+    pub fn new(settings: &Settings, tokenizer: Tokenizer, stops: Vec<TokenId>) -> Self {
+        let boundaries = match settings.data.source {
+            DataSource::Miniature => Boundaries::named(&NamedBoundaries {
+                every_token_ends_a_word: true,
+                line_ends: miniature::lexicon::line_ends(),
+                sentence_ends: Vec::new(),
+            }),
+            DataSource::Gsm8k => Boundaries::from_pieces(tokenizer.pieces()),
+        };
+        Self(Arc::new(Parts {
+            source: settings.data.source,
+            tokenizer,
+            stops,
+            boundaries: Arc::new(boundaries),
+            max_gap: settings.handoff.max_gap,
+            strong_template: settings.strong.prompt.template.clone(),
+            weak_template: settings.weak.prompt.template.clone(),
+        }))
+    }
+
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.0.tokenizer
+    }
+
+    /// Union of both models' ends, the canonical one first.
+    #[must_use]
+    pub fn stops(&self) -> &[TokenId] {
+        &self.0.stops
+    }
+
+    /// The author rule of `schedule` over this source's boundaries.
+    #[must_use]
+    pub fn rule(&self, schedule: Schedule, max_tokens: u32) -> Arc<AuthorRule> {
+        let boundaries = Arc::clone(&self.0.boundaries);
+        Arc::new(AuthorRule { schedule, max_gap: self.0.max_gap, max_tokens, boundaries })
+    }
+
+    /// # Errors
+    /// A question that the tokenizer cannot express.
+    pub fn strong_prompt(&self, problem: &Problem) -> anyhow::Result<Vec<TokenId>> {
+        self.prompt(&self.0.strong_template, problem)
+    }
+
+    /// # Errors
+    /// A question that the tokenizer cannot express.
+    pub fn weak_prompt(&self, problem: &Problem) -> anyhow::Result<Vec<TokenId>> {
+        self.prompt(&self.0.weak_template, problem)
+    }
+
+    fn prompt(&self, template: &str, problem: &Problem) -> anyhow::Result<Vec<TokenId>> {
+        let text = template.replace("{question}", &problem.question);
+        let tokens = self.0.tokenizer.encode(&text);
+        let tokens = tokens.with_context(|| format!("prompt of problem {}", problem.id))?;
+        ensure!(!tokens.is_empty(), "the prompt of problem {} has no tokens", problem.id);
+        Ok(tokens)
+    }
+
+    /// The worked solution and the canonical end: what supervised fine-tuning imitates.
+    ///
+    /// # Errors
+    /// A problem without a solution, or one that the tokenizer cannot express.
+    pub fn solution(&self, problem: &Problem) -> anyhow::Result<Vec<TokenId>> {
+        let name = || format!("solution of problem {}", problem.id);
+        let text = problem.solution.as_deref().with_context(|| format!("no {}", name()))?;
+        let mut tokens = self.0.tokenizer.encode(text).with_context(name)?;
+        tokens.push(*self.0.stops.first().context("the model names no end token")?);
+        Ok(tokens)
+    }
+
+    /// Grades a finished session.
+    ///
+    /// # Errors
+    /// Tokens that do not decode.
+    pub fn verdict(&self, session: &Session, problem: &Problem) -> anyhow::Result<Verdict> {
+        let finish = session.finish_reason().context("the rollout has not ended")?;
+        let (tokens, authors) = (session.response(), session.authors());
+        let text = self.text(tokens, finish)?;
+        let kind = match self.0.source {
+            DataSource::Miniature => GraderKind::Miniature,
+            DataSource::Gsm8k => GraderKind::Gsm8k,
+        };
+        let grade = kind.grade(&text, &problem.answer, finish);
+        let answered_by = match grade.answer_offset {
+            Some(offset) => self.author_of(offset, tokens, authors)?,
+            None => None,
+        };
+        Ok(Verdict {
+            jargon: self.jargon(&text, tokens, authors),
+            text,
+            extracted: grade.extracted,
+            answered_by,
+            correct: grade.correct,
+            reward: if grade.correct { 1.0 } else { 0.0 },
+        })
+    }
+
+    /// The response's text without its end token.
+    fn text(&self, tokens: &[TokenId], finish: Finish) -> anyhow::Result<String> {
+        let written = match finish {
+            Finish::End => &tokens[..tokens.len() - 1],
+            Finish::Truncated => tokens,
+        };
+        Ok(self.0.tokenizer.decode(written)?)
+    }
+
+    /// Who wrote the byte at `offset`: the author of the first token whose prefix decodes beyond it.
+    fn author_of(
+        &self,
+        offset: usize,
+        tokens: &[TokenId],
+        authors: &[Author],
+    ) -> anyhow::Result<Option<Author>> {
+        let (mut low, mut high) = (0, tokens.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if self.0.tokenizer.decode(&tokens[..=middle])?.len() > offset {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Ok(authors.get(low).copied())
+    }
+
+    fn jargon(&self, text: &str, tokens: &[TokenId], authors: &[Author]) -> Share {
+        match self.0.source {
+            DataSource::Miniature => {
+                let pieces = self.0.tokenizer.pieces();
+                let word = |token: &TokenId| pieces.get(*token as usize).map_or("", |p| p.trim());
+                let by_strong = authors.iter().map(|author| *author == Author::Strong);
+                miniature::jargon_share(tokens.iter().map(word).zip(by_strong))
+            }
+            DataSource::Gsm8k => gsm8k::jargon(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! A member's side of the coordinator.
+
+use std::time::Duration;
+
+use tonic::Streaming;
+use tonic::transport::Channel;
+use types::{MemberId, PolicyVersion, Problem, RolloutGroup, WeightManifest};
+
+use super::call;
+use crate::channel::ChannelSettings;
+use crate::convert::{WeightAssembler, weight_chunks};
+use crate::status::RpcError;
+use crate::wire::coordinator as wire;
+use crate::wire::coordinator::coordinator_client::CoordinatorClient as Stub;
+use crate::work::{Directive, LeaseAsk, Registration, ReturnedGroup, StepRecord, WorkItem};
+
+/// Cheap to clone: clones share one connection.
+#[derive(Clone, Debug)]
+pub struct CoordinatorClient {
+    stub: Stub<Channel>,
+    timeout: Duration,
+}
+
+/// Directives as they change.
+#[derive(Debug)]
+pub struct DirectiveStream(Streaming<wire::Directive>);
+
+impl DirectiveStream {
+    /// `None` when the coordinator closes the stream.
+    ///
+    /// # Errors
+    /// A broken connection.
+    pub async fn next(&mut self) -> Result<Option<Directive>, RpcError> {
+        let message = self.0.message().await.map_err(|s| RpcError::new("watch", &s))?;
+        Ok(message.map(Into::into))
+    }
+}
+
+impl CoordinatorClient {
+    #[must_use]
+    pub fn new(channel: Channel, settings: &ChannelSettings) -> Self {
+        let stub = Stub::new(channel)
+            .max_decoding_message_size(settings.message_bytes_max)
+            .max_encoding_message_size(settings.message_bytes_max);
+        Self { stub, timeout: settings.call_timeout }
+    }
+
+    pub async fn register(&mut self, registration: Registration) -> Result<MemberId, RpcError> {
+        let request = wire::RegisterRequest::from(registration);
+        let reply = call("register", self.timeout, self.stub.register(request)).await?;
+        Ok(MemberId(reply.member))
+    }
+
+    pub async fn watch(&mut self, member: MemberId) -> Result<DirectiveStream, RpcError> {
+        let request = wire::WatchRequest { member: member.0 };
+        call("watch", self.timeout, self.stub.watch(request)).await.map(DirectiveStream)
+    }
+
+    pub async fn lease(&mut self, ask: LeaseAsk) -> Result<Vec<WorkItem>, RpcError> {
+        let limit = self.timeout + ask.wait;
+        let request = wire::LeaseRequest::from(ask);
+        let reply = call("lease", limit, self.stub.lease(request)).await?;
+        let items = reply.items.into_iter().map(WorkItem::try_from);
+        items.collect::<Result<_, _>>().map_err(|e| RpcError::invalid("lease", e))
+    }
+
+    pub async fn return_group(&mut self, group: ReturnedGroup) -> Result<(), RpcError> {
+        let request = wire::ReturnRequest::from(group);
+        call("return_group", self.timeout, self.stub.return_group(request)).await.map(drop)
+    }
+
+    pub async fn report_eval(
+        &mut self,
+        member: MemberId,
+        groups: Vec<RolloutGroup>,
+    ) -> Result<(), RpcError> {
+        let groups = groups.into_iter().map(Into::into).collect();
+        let request = wire::EvalReport { member: member.0, groups };
+        call("report_eval", self.timeout, self.stub.report_eval(request)).await.map(drop)
+    }
+
+    pub async fn lease_examples(
+        &mut self,
+        member: MemberId,
+        step: u64,
+        count: u32,
+    ) -> Result<Vec<Problem>, RpcError> {
+        let request = wire::ExamplesRequest { member: member.0, step, count };
+        let reply = call("lease_examples", self.timeout, self.stub.lease_examples(request)).await?;
+        Ok(reply.examples.into_iter().map(Into::into).collect())
+    }
+
+    pub async fn publish_weights(
+        &mut self,
+        manifest: WeightManifest,
+        bytes: &[u8],
+    ) -> Result<(), RpcError> {
+        let chunks = tokio_stream::iter(weight_chunks(manifest, bytes));
+        call("publish_weights", self.timeout, self.stub.publish_weights(chunks)).await.map(drop)
+    }
+
+    /// Fetches and verifies one version, of at most `bytes_max` bytes.
+    pub async fn fetch_weights(
+        &mut self,
+        version: PolicyVersion,
+        bytes_max: u64,
+    ) -> Result<(WeightManifest, Vec<u8>), RpcError> {
+        let name = "fetch_weights";
+        let request = wire::FetchRequest { version: version.packed() };
+        let mut chunks = call(name, self.timeout, self.stub.fetch_weights(request)).await?;
+        let mut assembler = WeightAssembler::new(bytes_max);
+        loop {
+            let next = async { chunks.message().await.map(tonic::Response::new) };
+            match call(name, self.timeout, next).await? {
+                Some(chunk) => assembler.push(chunk).map_err(|e| RpcError::invalid(name, e))?,
+                None => return assembler.finish().map_err(|e| RpcError::invalid(name, e)),
+            }
+        }
+    }
+
+    pub async fn commit_step(&mut self, record: StepRecord) -> Result<(), RpcError> {
+        let request = wire::StepRecord::from(record);
+        call("commit_step", self.timeout, self.stub.commit_step(request)).await.map(drop)
+    }
+}

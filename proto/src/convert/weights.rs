@@ -1,0 +1,178 @@
+//! Weights in chunks: a manifest first, then bytes, verified as a whole before anyone uses them.
+
+use types::{Dtype, Hash, PolicyVersion, TensorInfo, WeightManifest};
+
+use super::{ConvertError, hash_bytes};
+use crate::wire::coordinator as wire;
+
+/// Below tonic's default message limit of 4 MB.
+const CHUNK_BYTES: usize = 1 << 20;
+
+impl From<WeightManifest> for wire::WeightManifest {
+    fn from(m: WeightManifest) -> Self {
+        let tensors = m.tensors.into_iter().map(|t| wire::TensorInfo {
+            name: t.name,
+            shape: t.shape,
+            dtype: t.dtype.name().to_owned(),
+        });
+        Self {
+            version: m.version.packed(),
+            tensors: tensors.collect(),
+            bytes: m.bytes,
+            hash: m.hash.0.to_vec(),
+        }
+    }
+}
+
+impl TryFrom<wire::WeightManifest> for WeightManifest {
+    type Error = ConvertError;
+
+    fn try_from(m: wire::WeightManifest) -> Result<Self, ConvertError> {
+        let tensors = m.tensors.into_iter().map(|t| {
+            let dtype = Dtype::from_name(&t.dtype).ok_or(ConvertError::Missing("dtype"))?;
+            Ok(TensorInfo { name: t.name, shape: t.shape, dtype })
+        });
+        Ok(Self {
+            version: PolicyVersion::unpack(m.version),
+            tensors: tensors.collect::<Result<_, ConvertError>>()?,
+            bytes: m.bytes,
+            hash: Hash(hash_bytes("hash", &m.hash)?),
+        })
+    }
+}
+
+/// The messages that carry one version, the manifest first.
+pub fn weight_chunks(
+    manifest: WeightManifest,
+    bytes: &[u8],
+) -> impl Iterator<Item = wire::WeightChunk> + use<> {
+    let first = wire::weight_chunk::Kind::Manifest(manifest.into());
+    let data: Vec<Vec<u8>> = bytes.chunks(CHUNK_BYTES).map(<[u8]>::to_vec).collect();
+    let rest = data.into_iter().map(wire::weight_chunk::Kind::Data);
+    std::iter::once(first).chain(rest).map(|kind| wire::WeightChunk { kind: Some(kind) })
+}
+
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum WeightError {
+    #[error("weights begin without a manifest")]
+    NoManifest,
+    #[error("weights {0} have a second manifest")]
+    SecondManifest(PolicyVersion),
+    #[error("weights {version} announce {bytes} bytes, more than the limit of {limit}")]
+    TooLarge { version: PolicyVersion, bytes: u64, limit: u64 },
+    #[error("weights {version} have {found} of {expected} bytes: the transfer was cut or overran")]
+    Length { version: PolicyVersion, found: u64, expected: u64 },
+    #[error("weights {version} hash to {found}, their manifest says {expected}: refused")]
+    Hash { version: PolicyVersion, found: Hash, expected: Hash },
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+}
+
+/// Collects the chunks of one version.
+#[derive(Debug)]
+pub struct WeightAssembler {
+    bytes_max: u64,
+    manifest: Option<WeightManifest>,
+    bytes: Vec<u8>,
+}
+
+impl WeightAssembler {
+    #[must_use]
+    pub fn new(bytes_max: u64) -> Self {
+        Self { bytes_max, manifest: None, bytes: Vec::new() }
+    }
+
+    /// # Errors
+    /// Chunks out of order, or more bytes than announced or allowed.
+    pub fn push(&mut self, chunk: wire::WeightChunk) -> Result<(), WeightError> {
+        match (chunk.kind.ok_or(ConvertError::Missing("kind"))?, &self.manifest) {
+            (wire::weight_chunk::Kind::Manifest(m), None) => {
+                let manifest = WeightManifest::try_from(m)?;
+                let WeightManifest { version, bytes, .. } = manifest;
+                if bytes > self.bytes_max {
+                    return Err(WeightError::TooLarge { version, bytes, limit: self.bytes_max });
+                }
+                self.manifest = Some(manifest);
+            }
+            (wire::weight_chunk::Kind::Manifest(_), Some(m)) => {
+                return Err(WeightError::SecondManifest(m.version));
+            }
+            (wire::weight_chunk::Kind::Data(_), None) => return Err(WeightError::NoManifest),
+            (wire::weight_chunk::Kind::Data(data), Some(m)) => {
+                let found = (self.bytes.len() + data.len()) as u64;
+                if found > m.bytes {
+                    let (version, expected) = (m.version, m.bytes);
+                    return Err(WeightError::Length { version, found, expected });
+                }
+                self.bytes.extend_from_slice(&data);
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// Missing bytes, or another hash than the manifest's.
+    pub fn finish(self) -> Result<(WeightManifest, Vec<u8>), WeightError> {
+        let manifest = self.manifest.ok_or(WeightError::NoManifest)?;
+        let WeightManifest { version, bytes: expected, hash, .. } = manifest;
+        let found = self.bytes.len() as u64;
+        if found != expected {
+            return Err(WeightError::Length { version, found, expected });
+        }
+        let actual = Hash::of(&self.bytes);
+        if actual != hash {
+            return Err(WeightError::Hash { version, found: actual, expected: hash });
+        }
+        Ok((manifest, self.bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(bytes: &[u8]) -> WeightManifest {
+        let tensor = TensorInfo { name: "w".into(), shape: vec![2], dtype: Dtype::F32 };
+        WeightManifest {
+            version: PolicyVersion::new(1, 3),
+            tensors: vec![tensor],
+            bytes: bytes.len() as u64,
+            hash: Hash::of(bytes),
+        }
+    }
+
+    fn assemble(
+        chunks: impl Iterator<Item = wire::WeightChunk>,
+    ) -> Result<(WeightManifest, Vec<u8>), WeightError> {
+        let mut assembler = WeightAssembler::new(1 << 30);
+        for chunk in chunks {
+            assembler.push(chunk)?;
+        }
+        assembler.finish()
+    }
+
+    #[test]
+    fn bytes_arrive_whole_and_damage_is_refused() {
+        let bytes: Vec<u8> = (0..3 * CHUNK_BYTES + 5).map(|i| (i % 251) as u8).collect();
+        let chunks: Vec<_> = weight_chunks(manifest(&bytes), &bytes).collect();
+        assert_eq!(chunks.len(), 5);
+        assert_eq!(
+            assemble(chunks.clone().into_iter()).unwrap(),
+            (manifest(&bytes), bytes.clone())
+        );
+
+        let torn = assemble(chunks.clone().into_iter().take(3));
+        assert!(matches!(torn, Err(WeightError::Length { .. })));
+        let mut swapped = chunks.clone();
+        swapped.swap(1, 2);
+        assert!(matches!(assemble(swapped.into_iter()), Err(WeightError::Hash { .. })));
+        assert_eq!(assemble(chunks.into_iter().skip(1)).unwrap_err(), WeightError::NoManifest);
+    }
+
+    #[test]
+    fn an_announcement_over_the_limit_is_refused_before_any_byte() {
+        let mut assembler = WeightAssembler::new(4);
+        let chunk = weight_chunks(manifest(&[0; 5]), &[]).next().unwrap();
+        assert!(matches!(assembler.push(chunk), Err(WeightError::TooLarge { limit: 4, .. })));
+    }
+}

@@ -1,0 +1,236 @@
+//! The coordinator's messages.
+
+use std::time::Duration;
+
+use types::{Epoch, GroupId, LeaseId, MemberId, PolicyVersion};
+
+use super::rollout::{purpose_from_wire, purpose_to_wire};
+use super::{ConvertError, required, unknown};
+use crate::wire::{coordinator as wire, learner};
+use crate::work::{
+    Directive, LeaseAsk, Receipt, ReceiptCode, Registration, ReturnReason, ReturnedGroup, Role,
+    StepRecord, WorkItem,
+};
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+impl From<Registration> for wire::RegisterRequest {
+    fn from(r: Registration) -> Self {
+        let role = match r.role {
+            Role::Actor => wire::Role::Actor,
+            Role::WeakServer => wire::Role::WeakServer,
+            Role::Learner => wire::Role::Learner,
+        };
+        Self {
+            role: role.into(),
+            index: r.index,
+            address: r.address,
+            admin_address: r.admin_address,
+        }
+    }
+}
+
+impl TryFrom<wire::RegisterRequest> for Registration {
+    type Error = ConvertError;
+
+    fn try_from(r: wire::RegisterRequest) -> Result<Self, ConvertError> {
+        let role = match wire::Role::try_from(r.role) {
+            Ok(wire::Role::Actor) => Role::Actor,
+            Ok(wire::Role::WeakServer) => Role::WeakServer,
+            Ok(wire::Role::Learner) => Role::Learner,
+            _ => return Err(unknown("role", r.role)),
+        };
+        Ok(Self { role, index: r.index, address: r.address, admin_address: r.admin_address })
+    }
+}
+
+impl From<Directive> for wire::Directive {
+    fn from(d: Directive) -> Self {
+        Self {
+            version: d.version.map(PolicyVersion::packed),
+            learner: d.learner,
+            weak_servers: d.weak_servers,
+            stop: d.stop,
+        }
+    }
+}
+
+impl From<wire::Directive> for Directive {
+    fn from(d: wire::Directive) -> Self {
+        Self {
+            version: d.version.map(PolicyVersion::unpack),
+            learner: d.learner,
+            weak_servers: d.weak_servers,
+            stop: d.stop,
+        }
+    }
+}
+
+impl From<LeaseAsk> for wire::LeaseRequest {
+    fn from(a: LeaseAsk) -> Self {
+        Self {
+            member: a.member.0,
+            max_rollouts: a.max_rollouts,
+            applied_version: a.applied_version.map(PolicyVersion::packed),
+            completed: a.completed.into_iter().map(|l| l.0).collect(),
+            wait_ms: millis(a.wait),
+        }
+    }
+}
+
+impl From<wire::LeaseRequest> for LeaseAsk {
+    fn from(a: wire::LeaseRequest) -> Self {
+        Self {
+            member: MemberId(a.member),
+            max_rollouts: a.max_rollouts,
+            applied_version: a.applied_version.map(PolicyVersion::unpack),
+            completed: a.completed.into_iter().map(LeaseId).collect(),
+            wait: Duration::from_millis(u64::from(a.wait_ms)),
+        }
+    }
+}
+
+impl From<WorkItem> for wire::WorkItem {
+    fn from(w: WorkItem) -> Self {
+        Self {
+            lease: w.lease.0,
+            group: w.group.0,
+            epoch: w.epoch.0,
+            deadline_ms: millis(w.deadline),
+            purpose: purpose_to_wire(w.purpose).into(),
+            schedule: w.schedule,
+            samples: w.samples,
+            key_group: w.key_group.0,
+            problem: Some(w.problem.into()),
+            sampling: Some(w.sampling.into()),
+        }
+    }
+}
+
+impl TryFrom<wire::WorkItem> for WorkItem {
+    type Error = ConvertError;
+
+    fn try_from(w: wire::WorkItem) -> Result<Self, ConvertError> {
+        Ok(Self {
+            lease: LeaseId(w.lease),
+            group: GroupId(w.group),
+            epoch: Epoch(w.epoch),
+            deadline: Duration::from_millis(u64::from(w.deadline_ms)),
+            purpose: purpose_from_wire(w.purpose)?,
+            schedule: w.schedule,
+            samples: w.samples,
+            key_group: GroupId(w.key_group),
+            problem: required(w.problem, "problem")?.into(),
+            sampling: required(w.sampling, "sampling")?.try_into()?,
+        })
+    }
+}
+
+impl From<ReturnedGroup> for wire::ReturnRequest {
+    fn from(r: ReturnedGroup) -> Self {
+        let reason = match r.reason {
+            ReturnReason::Failed => wire::ReturnReason::Failed,
+            ReturnReason::Stale => wire::ReturnReason::Stale,
+            ReturnReason::Refused => wire::ReturnReason::Refused,
+        };
+        Self {
+            member: r.member.0,
+            group: r.group.0,
+            epoch: r.epoch.0,
+            purpose: purpose_to_wire(r.purpose).into(),
+            reason: reason.into(),
+            detail: r.detail,
+        }
+    }
+}
+
+impl TryFrom<wire::ReturnRequest> for ReturnedGroup {
+    type Error = ConvertError;
+
+    fn try_from(r: wire::ReturnRequest) -> Result<Self, ConvertError> {
+        let reason = match wire::ReturnReason::try_from(r.reason) {
+            Ok(wire::ReturnReason::Failed) => ReturnReason::Failed,
+            Ok(wire::ReturnReason::Stale) => ReturnReason::Stale,
+            Ok(wire::ReturnReason::Refused) => ReturnReason::Refused,
+            _ => return Err(unknown("reason", r.reason)),
+        };
+        Ok(Self {
+            member: MemberId(r.member),
+            group: GroupId(r.group),
+            epoch: Epoch(r.epoch),
+            purpose: purpose_from_wire(r.purpose)?,
+            reason,
+            detail: r.detail,
+        })
+    }
+}
+
+impl From<StepRecord> for wire::StepRecord {
+    fn from(r: StepRecord) -> Self {
+        Self {
+            member: r.member.0,
+            step: r.step,
+            version: r.version.packed(),
+            groups_trained: r.groups_trained,
+            groups_zero_variance: r.groups_zero_variance,
+            groups_stale: r.groups_stale,
+            duplicates_refused: r.duplicates_refused,
+            strong_tokens: r.strong_tokens,
+            weak_tokens: r.weak_tokens,
+            values: r.values.into_iter().collect(),
+            checkpoint: r.checkpoint.unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<wire::StepRecord> for StepRecord {
+    type Error = ConvertError;
+
+    fn try_from(r: wire::StepRecord) -> Result<Self, ConvertError> {
+        if r.values.values().any(|v| !v.is_finite()) {
+            return Err(ConvertError::NotFinite { field: "values" });
+        }
+        Ok(Self {
+            member: MemberId(r.member),
+            step: r.step,
+            version: PolicyVersion::unpack(r.version),
+            groups_trained: r.groups_trained,
+            groups_zero_variance: r.groups_zero_variance,
+            groups_stale: r.groups_stale,
+            duplicates_refused: r.duplicates_refused,
+            strong_tokens: r.strong_tokens,
+            weak_tokens: r.weak_tokens,
+            values: r.values.into_iter().collect(),
+            checkpoint: (!r.checkpoint.is_empty()).then_some(r.checkpoint),
+        })
+    }
+}
+
+impl From<Receipt> for learner::Receipt {
+    fn from(r: Receipt) -> Self {
+        let code = match r.code {
+            ReceiptCode::Accepted => learner::ReceiptCode::Accepted,
+            ReceiptCode::Duplicate => learner::ReceiptCode::Duplicate,
+            ReceiptCode::Stale => learner::ReceiptCode::Stale,
+            ReceiptCode::Refused => learner::ReceiptCode::Refused,
+        };
+        Self { group: r.group.0, epoch: r.epoch.0, code: code.into(), reason: r.reason }
+    }
+}
+
+impl TryFrom<learner::Receipt> for Receipt {
+    type Error = ConvertError;
+
+    fn try_from(r: learner::Receipt) -> Result<Self, ConvertError> {
+        let code = match learner::ReceiptCode::try_from(r.code) {
+            Ok(learner::ReceiptCode::Accepted) => ReceiptCode::Accepted,
+            Ok(learner::ReceiptCode::Duplicate) => ReceiptCode::Duplicate,
+            Ok(learner::ReceiptCode::Stale) => ReceiptCode::Stale,
+            Ok(learner::ReceiptCode::Refused) => ReceiptCode::Refused,
+            _ => return Err(unknown("code", r.code)),
+        };
+        Ok(Self { group: GroupId(r.group), epoch: Epoch(r.epoch), code, reason: r.reason })
+    }
+}

@@ -1,0 +1,23 @@
+//! The wire: generated messages, fallible conversion to domain types on receipt, and clients that
+//! speak domain types. No decisions are taken here.
+
+mod channel;
+mod client;
+mod convert;
+mod span;
+mod status;
+pub mod wire;
+mod work;
+
+pub use channel::{ChannelError, ChannelSettings, connect};
+pub use client::{
+    CoordinatorClient, DirectiveStream, LearnerClient, ReceiptStream, WeakClient, WeakInbox,
+    WeakOutbox,
+};
+pub use convert::{ConvertError, WeightAssembler, WeightError, weight_chunks};
+pub use span::{Open, SpanFailure, SpanFault, SpanReply, SpanRequest, SpanWritten, WeakMessage};
+pub use status::{ErrorCode, RpcError};
+pub use work::{
+    Directive, LeaseAsk, Receipt, ReceiptCode, Registration, ReturnReason, ReturnedGroup, Role,
+    StepRecord, WorkItem,
+};

@@ -1,0 +1,84 @@
+//! Error codes of the RPCs: gRPC status, retryability and metric label in one place.
+
+use tonic::{Code, Status};
+
+/// Why an RPC failed, as far as the caller's next move depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// The message does not convert, or contradicts the receiver's state: a bug or a wrong peer.
+    Invalid,
+    /// The caller is not registered (any more).
+    UnknownMember,
+    NotFound,
+    Overloaded,
+    Deadline,
+    /// The peer is gone or stopping.
+    Unavailable,
+    Internal,
+}
+
+impl ErrorCode {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::UnknownMember => "unknown_member",
+            Self::NotFound => "not_found",
+            Self::Overloaded => "overloaded",
+            Self::Deadline => "deadline",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+
+    #[must_use]
+    pub fn retryable(self) -> bool {
+        matches!(self, Self::Overloaded | Self::Deadline | Self::Unavailable)
+    }
+
+    #[must_use]
+    pub fn status(self, message: impl Into<String>) -> Status {
+        let code = match self {
+            Self::Invalid => Code::InvalidArgument,
+            Self::UnknownMember => Code::FailedPrecondition,
+            Self::NotFound => Code::NotFound,
+            Self::Overloaded => Code::ResourceExhausted,
+            Self::Deadline => Code::DeadlineExceeded,
+            Self::Unavailable => Code::Unavailable,
+            Self::Internal => Code::Internal,
+        };
+        Status::new(code, message)
+    }
+
+    #[must_use]
+    pub fn of(status: &Status) -> Self {
+        match status.code() {
+            Code::InvalidArgument | Code::OutOfRange => Self::Invalid,
+            Code::FailedPrecondition => Self::UnknownMember,
+            Code::NotFound => Self::NotFound,
+            Code::ResourceExhausted => Self::Overloaded,
+            Code::DeadlineExceeded => Self::Deadline,
+            Code::Unavailable | Code::Cancelled => Self::Unavailable,
+            _ => Self::Internal,
+        }
+    }
+}
+
+/// A failed RPC, with the peer's own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{call}: {message}")]
+pub struct RpcError {
+    pub call: &'static str,
+    pub code: ErrorCode,
+    pub message: String,
+}
+
+impl RpcError {
+    pub(crate) fn new(call: &'static str, status: &Status) -> Self {
+        Self { call, code: ErrorCode::of(status), message: status.message().to_owned() }
+    }
+
+    pub(crate) fn invalid(call: &'static str, error: impl std::fmt::Display) -> Self {
+        Self { call, code: ErrorCode::Invalid, message: error.to_string() }
+    }
+}

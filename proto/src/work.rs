@@ -1,0 +1,145 @@
+//! What the coordinator and its members say to each other, as domain types.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use types::{Epoch, GroupId, LeaseId, MemberId, PolicyVersion, Problem, Purpose, Sampling};
+
+/// What a process does in the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    Actor,
+    WeakServer,
+    Learner,
+}
+
+impl Role {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Actor => "actor",
+            Self::WeakServer => "weak-server",
+            Self::Learner => "learner",
+        }
+    }
+}
+
+/// A process that reports for work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    pub role: Role,
+    /// Among the processes of its role, from 0.
+    pub index: u32,
+    /// `host:port` where peers reach it; empty for an actor.
+    pub address: String,
+    pub admin_address: String,
+}
+
+/// The state of the run as a member needs it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directive {
+    /// The current weights; none before the first publication.
+    pub version: Option<PolicyVersion>,
+    /// Empty while no learner is registered.
+    pub learner: String,
+    pub weak_servers: Vec<String>,
+    /// Finish or abandon what is in hand and exit 0.
+    pub stop: bool,
+}
+
+/// One leased group to write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkItem {
+    pub lease: LeaseId,
+    pub group: GroupId,
+    pub epoch: Epoch,
+    /// From the moment of the grant.
+    pub deadline: Duration,
+    pub purpose: Purpose,
+    /// Written form, for instance `word:0.25`; `token:0` is the strong model alone.
+    pub schedule: String,
+    pub samples: u32,
+    /// The group number in the random key; equal to `group` in training.
+    pub key_group: GroupId,
+    pub problem: Problem,
+    pub sampling: Sampling,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseAsk {
+    pub member: MemberId,
+    pub max_rollouts: u32,
+    pub applied_version: Option<PolicyVersion>,
+    /// Leases whose groups were delivered since the last ask.
+    pub completed: Vec<LeaseId>,
+    pub wait: Duration,
+}
+
+/// Why a group was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReturnReason {
+    /// The actor could not finish it.
+    Failed,
+    /// Too old when its step's batch formed.
+    Stale,
+    /// The learner's replay disagreed.
+    Refused,
+}
+
+impl ReturnReason {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Stale => "stale",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReturnedGroup {
+    pub member: MemberId,
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub purpose: Purpose,
+    pub reason: ReturnReason,
+    pub detail: String,
+}
+
+/// The learner's answer to one delivered group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub code: ReceiptCode,
+    pub reason: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReceiptCode {
+    Accepted,
+    Duplicate,
+    Stale,
+    Refused,
+}
+
+/// One committed step: a line of `metrics.jsonl`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepRecord {
+    pub member: MemberId,
+    /// Steps taken, this one included.
+    pub step: u32,
+    pub version: PolicyVersion,
+    pub groups_trained: u32,
+    pub groups_zero_variance: u32,
+    /// Since the last record.
+    pub groups_stale: u32,
+    pub duplicates_refused: u32,
+    pub strong_tokens: u64,
+    pub weak_tokens: u64,
+    /// Finite numbers by name: loss, reward, jargon rate, seconds by phase.
+    pub values: BTreeMap<String, f64>,
+    /// Directory name under `checkpoints/`, where one was written.
+    pub checkpoint: Option<String>,
+}
