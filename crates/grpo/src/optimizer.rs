@@ -1,0 +1,228 @@
+//! AdamW with decoupled weight decay whose whole state can be saved and checked when loaded.
+//! Files, clipping and the learning rate's course belong to others.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
+
+use crate::Error;
+use crate::gradients::Gradients;
+use crate::parameters::{Parameters, Slot};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWSettings {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// On matrices; none on biases and norms (rank below 2).
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWSettings {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+/// Loshchilov & Hutter, arXiv 1711.05101, algorithm 2. Moments are f32 on the host, flat, in the
+/// order of the gradient buffer.
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    parameters: Parameters,
+    settings: AdamWSettings,
+    step: u64,
+    first: Vec<f32>,
+    second: Vec<f32>,
+}
+
+const FIRST: &str = "first_moment";
+const SECOND: &str = "second_moment";
+
+impl AdamW {
+    #[must_use]
+    pub fn new(parameters: Parameters, settings: AdamWSettings) -> Self {
+        let zeros = vec![0.0; parameters.elem_count()];
+        Self { parameters, settings, step: 0, first: zeros.clone(), second: zeros }
+    }
+
+    #[must_use]
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Updates taken so far.
+    #[must_use]
+    pub fn step_count(&self) -> u64 {
+        self.step
+    }
+
+    /// One update of every variable, in place: tensors that share a variable's storage see it.
+    ///
+    /// # Errors
+    /// Gradients of other parameters, or not finite; nothing is changed then.
+    pub fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<(), Error> {
+        if !gradients.is_of(&self.parameters) {
+            let (found, expected) = (gradients.flat().len(), self.first.len());
+            return Err(Error::Length { what: "gradients of other parameters", found, expected });
+        }
+        gradients.check_finite()?;
+        self.step += 1;
+        self.update_moments(gradients.flat());
+        let bias = |beta: f64| (1.0 / (1.0 - beta.powf(self.step as f64))) as f32;
+        let (first_scale, second_scale) = (bias(self.settings.beta1), bias(self.settings.beta2));
+        for (slot, var) in self.parameters.placed() {
+            let rate = learning_rate as f32;
+            let update = Update {
+                first: &self.first[slot.range.clone()],
+                second: &self.second[slot.range.clone()],
+                first_scale,
+                second_scale,
+                rate,
+                decay: (learning_rate * self.decay_of(slot)) as f32,
+                eps: self.settings.eps as f32,
+            };
+            update.apply(var)?;
+        }
+        Ok(())
+    }
+
+    /// Both moments of every variable, shaped like it; with [`AdamW::step_count`] the whole state.
+    ///
+    /// # Errors
+    /// None on the CPU; candle's otherwise.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>, Error> {
+        let mut state = BTreeMap::new();
+        for slot in self.parameters.slots().iter() {
+            for (kind, moments) in [(FIRST, &self.first), (SECOND, &self.second)] {
+                let values = &moments[slot.range.clone()];
+                let tensor = Tensor::from_slice(values, slot.shape.as_slice(), &Device::Cpu)?;
+                state.insert(state_name(kind, slot), tensor);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Goes on as if it had taken the `step` updates itself.
+    ///
+    /// # Errors
+    /// A name that is missing or not expected, another shape or dtype, a value that is not finite;
+    /// the present state is kept then.
+    pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>, step: u64) -> Result<(), Error> {
+        let mut first = vec![0.0; self.first.len()];
+        let mut second = first.clone();
+        let mut expected = BTreeSet::new();
+        for slot in self.parameters.slots().iter() {
+            for (kind, moments) in [(FIRST, &mut first), (SECOND, &mut second)] {
+                let name = state_name(kind, slot);
+                moments[slot.range.clone()].copy_from_slice(&checked(state, &name, &slot.shape)?);
+                expected.insert(name);
+            }
+        }
+        if let Some(name) = state.keys().find(|name| !expected.contains(*name)) {
+            return Err(Error::StateUnexpected { name: name.clone() });
+        }
+        (self.first, self.second, self.step) = (first, second, step);
+        Ok(())
+    }
+
+    fn update_moments(&mut self, gradients: &[f32]) {
+        let (beta1, beta2) = (self.settings.beta1 as f32, self.settings.beta2 as f32);
+        let (rest1, rest2) =
+            ((1.0 - self.settings.beta1) as f32, (1.0 - self.settings.beta2) as f32);
+        for ((first, second), g) in self.first.iter_mut().zip(&mut self.second).zip(gradients) {
+            *first = beta1 * *first + rest1 * g;
+            *second = beta2 * *second + rest2 * (g * g);
+        }
+    }
+
+    fn decay_of(&self, slot: &Slot) -> f64 {
+        if slot.shape.len() < 2 { 0.0 } else { self.settings.weight_decay }
+    }
+}
+
+fn state_name(kind: &str, slot: &Slot) -> String {
+    format!("{kind}.{}", slot.name)
+}
+
+fn checked(
+    state: &BTreeMap<String, Tensor>,
+    name: &str,
+    shape: &[usize],
+) -> Result<Vec<f32>, Error> {
+    let tensor = state.get(name).ok_or_else(|| Error::StateMissing { name: name.to_owned() })?;
+    if tensor.dims() != shape || tensor.dtype() != DType::F32 {
+        return Err(Error::StateShape {
+            name: name.to_owned(),
+            found: format!("{} {:?}", tensor.dtype().as_str(), tensor.dims()),
+            expected: format!("f32 {shape:?}"),
+        });
+    }
+    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(Error::StateNotFinite { name: name.to_owned() });
+    }
+    Ok(values)
+}
+
+/// The second half of a step on one variable, after its moments.
+struct Update<'a> {
+    first: &'a [f32],
+    second: &'a [f32],
+    first_scale: f32,
+    second_scale: f32,
+    rate: f32,
+    /// Learning rate × weight decay.
+    decay: f32,
+    eps: f32,
+}
+
+impl Update<'_> {
+    fn apply(&self, var: &Var) -> Result<(), Error> {
+        if var.device().is_cpu() && var.is_contiguous() {
+            return Ok(var.inplace_op1(self)?);
+        }
+        let mut weights = var.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        self.run_f64(&mut weights);
+        let updated = Tensor::from_vec(weights, var.shape(), var.device())?;
+        Ok(var.set(&updated.to_dtype(var.dtype())?)?)
+    }
+
+    fn run_f32(&self, weights: &mut [f32]) {
+        for ((weight, first), second) in weights.iter_mut().zip(self.first).zip(self.second) {
+            *weight -= self.change(*weight, *first, *second);
+        }
+    }
+
+    fn run_f64(&self, weights: &mut [f64]) {
+        for ((weight, first), second) in weights.iter_mut().zip(self.first).zip(self.second) {
+            *weight -= f64::from(self.change(*weight as f32, *first, *second));
+        }
+    }
+
+    #[inline]
+    fn change(&self, weight: f32, first: f32, second: f32) -> f32 {
+        let denominator = (second * self.second_scale).sqrt() + self.eps;
+        self.decay * weight + self.rate * (first * self.first_scale / denominator)
+    }
+}
+
+impl InplaceOp1 for Update<'_> {
+    fn name(&self) -> &'static str {
+        "adamw-update"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("adamw-update needs a contiguous variable");
+        };
+        match storage {
+            CpuStorage::F32(weights) => self.run_f32(&mut weights[start..end]),
+            CpuStorage::F64(weights) => self.run_f64(&mut weights[start..end]),
+            _ => candle_core::bail!("adamw-update needs an f32 or f64 variable"),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
