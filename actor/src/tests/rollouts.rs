@@ -1,0 +1,160 @@
+//! What the writer writes: equal to the reference, truthfully labelled, whole.
+
+use types::Author;
+
+use super::*;
+use crate::SpanOutcome;
+
+const SCHEDULES: [&str; 7] = [
+    "token:0",
+    "token:1",
+    "word:0.25",
+    "line:0.5",
+    "chunk:4:0.5",
+    "alternate:word",
+    "takeover:0.5",
+];
+
+#[test]
+fn with_one_slot_every_schedule_gives_the_reference() {
+    let (strong, weak) = (strong(1), NaiveWeak::new(2));
+    let mut ends = 0;
+    for (group, schedule) in (0..).zip(SCHEDULES) {
+        let mut writer = Writer::new(rules(), 1);
+        writer.set_weights(&strong, V0).unwrap();
+        let item = item(schedule, group, 1);
+        writer.admit(item.clone());
+        let group = only_group(drive(&mut writer, &weak, |_, _| {}));
+        assert_same(&group, 0, reference(&item, 0, &weak, |_| (&strong, V0)));
+        assert_replays(&group);
+        ends += usize::from(group.samples[0].parts().finish == types::Finish::End);
+    }
+    assert!(ends >= 3, "only {ends} of the texts ended by themselves");
+}
+
+#[test]
+fn groups_side_by_side_share_prompts_and_give_the_reference() {
+    let (strong, weak) = (strong(3), NaiveWeak::new(4));
+    let mut writer = Writer::new(rules(), 20);
+    writer.set_weights(&strong, V0).unwrap();
+    let items = [item("word:0.25", 10, 8), item("line:0.5", 11, 8), item("token:0", 12, 1)];
+    let prompt = rules().task.strong_prompt(&items[0].problem).unwrap().len();
+    // A group's first tick reads its prompt once, for all samples that begin.
+    writer.admit(items[0].clone());
+    let first = writer.tick().unwrap();
+    assert_eq!((first.rows, first.tokens), (1, prompt));
+    for item in &items[1..] {
+        writer.admit(item.clone());
+    }
+    assert_eq!(writer.admitted(), 17);
+    let ended = drive(&mut writer, &weak, |_, _| {});
+    assert_eq!(ended.len(), 3);
+    for ended in ended {
+        let Ended::Complete(group) = ended else { panic!("a group failed") };
+        let item = items.iter().find(|item| item.group == group.group).unwrap();
+        assert_eq!(group.samples.len(), item.samples as usize);
+        assert_eq!((group.lease, group.epoch), (item.lease, item.epoch));
+        assert_replays(&group);
+        for sample in 0..group.samples.len() {
+            assert_same(&group, sample, reference(item, sample, &weak, |_| (&strong, V0)));
+        }
+    }
+    assert_eq!(writer.waiting().free, 20);
+}
+
+#[test]
+fn new_weights_in_mid_rollout_label_and_recompute_every_token_truthfully() {
+    let (old, new, weak) = (strong(5), strong(6), NaiveWeak::new(7));
+    let mut writer = Writer::new(rules(), 8);
+    writer.set_weights(&old, V0).unwrap();
+    let item = item("word:0.25", 20, 8);
+    writer.admit(item.clone());
+    let ended = drive(&mut writer, &weak, |writer, tick| {
+        if tick == 9 {
+            writer.set_weights(&new, V1).unwrap();
+        }
+    });
+    let group = only_group(ended);
+    assert_replays(&group);
+    let mut both = 0;
+    for (sample, rollout) in group.samples.iter().enumerate() {
+        let parts = rollout.parts();
+        let strong = rollout.response().filter(|at| parts.authors[*at] == Author::Strong);
+        let versions: Vec<PolicyVersion> = strong.map(|at| parts.versions[at]).collect();
+        assert!(versions.is_sorted(), "{versions:?}");
+        both += usize::from(versions.contains(&V0) && versions.contains(&V1));
+        let prompt = parts.prompt_len;
+        let expected = reference(&item, sample, &weak, |position| {
+            match parts.versions[prompt + position as usize] {
+                V1 => (&new, V1),
+                _ => (&old, V0),
+            }
+        });
+        assert_same(&group, sample, expected);
+    }
+    assert!(both >= 4, "only {both} rollouts have tokens of both versions");
+}
+
+#[test]
+fn the_weak_model_alone_costs_the_strong_one_nothing_and_the_other_way_round() {
+    let (strong, weak) = (strong(1), NaiveWeak::new(2));
+    let mut writer = Writer::new(rules(), 4);
+    writer.set_weights(&strong, V0).unwrap();
+    writer.admit(item("token:1", 30, 4));
+    assert_eq!(writer.waiting(), crate::Waiting { free: 0, strong: 0, weak: 4 });
+    assert_eq!(writer.tick().unwrap().tokens, 0);
+    let output = writer.take_output();
+    assert_eq!(output.asks.len(), 4);
+    output.asks.iter().for_each(|ask| writer.answer(weak.outcome(ask)));
+    assert_eq!(writer.waiting().free, 4);
+    assert_eq!(writer.take_output().closed.len(), 4);
+
+    writer.admit(item("token:0", 31, 4));
+    while writer.waiting().free < 4 {
+        writer.tick().unwrap();
+    }
+    let output = writer.take_output();
+    assert!(output.asks.is_empty() && output.closed.is_empty());
+    assert_eq!(output.ended.len(), 1);
+}
+
+#[test]
+fn a_failed_rollout_gives_its_group_up_and_frees_its_slots() {
+    let (strong, weak) = (strong(1), NaiveWeak::new(2));
+    let mut writer = Writer::new(rules(), 8);
+    writer.set_weights(&strong, V0).unwrap();
+    writer.admit(item("token:1", 40, 3));
+    writer.admit(item("token:1", 41, 3));
+    let asks = writer.take_output().asks;
+    // The first sample of the first group is done, the second fails, the third comes too late.
+    writer.answer(weak.outcome(&asks[0]));
+    writer.answer(SpanOutcome { rollout: asks[1].rollout, result: Err("gone".to_owned()) });
+    asks[2..].iter().for_each(|ask| writer.answer(weak.outcome(ask)));
+    let output = writer.take_output();
+    let [Ended::Failed(failed), Ended::Complete(group)] = &output.ended[..] else {
+        panic!("{:?}", output.ended)
+    };
+    assert_eq!((failed.group, failed.detail.as_str()), (GroupId(40), "gone"));
+    assert_eq!(group.group, GroupId(41));
+    assert_eq!((writer.waiting().free, output.closed.len()), (8, 6));
+}
+
+#[test]
+fn impossible_work_is_given_back_with_the_way_out() {
+    let refused = |change: fn(&mut WorkItem)| {
+        let mut writer = Writer::new(rules(), 8);
+        let mut item = item("word:0.25", 50, 2);
+        change(&mut item);
+        writer.admit(item);
+        let ended = writer.take_output().ended;
+        let [Ended::Failed(failed)] = &ended[..] else { panic!("{ended:?}") };
+        assert_eq!((writer.waiting().free, failed.epoch), (8, Epoch(1)));
+        failed.detail.clone()
+    };
+    let long = refused(|item| item.sampling.max_tokens = 500);
+    assert!(long.contains("actor.slot_tokens = 128: raise it"), "{long}");
+    assert!(refused(|item| item.schedule = "often".to_owned()).contains("often"));
+    assert!(refused(|item| item.problem.question = "what ?".to_owned()).contains("problem"));
+    assert!(refused(|item| item.samples = 9).contains("no room"));
+    assert!(refused(|item| item.samples = 0).contains("no samples"));
+}

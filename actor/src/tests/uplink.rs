@@ -1,0 +1,106 @@
+//! The uplink against a learner that breaks off before it has answered.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proto::wire::learner as wire;
+use proto::wire::learner::learner_server::{Learner, LearnerServer};
+use proto::{ChannelSettings, Directive, Receipt, ReceiptCode};
+use runtime::{Shutdown, TaskGroup, within};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::*;
+use crate::Uplink;
+
+/// Breaks off after the second group of its first stream.
+#[derive(Clone, Default)]
+struct FakeLearner {
+    streams: Arc<Mutex<u32>>,
+    received: Arc<Mutex<Vec<GroupId>>>,
+}
+
+#[tonic::async_trait]
+impl Learner for FakeLearner {
+    type SubmitStream = Pin<Box<dyn Stream<Item = Result<wire::Receipt, Status>> + Send>>;
+
+    async fn submit(
+        &self,
+        request: Request<Streaming<proto::wire::rollout::RolloutGroup>>,
+    ) -> Result<Response<Self::SubmitStream>, Status> {
+        let stream = {
+            let mut streams = self.streams.lock().unwrap();
+            *streams += 1;
+            *streams
+        };
+        let (received, mut count) = (Arc::clone(&self.received), 0);
+        let receipts = request.into_inner().map(move |message| {
+            let group = RolloutGroup::try_from(message?).unwrap();
+            received.lock().unwrap().push(group.group);
+            count += 1;
+            if stream == 1 && count == 2 {
+                return Err(Status::unavailable("scripted"));
+            }
+            let (group, epoch) = (group.group, group.epoch);
+            let code = match group.0 {
+                73 => ReceiptCode::Stale,
+                _ => ReceiptCode::Accepted,
+            };
+            Ok(Receipt { group, epoch, code, reason: String::new() }.into())
+        });
+        Ok(Response::new(Box::pin(receipts)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_without_receipt_are_sent_again_and_each_lease_completes_once() {
+    let weak = NaiveWeak::new(2);
+    let group = |number| {
+        let mut writer = Writer::new(rules(), 2);
+        writer.admit(item("token:1", number, 2));
+        only_group(drive(&mut writer, &weak, |_, _| {}))
+    };
+    let shutdown = Shutdown::new();
+    let tasks = TaskGroup::new(shutdown.clone());
+    let learner = FakeLearner::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (service, stop) = (LearnerServer::new(learner.clone()), shutdown.wait());
+    tasks.spawn("learner", async move {
+        let server = Server::builder().add_service(service);
+        tokio::select! {
+            () = stop => Ok(()),
+            ended = server.serve_with_incoming(TcpListenerStream::new(listener)) => Ok(ended?),
+        }
+    });
+    let directive = Directive { learner: address, ..Directive::default() };
+    let (_directing, directives) = watch::channel(directive);
+    let (sender, groups) = mpsc::channel(8);
+    let (completed, mut completions) = mpsc::channel(8);
+    let channel = ChannelSettings::default();
+    let uplink = Uplink { channel, directives, groups, completed, groups_max: 4 };
+    tasks.spawn("uplink", uplink.run(shutdown.clone()));
+
+    let mut done = Vec::new();
+    for number in 70..76 {
+        sender.send(group(number)).await.unwrap();
+    }
+    while done.len() < 5 {
+        let lease = within("a receipt", Duration::from_secs(120), completions.recv()).await;
+        done.push(lease.unwrap().unwrap().0);
+    }
+    done.sort_unstable();
+    // The lease of the stale group is not this actor's to complete.
+    assert_eq!(done, [170, 171, 172, 174, 175]);
+    shutdown.trigger("all is delivered");
+    tasks.join(Duration::from_secs(120)).await.unwrap();
+    assert!(completions.try_recv().is_err());
+    assert_eq!(*learner.streams.lock().unwrap(), 2);
+    let received = learner.received.lock().unwrap().clone();
+    assert!((70..76).all(|number| received.contains(&GroupId(number))), "{received:?}");
+    assert!(received.iter().filter(|group| group.0 == 71).count() == 2, "{received:?}");
+}

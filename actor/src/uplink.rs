@@ -1,0 +1,151 @@
+//! The stream of whole training groups to the learner. A group stays here until its receipt; after
+//! a break all that have none are sent again, and the learner refuses copies.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use proto::{ChannelSettings, Directive, LearnerClient, Receipt, ReceiptCode, ReceiptStream};
+use runtime::{RetryPolicy, Shutdown};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{debug, info, warn};
+use types::RolloutGroup;
+
+use crate::handover::CompletedLease;
+use crate::metrics;
+
+pub struct Uplink {
+    pub channel: ChannelSettings,
+    pub directives: watch::Receiver<Directive>,
+    /// From the engine.
+    pub groups: mpsc::Receiver<RolloutGroup>,
+    /// To the lease holder.
+    pub completed: mpsc::Sender<CompletedLease>,
+    /// `actor.uplink_groups`: sent and without receipt.
+    pub groups_max: usize,
+}
+
+/// One connection.
+struct Line {
+    address: String,
+    groups: mpsc::Sender<RolloutGroup>,
+    receipts: ReceiptStream,
+}
+
+impl Uplink {
+    /// Until the shutdown; groups without receipt are dropped then and dealt again later.
+    ///
+    /// # Errors
+    /// None that a new connection could mend.
+    pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let stop = shutdown.wait();
+        tokio::select! {
+            () = stop => {}
+            () = self.deliver() => {}
+        }
+        Ok(())
+    }
+
+    async fn deliver(&mut self) {
+        let mut unanswered: VecDeque<RolloutGroup> = VecDeque::new();
+        let mut failures = 0;
+        loop {
+            if unanswered.is_empty() {
+                let Some(group) = self.groups.recv().await else { return };
+                unanswered.push_back(group);
+            }
+            let failure = match self.connect(&unanswered).await {
+                Ok(line) => {
+                    failures = 0;
+                    match self.serve(line, &mut unanswered).await {
+                        Some(reason) => reason,
+                        None => return,
+                    }
+                }
+                Err(error) => format!("{error:#}"),
+            };
+            failures += 1;
+            warn!(reason = failure, groups = unanswered.len(), "no line to the learner");
+            tokio::time::sleep(pause(failures)).await;
+        }
+    }
+
+    /// Opens a stream and puts `unanswered` on it.
+    async fn connect(&mut self, unanswered: &VecDeque<RolloutGroup>) -> anyhow::Result<Line> {
+        let known = self.directives.wait_for(|directive| !directive.learner.is_empty()).await;
+        let address =
+            known.map_err(|_| anyhow::anyhow!("the coordinator is gone"))?.learner.clone();
+        let channel = proto::connect(&address, &self.channel).await?;
+        let mut client = LearnerClient::new(channel, &self.channel);
+        // Never more than `groups_max` are unanswered, so this channel is never full.
+        let (groups, receiver) = mpsc::channel(self.groups_max);
+        for group in unanswered {
+            groups.try_send(group.clone())?;
+        }
+        let receipts = client.submit(ReceiverStream::new(receiver)).await?;
+        info!(address, groups = unanswered.len(), "connected to the learner");
+        Ok(Line { address, groups, receipts })
+    }
+
+    /// Sends and reads receipts until the line breaks, and says why; nothing if the engine is gone.
+    async fn serve(
+        &mut self,
+        mut line: Line,
+        unanswered: &mut VecDeque<RolloutGroup>,
+    ) -> Option<String> {
+        loop {
+            metrics::QUEUED.set(unanswered.len() as f64, &[("queue", "receipts")]);
+            tokio::select! {
+                group = self.groups.recv(), if unanswered.len() < self.groups_max => {
+                    let group = group?;
+                    unanswered.push_back(group.clone());
+                    if line.groups.try_send(group).is_err() {
+                        return Some("the learner reads no groups any more".to_owned());
+                    }
+                }
+                receipt = line.receipts.next() => match receipt {
+                    Ok(Some(receipt)) => self.settle(&receipt, unanswered).await,
+                    Ok(None) => return Some("the learner closed the stream".to_owned()),
+                    Err(error) => return Some(error.to_string()),
+                },
+                changed = self.directives.changed() => {
+                    let moved = self.directives.borrow().learner != line.address;
+                    if changed.is_err() || moved {
+                        return Some("the learner has moved".to_owned());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn settle(&self, receipt: &Receipt, unanswered: &mut VecDeque<RolloutGroup>) {
+        let same = |g: &RolloutGroup| g.group == receipt.group && g.epoch == receipt.epoch;
+        let Some(group) = unanswered.iter().position(same).and_then(|at| unanswered.remove(at))
+        else {
+            debug!(group = %receipt.group, "receipt for a group that was not sent");
+            return;
+        };
+        let code = match receipt.code {
+            ReceiptCode::Accepted => "accepted",
+            ReceiptCode::Duplicate => "duplicate",
+            ReceiptCode::Stale => "stale",
+            ReceiptCode::Refused => "refused",
+        };
+        metrics::RECEIPTS.increment(1, &[("code", code)]);
+        match receipt.code {
+            ReceiptCode::Accepted | ReceiptCode::Duplicate => {
+                // Closed only while the process stops.
+                let _ = self.completed.send(group.lease).await;
+            }
+            // The learner itself returned the group to the coordinator.
+            ReceiptCode::Stale | ReceiptCode::Refused => {
+                warn!(group = %group.group, code, reason = receipt.reason, "group not taken");
+            }
+        }
+    }
+}
+
+fn pause(failures: u32) -> Duration {
+    let policy = RetryPolicy { attempts: u32::MAX, ..RetryPolicy::default() };
+    policy.delay_after(failures.min(16)).unwrap_or_default()
+}

@@ -1,0 +1,244 @@
+//! The stream to the weak server: connects when there is something to ask, sends what the book
+//! says is due, hands replies to the engine, comes back after a break. What a reply or a fault
+//! means is the book's.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use proto::{
+    ChannelSettings, Directive, RpcError, SpanReply, WeakClient, WeakInbox, WeakMessage, WeakOutbox,
+};
+use runtime::{RetryPolicy, Shutdown};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+use types::Hash;
+
+use crate::handover::{Command, SpanOutcome, WeakWork};
+use crate::span_book::{SpanBook, SpanLimits};
+
+/// What the weak source needs to know of its process.
+pub struct WeakSourceSettings {
+    pub channel: ChannelSettings,
+    pub limits: SpanLimits,
+    /// `actor.weak_outbox_messages`
+    pub outbox_messages: usize,
+    /// For the hello, and to spread actors over servers.
+    pub actor: String,
+    pub index: u32,
+    /// The strong tokenizer's fingerprint.
+    pub tokenizer: Hash,
+}
+
+pub struct WeakSource {
+    settings: WeakSourceSettings,
+    directives: watch::Receiver<Directive>,
+    work: mpsc::Receiver<WeakWork>,
+    engine: mpsc::Sender<Command>,
+    book: SpanBook,
+    stream: Option<Stream>,
+    /// Attempts to connect since the last success.
+    failures: u32,
+    connect_at: Instant,
+}
+
+struct Stream {
+    outbox: WeakOutbox,
+    inbox: WeakInbox,
+    /// Messages that the outbox has no room for yet.
+    unsent: VecDeque<WeakMessage>,
+}
+
+enum Event {
+    Work(Option<WeakWork>),
+    Replies(Result<Option<Vec<SpanReply>>, RpcError>),
+    Sent(Result<(), RpcError>),
+    Time,
+}
+
+impl WeakSource {
+    #[must_use]
+    pub fn new(
+        settings: WeakSourceSettings,
+        directives: watch::Receiver<Directive>,
+        work: mpsc::Receiver<WeakWork>,
+        engine: mpsc::Sender<Command>,
+    ) -> Self {
+        let book = SpanBook::new(settings.limits);
+        let connect_at = Instant::now();
+        Self { settings, directives, work, engine, book, stream: None, failures: 0, connect_at }
+    }
+
+    /// Until the shutdown, which abandons what is asked for, or until the engine is gone.
+    ///
+    /// # Errors
+    /// None that a retry could mend; those end in the outcomes of the spans.
+    pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let stop = shutdown.wait();
+        tokio::select! {
+            () = stop => {}
+            () = self.converse() => {}
+        }
+        Ok(())
+    }
+
+    async fn converse(&mut self) {
+        loop {
+            if self.stream.is_none() && !self.book.is_idle() && self.connect_at <= Instant::now() {
+                self.connect().await;
+            }
+            self.queue_due();
+            let outcomes = match self.next_event().await {
+                Event::Work(None) => return,
+                Event::Work(Some(work)) => {
+                    self.take(work);
+                    Vec::new()
+                }
+                Event::Replies(Ok(Some(replies))) => self.read(replies),
+                Event::Replies(Ok(None)) => self.break_off("the server closed the stream"),
+                Event::Replies(Err(error)) => self.break_off(&error.to_string()),
+                Event::Sent(Ok(())) => {
+                    if let Some(stream) = &mut self.stream {
+                        stream.unsent.pop_front();
+                    }
+                    Vec::new()
+                }
+                Event::Sent(Err(error)) => self.break_off(&error.to_string()),
+                Event::Time => Vec::new(),
+            };
+            let expired = self.book.expire(Instant::now());
+            let outcomes: Vec<SpanOutcome> = outcomes.into_iter().chain(expired).collect();
+            let sent = match outcomes.is_empty() {
+                true => Ok(()),
+                false => self.engine.send(Command::Spans(outcomes)).await,
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let wake = self.wake();
+        let timer = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => pending().await,
+            }
+        };
+        let (send, replies) = match &mut self.stream {
+            Some(Stream { outbox, inbox, unsent }) => {
+                let message = unsent.front().cloned();
+                let send = async move {
+                    match message {
+                        Some(message) => outbox.send(message).await,
+                        None => pending().await,
+                    }
+                };
+                (Some(send), Some(inbox.next()))
+            }
+            None => (None, None),
+        };
+        tokio::select! {
+            sent = or_never(send) => Event::Sent(sent),
+            replies = or_never(replies) => Event::Replies(replies),
+            work = self.work.recv() => Event::Work(work),
+            () = timer => Event::Time,
+        }
+    }
+
+    fn wake(&self) -> Option<Instant> {
+        let connected = self.stream.is_some();
+        let connect = (!connected && !self.book.is_idle()).then_some(self.connect_at);
+        [connect, self.book.next_event(connected)].into_iter().flatten().min()
+    }
+
+    /// All that is there: the spans of several ticks go in one message.
+    fn take(&mut self, first: WeakWork) {
+        let mut next = Some(first);
+        while let Some(work) = next {
+            match work {
+                WeakWork::Ask(asks) => {
+                    let now = Instant::now();
+                    asks.into_iter().for_each(|ask| self.book.ask(ask, now));
+                }
+                WeakWork::Close(rollouts) => {
+                    rollouts.into_iter().for_each(|rollout| self.book.close(rollout));
+                }
+            }
+            next = self.work.try_recv().ok();
+        }
+    }
+
+    fn read(&mut self, replies: Vec<SpanReply>) -> Vec<SpanOutcome> {
+        let now = Instant::now();
+        replies.into_iter().filter_map(|reply| self.book.reply(reply, now)).collect()
+    }
+
+    fn queue_due(&mut self) {
+        let Some(stream) = &mut self.stream else { return };
+        let spans = self.book.due(Instant::now());
+        if !spans.is_empty() {
+            stream.unsent.push_back(WeakMessage::Spans(spans));
+        }
+        let closing = self.book.take_closing();
+        if !closing.is_empty() {
+            stream.unsent.push_back(WeakMessage::Close(closing));
+        }
+    }
+
+    fn break_off(&mut self, reason: &str) -> Vec<SpanOutcome> {
+        warn!(reason, "lost the weak server");
+        self.stream = None;
+        self.put_off();
+        self.book.stream_lost(Instant::now())
+    }
+
+    async fn connect(&mut self) {
+        match self.open().await {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                self.failures = 0;
+            }
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "no stream to a weak server, will try again");
+                self.put_off();
+            }
+        }
+    }
+
+    fn put_off(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        let policy = RetryPolicy {
+            attempts: u32::MAX,
+            first_delay: Duration::from_millis(20),
+            delay_max: Duration::from_secs(1),
+            seed: u64::from(self.settings.index),
+            ..RetryPolicy::default()
+        };
+        let delay = policy.delay_after(self.failures.min(16)).unwrap_or_default();
+        self.connect_at = Instant::now() + delay;
+    }
+
+    async fn open(&self) -> anyhow::Result<Stream> {
+        let servers = self.directives.borrow().weak_servers.clone();
+        anyhow::ensure!(!servers.is_empty(), "no weak server has joined the run yet");
+        // After a failure the next one is tried.
+        let choice = (self.settings.index as usize + self.failures as usize) % servers.len();
+        let address = &servers[choice];
+        let channel = proto::connect(address, &self.settings.channel).await?;
+        let mut client = WeakClient::new(channel, &self.settings.channel);
+        let actor = self.settings.actor.clone();
+        let hello = WeakMessage::Hello { actor, tokenizer: self.settings.tokenizer };
+        let (outbox, inbox) = client.converse(hello, self.settings.outbox_messages).await?;
+        info!(address, "connected to a weak server");
+        Ok(Stream { outbox, inbox, unsent: VecDeque::new() })
+    }
+}
+
+async fn or_never<F: Future>(future: Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}

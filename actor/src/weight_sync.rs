@@ -1,0 +1,187 @@
+//! Follows the announced policy version: fetches it, checks it, hands it to the engine. A version
+//! that does not fit is refused and the old one stays, truthfully labelled.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use candle_core::DType;
+use model::{Decoder, ModelConfig, Placement};
+use proto::{CoordinatorClient, Directive, RpcError};
+use runtime::{Attempt, GaveUp, RetryPolicy, Shutdown, retry};
+use telemetry::Readiness;
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+use types::{PolicyVersion, WeightManifest};
+
+use crate::handover::Command;
+use crate::metrics;
+
+/// Between two rounds of fetching where the coordinator does not answer.
+const ROUND_PAUSE: Duration = Duration::from_secs(1);
+
+pub struct WeightSync {
+    pub coordinator: CoordinatorClient,
+    pub directives: watch::Receiver<Directive>,
+    pub engine: mpsc::Sender<Command>,
+    /// What the engine is to have: the announced version, or the last good one.
+    pub wanted: watch::Sender<Option<PolicyVersion>>,
+    pub config: ModelConfig,
+    /// `limits.weights_bytes`
+    pub bytes_max: u64,
+    pub readiness: Readiness,
+}
+
+impl WeightSync {
+    /// Until the shutdown.
+    ///
+    /// # Errors
+    /// None: what cannot be fetched or used is refused.
+    pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let stop = shutdown.wait();
+        tokio::select! {
+            () = stop => {}
+            () = self.follow() => {}
+        }
+        Ok(())
+    }
+
+    async fn follow(&mut self) {
+        let (mut good, mut refused) = (None, None);
+        loop {
+            let announced = self.directives.borrow_and_update().version;
+            let news = announced.filter(|_| announced != good && announced != refused);
+            let Some(version) = news else {
+                if self.directives.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            self.wanted.send_replace(Some(version));
+            let failure = match self.fetch(version).await {
+                Ok((manifest, bytes)) => match decoder(&self.config, version, &manifest, &bytes) {
+                    Ok(decoder) => {
+                        if self.engine.send(Command::Weights { decoder, version }).await.is_err() {
+                            return;
+                        }
+                        good = Some(version);
+                        self.readiness.set("weights");
+                        continue;
+                    }
+                    Err(error) => error,
+                },
+                Err(gave_up) if gave_up.error.code.retryable() => {
+                    warn!(%version, error = %gave_up.error, "weights not fetched, will try again");
+                    tokio::time::sleep(ROUND_PAUSE).await;
+                    continue;
+                }
+                Err(gave_up) => gave_up.error.into(),
+            };
+            let kept =
+                good.map_or_else(|| "none".to_owned(), |good: PolicyVersion| good.to_string());
+            warn!(%version, kept, error = format!("{failure:#}"), "weights refused");
+            metrics::WEIGHTS_REFUSED.increment(1, &[]);
+            refused = Some(version);
+            self.wanted.send_replace(good);
+        }
+    }
+
+    async fn fetch(
+        &self,
+        version: PolicyVersion,
+    ) -> Result<(WeightManifest, Vec<u8>), GaveUp<RpcError>> {
+        retry(RetryPolicy::default(), "fetching weights", || {
+            let (mut coordinator, bytes_max) = (self.coordinator.clone(), self.bytes_max);
+            async move {
+                let fetched = coordinator.fetch_weights(version, bytes_max).await;
+                fetched.map_err(|error| match error.code.retryable() {
+                    true => Attempt::Again(error),
+                    false => Attempt::Stop(error),
+                })
+            }
+        })
+        .await
+    }
+}
+
+/// Weights ready to sample with.
+///
+/// # Errors
+/// Another version than was asked for, tensors of another model, broken or non-finite bytes.
+pub fn decoder(
+    config: &ModelConfig,
+    version: PolicyVersion,
+    manifest: &WeightManifest,
+    bytes: &[u8],
+) -> anyhow::Result<Decoder> {
+    let found = manifest.version;
+    ensure!(found == version, "asked for weights {version} and got {found}");
+    let expected = config.tensors();
+    ensure!(
+        manifest.tensors.len() == expected.len(),
+        "weights {version} announce {} tensors, the strong model has {}",
+        manifest.tensors.len(),
+        expected.len()
+    );
+    for (name, shape) in expected {
+        let tensor = manifest.tensors.iter().find(|tensor| tensor.name == name);
+        let tensor = tensor.with_context(|| format!("weights {version} lack tensor {name}"))?;
+        let same = tensor.shape.iter().map(|n| *n as usize).eq(shape.iter().copied());
+        ensure!(
+            same,
+            "weights {version}: tensor {name} has shape {:?}, the strong model's has {shape:?}",
+            tensor.shape
+        );
+    }
+    let placement = Placement::cpu(DType::F32);
+    let tensors = model::load(config, bytes, &format!("weights {version}"), &placement)?;
+    Ok(Decoder::new(config.clone(), tensors)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{ModelSource, Tensors, manifest, to_safetensors};
+
+    use super::*;
+
+    const V: PolicyVersion = PolicyVersion { generation: types::Generation(1), step: 4 };
+
+    fn published(change: impl FnOnce(&mut Tensors)) -> anyhow::Result<Decoder> {
+        let source = ModelSource::parse("fresh:miniature-strong").unwrap();
+        let files = source.load(1, &Placement::cpu(DType::F32)).unwrap();
+        let mut tensors = files.tensors;
+        change(&mut tensors);
+        let bytes = to_safetensors(&tensors).unwrap();
+        decoder(&files.config, V, &manifest(V, &bytes).unwrap(), &bytes)
+    }
+
+    #[test]
+    fn only_whole_finite_weights_of_the_strong_model_are_used() {
+        let name = "model.layers.1.self_attn.q_proj.weight";
+        assert!(published(|_| {}).is_ok());
+        let refused = |change: fn(&mut Tensors, &str)| {
+            format!("{:#}", published(|tensors| change(tensors, name)).unwrap_err())
+        };
+        let lacking = refused(|tensors, name| drop(tensors.remove(name)));
+        assert!(lacking.contains("announce 29 tensors, the strong model has 30"), "{lacking}");
+        let turned = refused(|tensors, name| {
+            let half = tensors[name].narrow(0, 0, 48).unwrap().contiguous().unwrap();
+            tensors.insert(name.to_owned(), half);
+        });
+        assert!(turned.contains("q_proj.weight has shape [48, 96]"), "{turned}");
+        let broken = refused(|tensors, name| {
+            let nan = (tensors[name].zeros_like().unwrap() / 0.0).unwrap();
+            tensors.insert(name.to_owned(), nan);
+        });
+        assert!(broken.contains("NaN or infinity"), "{broken}");
+    }
+
+    #[test]
+    fn another_version_than_announced_is_refused() {
+        let source = ModelSource::parse("fresh:miniature-strong").unwrap();
+        let files = source.load(1, &Placement::cpu(DType::F32)).unwrap();
+        let bytes = to_safetensors(&files.tensors).unwrap();
+        let other = manifest(PolicyVersion::new(1, 5), &bytes).unwrap();
+        let error = decoder(&files.config, V, &other, &bytes).unwrap_err().to_string();
+        assert_eq!(error, "asked for weights g1s4 and got g1s5");
+    }
+}

@@ -1,0 +1,300 @@
+//! Writes rollouts: owns the strong model's caches and every group in hand, advances all slots
+//! whose turn it is by one token a tick, and says what it wants from the weak model. No channels,
+//! no clocks, no waiting: those are the engine's thread.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+use candle_core::DType;
+use model::{Decoder, RaggedEngine, RowInput, SamplerSettings, Want};
+use proto::WorkItem;
+use tandem::{Session, Turn, WeakSpan};
+use tracing::warn;
+use types::{Author, LeaseId, PolicyVersion};
+
+use crate::feeding;
+use crate::groups::{Group, Rules, failed};
+use crate::handover::{Ended, RolloutId, SpanAsk, SpanOutcome, SpanTaken};
+use crate::metrics;
+use crate::slots::{Slot, Slots, Waiting, WeakSide};
+
+pub struct Writer {
+    rules: Rules,
+    slots: Slots,
+    groups: BTreeMap<LeaseId, Group>,
+    device: Option<Device>,
+    admitted: u64,
+    output: Output,
+}
+
+/// The strong model as it samples now.
+struct Device {
+    engine: RaggedEngine,
+    version: PolicyVersion,
+}
+
+/// What has come up since it was last taken.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub asks: Vec<SpanAsk>,
+    /// Rollouts whose weak sessions are not needed any more.
+    pub closed: Vec<RolloutId>,
+    pub ended: Vec<Ended>,
+}
+
+/// The size of one strong forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tick {
+    pub rows: usize,
+    pub tokens: usize,
+}
+
+impl Writer {
+    /// `slots` is `actor.slots`. Nothing is computed before the first [`Self::set_weights`].
+    #[must_use]
+    pub fn new(rules: Rules, slots: usize) -> Self {
+        Self {
+            rules,
+            slots: Slots::new(slots),
+            groups: BTreeMap::new(),
+            device: None,
+            admitted: 0,
+            output: Output::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn version(&self) -> Option<PolicyVersion> {
+        self.device.as_ref().map(|device| device.version)
+    }
+
+    #[must_use]
+    pub fn waiting(&self) -> Waiting {
+        self.slots.waiting()
+    }
+
+    /// Rollouts taken in so far, refused ones included.
+    #[must_use]
+    pub fn admitted(&self) -> u64 {
+        self.admitted
+    }
+
+    pub fn take_output(&mut self) -> Output {
+        std::mem::take(&mut self.output)
+    }
+
+    /// Puts weights in place. Every cache is emptied: each slot's next token is sampled after its
+    /// whole text was read again.
+    ///
+    /// # Errors
+    /// A cache that the model's positions do not cover, or weights of another configuration.
+    pub fn set_weights(&mut self, decoder: &Decoder, version: PolicyVersion) -> anyhow::Result<()> {
+        match &mut self.device {
+            Some(device) => {
+                device.engine.set_decoder(decoder)?;
+                device.version = version;
+            }
+            None => {
+                let (slots, tokens) = (self.slots.count(), self.rules.slot_tokens);
+                let engine = RaggedEngine::new(decoder, slots, tokens).with_context(|| {
+                    format!("cannot hold actor.slots = {slots} of actor.slot_tokens = {tokens}")
+                })?;
+                self.device = Some(Device { engine, version });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a leased group into free slots, or gives it up at once.
+    pub fn admit(&mut self, item: WorkItem) {
+        self.admitted += u64::from(item.samples);
+        let opened = match self.slots.free() < item.samples as usize {
+            false => Group::open(item.clone(), &self.rules),
+            true => Err(anyhow::anyhow!(
+                "no room: {} of its samples' slots are free",
+                self.slots.free()
+            )),
+        };
+        let (group, sessions) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                for _ in 0..item.samples {
+                    metrics::count_failed(item.purpose, false);
+                }
+                return self.give_up(&item, format!("{error:#}"));
+            }
+        };
+        let lease = group.lease();
+        self.groups.insert(lease, group);
+        let rows: Vec<usize> =
+            sessions.into_iter().filter_map(|session| self.slots.take(lease, session)).collect();
+        for row in rows {
+            self.settle(row);
+        }
+    }
+
+    /// Takes what the weak source says of an ask. Rollouts that are gone are passed over.
+    pub fn answer(&mut self, outcome: SpanOutcome) {
+        let Some(row) = self.slots.row_of(outcome.rollout) else { return };
+        let slot = self.slots.get_mut(row).expect("a rollout's row is taken");
+        let lease = slot.lease;
+        let pushed = outcome.result.and_then(|taken| push_span(slot, &taken));
+        match pushed {
+            Ok(()) => self.settle(row),
+            Err(detail) => self.fail(lease, &detail),
+        }
+    }
+
+    /// One token for every slot whose turn is the strong model's.
+    ///
+    /// # Errors
+    /// The device failed. A rollout that cannot be sampled only fails its group.
+    pub fn tick(&mut self) -> anyhow::Result<Tick> {
+        let Some(Device { engine, version }) = &mut self.device else {
+            return Ok(Tick::default());
+        };
+        let version = *version;
+        let feeds = feeding::plan(engine, &self.slots)?;
+        if feeds.is_empty() {
+            return Ok(Tick::default());
+        }
+        let inputs: Vec<RowInput<'_>> = feeds
+            .iter()
+            .map(|feed| RowInput { row: feed.row, tokens: &feed.tokens, want: Want::Last })
+            .collect();
+        let logits = engine.step(&inputs).context("the strong model's forward failed")?.logits;
+        let logits = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+        for (feed, logits) in feeds.iter().zip(&logits) {
+            for row in &feed.readers {
+                self.draw(*row, logits, version);
+            }
+        }
+        let tokens = feeds.iter().map(|feed| feed.tokens.len()).sum();
+        Ok(Tick { rows: feeds.len(), tokens })
+    }
+
+    fn draw(&mut self, row: usize, logits: &[f32], version: PolicyVersion) {
+        // A sibling that failed in this tick has taken the whole group with it.
+        let Some(slot) = self.slots.get_mut(row) else { return };
+        let lease = slot.lease;
+        let sampler = &self.groups[&lease].sampler;
+        match push_sample(&mut slot.session, sampler, logits, version) {
+            Ok(()) => self.settle(row),
+            Err(error) => self.fail(lease, &format!("{error:#}")),
+        }
+    }
+
+    /// Acts on whose turn it has become.
+    fn settle(&mut self, row: usize) {
+        let Some(slot) = self.slots.get_mut(row) else { return };
+        match slot.session.turn() {
+            Turn::Strong { .. } => {}
+            Turn::Weak { .. } => {
+                let group = &self.groups[&slot.lease];
+                let weak = slot.weak.get_or_insert_with(|| WeakSide {
+                    open: Arc::new(group.weak_open(&slot.session)),
+                    known: 0,
+                });
+                self.output.asks.push(SpanAsk {
+                    rollout: slot.rollout,
+                    open: Arc::clone(&weak.open),
+                    known: weak.known,
+                    response: slot.session.response().to_vec(),
+                });
+            }
+            Turn::Finished => self.finish(row),
+        }
+    }
+
+    fn finish(&mut self, row: usize) {
+        let Some(slot) = self.release(row) else { return };
+        let Some(group) = self.groups.get_mut(&slot.lease) else { return };
+        let verdict = self.rules.task.verdict(&slot.session, &group.item().problem);
+        let rollout = verdict.and_then(|verdict| Ok(slot.session.finish(verdict)?));
+        match rollout.map(|rollout| group.deliver(rollout)) {
+            Ok(false) => {}
+            Ok(true) => self.complete(slot.lease),
+            Err(error) => self.fail(slot.lease, &format!("{error:#}")),
+        }
+    }
+
+    fn complete(&mut self, lease: LeaseId) {
+        let Some(group) = self.groups.remove(&lease) else { return };
+        let group = group.complete();
+        let purpose = group.purpose;
+        group.samples.iter().for_each(|rollout| metrics::count_rollout(purpose, rollout));
+        let labels = [("purpose", purpose.name()), ("outcome", "complete")];
+        metrics::GROUPS.increment(1, &labels);
+        self.output.ended.push(Ended::Complete(group));
+    }
+
+    /// Gives a group up with all its samples.
+    fn fail(&mut self, lease: LeaseId, detail: &str) {
+        let Some(group) = self.groups.remove(&lease) else { return };
+        let item = group.item();
+        let unfinished = item.samples as usize - group.finished().count();
+        let rows: Vec<usize> = self.slots.rows_of(lease).collect();
+        for rollout in group.finished() {
+            metrics::count_failed(item.purpose, rollout.has_handoff());
+        }
+        let released: Vec<Slot> = rows.into_iter().filter_map(|row| self.release(row)).collect();
+        for index in 0..unfinished {
+            // The one that failed on its way out of its slot is not among the released.
+            let slot = released.get(index);
+            let weak = |slot: &Slot| slot.session.authors().contains(&Author::Weak);
+            metrics::count_failed(item.purpose, slot.is_some_and(weak));
+        }
+        self.give_up(item, detail.to_owned());
+    }
+
+    fn give_up(&mut self, item: &WorkItem, detail: String) {
+        warn!(group = %item.group, epoch = %item.epoch, detail, "group given up");
+        let labels = [("purpose", item.purpose.name()), ("outcome", "failed")];
+        metrics::GROUPS.increment(1, &labels);
+        self.output.ended.push(Ended::Failed(failed(item, detail)));
+    }
+
+    /// Frees a slot and forgets its cache, here and at the weak server.
+    fn release(&mut self, row: usize) -> Option<Slot> {
+        let slot = self.slots.release(row)?;
+        if let Some(device) = &mut self.device {
+            device.engine.clear(row).expect("every slot is a row of the engine");
+        }
+        if slot.weak.is_some() {
+            self.output.closed.push(slot.rollout);
+        }
+        Some(slot)
+    }
+}
+
+fn push_sample(
+    session: &mut Session,
+    sampler: &SamplerSettings,
+    logits: &[f32],
+    version: PolicyVersion,
+) -> anyhow::Result<()> {
+    let u = session.plan().key.uniform(session.response().len() as u64);
+    let sampled = model::sample(logits, sampler, u)?;
+    Ok(session.push_strong(sampled.token, sampled.logprob, version)?)
+}
+
+fn push_span(slot: &mut Slot, taken: &SpanTaken) -> Result<(), String> {
+    let written = &taken.written;
+    let span = WeakSpan {
+        tokens: &written.tokens,
+        logprobs: &written.logprobs,
+        latency_us: u32::try_from(taken.latency.as_micros()).unwrap_or(u32::MAX),
+        retries: taken.retries,
+    };
+    let session = &mut slot.session;
+    session
+        .set_weak_logprobs(taken.from, &written.append_logprobs)
+        .and_then(|()| session.push_weak_span(span))
+        .map_err(|error| format!("the weak server's span does not fit: {error}"))?;
+    metrics::SPAN_SECONDS.record(taken.latency.as_secs_f64(), &[]);
+    if let Some(weak) = &mut slot.weak {
+        weak.known = slot.session.response().len() as u32;
+    }
+    Ok(())
+}

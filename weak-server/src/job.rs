@@ -1,0 +1,156 @@
+//! One request while it is computed: which tokens its row needs next, and what to do with their
+//! logits. Pure; forming batches out of jobs is the batcher's.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use model::{SampleError, Want, logprob_of, sample};
+use proto::{SpanRequest, SpanWritten};
+use types::SpanEnd;
+
+use crate::sessions::SessionKey;
+use crate::text::{Mark, SessionText};
+
+/// Tokens that went through the model, by what they were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Computed {
+    pub prompt: u64,
+    /// Strong tokens, and the weak one that the last span ended with.
+    pub ingest: u64,
+    /// Weak tokens within their span.
+    pub sample: u64,
+}
+
+pub(crate) struct Job {
+    pub(crate) key: SessionKey,
+    pub(crate) deadline: Instant,
+    /// The text before this request.
+    pub(crate) mark: Mark,
+    received: Instant,
+    admitted: Instant,
+    /// Tokens that precede the appended ones, prompt included.
+    before: usize,
+    appended: usize,
+    want_span: bool,
+    ingested: bool,
+    step: Step,
+    written: SpanWritten,
+}
+
+/// What the forward in hand computes of a row.
+#[derive(Clone, Debug)]
+struct Step {
+    tokens: Range<usize>,
+    want: Want,
+}
+
+/// Where a job stands after a forward.
+pub(crate) enum Progress {
+    More,
+    Done(Option<SpanEnd>),
+}
+
+impl Job {
+    /// `request` is already part of the text; `mark` is from before.
+    pub(crate) fn new(
+        key: SessionKey,
+        request: &SpanRequest,
+        mark: Mark,
+        received: Instant,
+        admitted: Instant,
+    ) -> Self {
+        let before = mark.tokens();
+        Self {
+            key,
+            deadline: received + request.deadline,
+            mark,
+            received,
+            admitted,
+            before,
+            appended: request.append.len(),
+            want_span: request.want_span,
+            ingested: false,
+            step: Step { tokens: 0..0, want: Want::Nothing },
+            written: SpanWritten::default(),
+        }
+    }
+
+    /// Nothing has to be computed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.appended == 0 && !self.want_span
+    }
+
+    /// Chooses the next tokens of the row. Appended tokens are scored by the logits of the token
+    /// before each; what precedes those goes in first, so that no logits are made in vain.
+    pub(crate) fn plan(&mut self, text: &SessionText) -> (Range<usize>, Want) {
+        let (cached, total) = (text.cached(), text.tokens().len());
+        let scored_from = self.before - 1;
+        let (end, want) = if self.ingested || self.appended == 0 {
+            (total, Want::Last)
+        } else if cached < scored_from {
+            (scored_from, Want::Nothing)
+        } else {
+            (if self.want_span { total } else { total - 1 }, Want::All)
+        };
+        self.step = Step { tokens: cached..end, want };
+        (cached..end, want)
+    }
+
+    /// Rows of logits that the planned step yields.
+    pub(crate) fn logit_rows(&self) -> usize {
+        match self.step.want {
+            Want::Nothing => 0,
+            Want::Last => 1,
+            Want::All => self.step.tokens.len(),
+        }
+    }
+
+    pub(crate) fn count(&self, text: &SessionText, counts: &mut Computed) {
+        let Range { start, end } = self.step.tokens;
+        let prompt = end.min(text.prompt_len()).saturating_sub(start);
+        let response = (end - start - prompt) as u64;
+        counts.prompt += prompt as u64;
+        *(if self.ingested { &mut counts.sample } else { &mut counts.ingest }) += response;
+    }
+
+    /// Takes the logits of the planned step.
+    pub(crate) fn absorb(
+        &mut self,
+        text: &mut SessionText,
+        logits: &[Vec<f32>],
+    ) -> Result<Progress, SampleError> {
+        text.set_cached(self.step.tokens.end);
+        if self.step.want == Want::Nothing {
+            return Ok(Progress::More);
+        }
+        if !self.ingested {
+            let appended = self.before..self.before + self.appended;
+            for (token, logits) in text.tokens()[appended].iter().zip(logits) {
+                let logprob = logprob_of(logits, text.scoring(), *token)?;
+                self.written.append_logprobs.push(logprob);
+            }
+            self.ingested = true;
+        }
+        if !self.want_span {
+            return Ok(Progress::Done(None));
+        }
+        let last = logits.last().expect("a span is asked for, so the last logits are there");
+        let drawn = sample(last, text.sampling(), text.uniform())?;
+        self.written.tokens.push(drawn.token);
+        self.written.logprobs.push(drawn.logprob);
+        let end = text.push_written(drawn.token);
+        Ok(end.map_or(Progress::More, |end| Progress::Done(Some(end))))
+    }
+
+    pub(crate) fn finish(self, now: Instant) -> SpanWritten {
+        SpanWritten {
+            queued: self.admitted.saturating_duration_since(self.received),
+            computed: now.saturating_duration_since(self.admitted),
+            ..self.written
+        }
+    }
+
+    pub(crate) fn limit(&self) -> Duration {
+        self.deadline.saturating_duration_since(self.received)
+    }
+}
