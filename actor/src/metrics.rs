@@ -4,12 +4,13 @@ use telemetry::{Counter, Gauge, Histogram, Metric};
 use types::{Author, Finish, Purpose, Rollout};
 
 const PURPOSES: &[&str] = &["train", "eval"];
+const HANDOFF: &[&str] = &["yes", "no"];
 
 pub static ROLLOUTS: Counter =
     Counter::new("tandem_actor_rollouts_total", "Rollouts ended, by handoff and outcome.")
         .with_labels(&[
             ("purpose", PURPOSES),
-            ("handoff", &["yes", "no"]),
+            ("handoff", HANDOFF),
             ("outcome", &["correct", "wrong", "truncated", "failed"]),
         ]);
 pub static GROUPS: Counter =
@@ -17,9 +18,10 @@ pub static GROUPS: Counter =
         .with_labels(&[("purpose", PURPOSES), ("outcome", &["complete", "failed"])]);
 pub static TOKENS: Counter =
     Counter::new("tandem_actor_tokens_total", "Response tokens of complete groups, by author.")
-        .with_labels(&[("author", &["strong", "weak"])]);
+        .with_labels(&[("author", &["strong", "weak"]), ("handoff", HANDOFF)]);
 pub static PROMPT_TOKENS: Counter =
-    Counter::new("tandem_actor_prompt_tokens_total", "Prompt tokens of complete groups' rollouts.");
+    Counter::new("tandem_actor_prompt_tokens_total", "Prompt tokens of complete groups' rollouts.")
+        .with_labels(&[("handoff", HANDOFF)]);
 pub static COMPUTED_TOKENS: Counter = Counter::new(
     "tandem_actor_computed_tokens_total",
     "Tokens that the strong model computed, prompts and recomputed caches included.",
@@ -111,11 +113,12 @@ pub(crate) fn count_rollout(purpose: Purpose, rollout: &Rollout) {
         (Finish::End, true) => "correct",
         (Finish::End, false) => "wrong",
     };
+    let handoff = ("handoff", yes_or_no(rollout.has_handoff()));
     count_outcome(purpose, rollout.has_handoff(), outcome);
     for author in [Author::Strong, Author::Weak] {
-        TOKENS.increment(rollout.count(author) as u64, &[("author", author.name())]);
+        TOKENS.increment(rollout.count(author) as u64, &[("author", author.name()), handoff]);
     }
-    PROMPT_TOKENS.increment(parts.prompt_len as u64, &[]);
+    PROMPT_TOKENS.increment(parts.prompt_len as u64, &[handoff]);
     FORCED_REDRAWS.increment(u64::from(parts.forced_redraws), &[]);
     JARGON_WORDS.increment(u64::from(parts.verdict.jargon.count), &[]);
     STYLED_WORDS.increment(u64::from(parts.verdict.jargon.of), &[]);
@@ -128,9 +131,12 @@ pub(crate) fn count_failed(purpose: Purpose, handoff: bool) {
 }
 
 fn count_outcome(purpose: Purpose, handoff: bool, outcome: &'static str) {
-    let handoff = if handoff { "yes" } else { "no" };
-    let labels = [("purpose", purpose.name()), ("handoff", handoff), ("outcome", outcome)];
-    ROLLOUTS.increment(1, &labels);
+    let handoff = ("handoff", yes_or_no(handoff));
+    ROLLOUTS.increment(1, &[("purpose", purpose.name()), handoff, ("outcome", outcome)]);
+}
+
+fn yes_or_no(handoff: bool) -> &'static str {
+    if handoff { "yes" } else { "no" }
 }
 
 #[cfg(test)]

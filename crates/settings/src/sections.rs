@@ -62,7 +62,7 @@ section! {
         learning_rate_floor: f64 = 0.05,
         weight_decay: f64 = 0.0,
         beta1: f64 = 0.9,
-        beta2: f64 = 0.95,
+        beta2: f64 = 0.999,
         /// Coefficient of the k3 estimate of the divergence from the run's start.
         kl: f64 = 0.05,
         clip_low: f64 = 0.2,

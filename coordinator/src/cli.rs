@@ -1,0 +1,205 @@
+//! Commands and flags of the coordinator, and the settings that they add up to.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use settings::{Layers, Settings, SettingsError};
+
+use crate::run_dir::CheckpointChoice;
+
+/// Trains a strong model by reinforcement learning on rollouts that a frozen weak model continues.
+#[derive(Parser, Debug)]
+#[command(name = "coordinator", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Train: start all programs, evaluate before and after, leave a run directory.
+    Launch(LaunchArgs),
+    /// Evaluate a run's checkpoint, or the strong model of a settings file.
+    Eval(EvalArgs),
+    /// Fine-tune on worked solutions, then check the gates.
+    Sft(SftArgs),
+    /// Make models.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Look at settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Where settings come from.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ConfigArgs {
+    /// A settings file, or the name of a preset; without it, the miniature.
+    #[arg(long, value_name = "FILE|PRESET")]
+    pub config: Option<String>,
+    /// Overrides one setting; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct LaunchArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Actor processes.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub actors: u32,
+    /// Learner ranks; one for now.
+    #[arg(long, default_value_t = 1)]
+    pub learners: u32,
+    /// Weak-server processes; one for now.
+    #[arg(long, default_value_t = 1)]
+    pub weak_servers: u32,
+    /// Same as --set train.steps=N.
+    #[arg(long)]
+    pub steps: Option<u32>,
+    /// Same as --set seed=S.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// A new or empty directory; without it, the first free runs/NAME-N.
+    #[arg(long)]
+    pub run_dir: Option<PathBuf>,
+    /// Print what would run, and run nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct EvalArgs {
+    /// A run directory.
+    #[arg(required_unless_present = "config", conflicts_with = "config")]
+    pub run: Option<PathBuf>,
+    /// A settings file or preset: its strong model as it is.
+    #[arg(long, value_name = "FILE|PRESET")]
+    pub config: Option<String>,
+    /// Overrides one setting; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// `latest`, or a step's number.
+    #[arg(long, default_value = "latest", conflicts_with = "config")]
+    pub checkpoint: CheckpointChoice,
+    /// Same as --set eval.problems=N.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Actor processes.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub actors: u32,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct SftArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Same as --set train.steps=N.
+    #[arg(long)]
+    pub steps: Option<u32>,
+    /// Same as --set seed=S.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// A new or empty directory; without it, the first free runs/NAME-N.
+    #[arg(long)]
+    pub run_dir: Option<PathBuf>,
+    /// Actor processes that check the gates.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub actors: u32,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum ModelCommand {
+    /// A small random model with a tokenizer trained on a data set, for smoke runs.
+    Tiny(TinyArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct TinyArgs {
+    /// The directory whose train.jsonl the tokenizer is trained on.
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer_from: PathBuf,
+    /// A new or empty directory for the model.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Tokens of the vocabulary.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(300..=100_000))]
+    pub vocab: u32,
+    /// Of the random weights.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum ConfigCommand {
+    /// Print all settings as they resolve.
+    Show(ConfigArgs),
+    /// Report every fault of the settings.
+    Check(ConfigArgs),
+}
+
+/// A wrong use of the command line: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+impl ConfigArgs {
+    /// # Errors
+    /// All faults of the settings.
+    pub fn settings(&self) -> Result<Settings, SettingsError> {
+        self.with(Vec::new())
+    }
+
+    /// The same with more `KEY=VALUE` on top.
+    ///
+    /// # Errors
+    /// All faults of the settings.
+    pub fn with(&self, more: Vec<String>) -> Result<Settings, SettingsError> {
+        let set = self.set.iter().cloned().chain(more).collect();
+        Layers { file: self.config.clone(), set, environment: None }.load()
+    }
+
+    /// What a run of these settings is called.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let stem = self.config.as_deref().and_then(|name| std::path::Path::new(name).file_stem());
+        stem.map_or_else(|| "miniature".to_owned(), |stem| stem.to_string_lossy().into_owned())
+    }
+}
+
+/// `--steps` and `--seed` as settings.
+#[must_use]
+pub fn shorthand(steps: Option<u32>, seed: Option<u64>) -> Vec<String> {
+    let steps = steps.map(|steps| format!("train.steps={steps}"));
+    let seed = seed.map(|seed| format!("seed={seed}"));
+    steps.into_iter().chain(seed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn runs_are_named_after_their_settings() {
+        let named = |name: Option<&str>| {
+            ConfigArgs { config: name.map(str::to_owned), set: Vec::new() }.name()
+        };
+        assert_eq!(named(None), "miniature");
+        assert_eq!(named(Some("gsm8k-smoke")), "gsm8k-smoke");
+        assert_eq!(named(Some("config/mine.toml")), "mine");
+    }
+
+    #[test]
+    fn eval_takes_a_run_or_settings_but_not_both() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["coordinator", "eval"], args].concat());
+        assert!(parse(&["runs/a"]).is_ok() && parse(&["--config", "miniature"]).is_ok());
+        assert!(parse(&[]).is_err() && parse(&["runs/a", "--config", "x"]).is_err());
+    }
+}

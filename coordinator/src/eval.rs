@@ -1,0 +1,181 @@
+//! `coordinator eval`: one evaluation of a checkpoint, or of a model as it is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use settings::{DataSource, Layers, Settings};
+use types::{PolicyVersion, WeightManifest};
+
+use crate::cli::{ConfigArgs, EvalArgs};
+use crate::eval_plan::{EvalPlan, EvalResult};
+use crate::host::{self, Host};
+use crate::launch::{complain, create};
+use crate::output::say;
+use crate::overrides;
+use crate::run_dir::RunDir;
+use crate::session::{self, Ending, Finished, Job};
+use crate::source::Source;
+use crate::spec::{RunSpec, held_out};
+use crate::summary::write_json;
+use crate::table::{Column, table};
+use crate::weight_store::manifest_of;
+
+/// What is evaluated.
+struct Subject {
+    settings: Settings,
+    run_dir: RunDir,
+    step: u32,
+    bytes: Vec<u8>,
+    /// `KEY=VALUE` for the children.
+    overrides: Vec<String>,
+    log_prefix: &'static str,
+}
+
+/// Returns the exit code.
+///
+/// # Errors
+/// No such run or checkpoint, wrong settings, or processes that fail.
+pub fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
+    let subject = match (&args.run, &args.config) {
+        (Some(run), _) => of_run(args, run)?,
+        (None, config) => of_settings(args, config.clone())?,
+    };
+    let Subject { settings, run_dir, step, .. } = &subject;
+    let source = Source::open(settings)?;
+    if settings.data.source == DataSource::Gsm8k && args.run.is_some() && !settings.eval.enabled {
+        eprintln!(
+            "note: this run trained on all of train.jsonl, so these problems are not held out"
+        );
+    }
+    let plan = EvalPlan::full(settings, held_out(&source, settings.eval.problems));
+    let spec = RunSpec::evaluation(settings, plan, args.actors);
+    let (run_dir, step) = (run_dir.clone(), *step);
+    let log = run_dir.log(&format!("{}coordinator", subject.log_prefix));
+    let weights = weights(&subject)?;
+    host::run(settings, &log, async |host: &Host| {
+        let job = Job {
+            settings,
+            spec,
+            source,
+            run_dir: &run_dir,
+            weights: Some(weights),
+            overrides: subject.overrides.clone(),
+            log_prefix: subject.log_prefix,
+        };
+        conclude(&session::run(job, host).await?, &run_dir, step)
+    })
+    .with_context(|| format!("the evaluation in {} failed", run_dir.shown()))
+}
+
+fn of_run(args: &EvalArgs, run: &Path) -> anyhow::Result<Subject> {
+    let run_dir = RunDir::open(run)?;
+    let file = Some(run_dir.config().to_string_lossy().into_owned());
+    // The run's own settings hold, not today's environment.
+    let layers = Layers { file, set: set(args), environment: Some(Vec::new()) };
+    let mut settings = layers.load()?;
+    let checkpoint = run_dir.checkpoint(args.checkpoint)?;
+    let mut overrides = set(args);
+    overrides.extend(use_checkpoint(&mut settings, &checkpoint.path));
+    let bytes = read(&checkpoint.weights())?;
+    let step = checkpoint.step;
+    Ok(Subject { settings, run_dir, step, bytes, overrides, log_prefix: "eval-" })
+}
+
+fn of_settings(args: &EvalArgs, config: Option<String>) -> anyhow::Result<Subject> {
+    let config = ConfigArgs { config, set: set(args) };
+    let mut settings = config.settings()?;
+    let bytes = model_bytes(&settings.strong.model, settings.seed)?;
+    let run_dir = create(&mut settings, None, &format!("{}-eval", config.name()))?;
+    Ok(Subject { settings, run_dir, step: 0, bytes, overrides: Vec::new(), log_prefix: "" })
+}
+
+fn set(args: &EvalArgs) -> Vec<String> {
+    let limit = args.limit.map(|limit| format!("eval.problems={limit}"));
+    args.set.iter().cloned().chain(limit).collect()
+}
+
+/// The checkpoint as the strong model; the weak one stays what it was in the run, also where it
+/// was the strong model's start.
+pub(crate) fn use_checkpoint(settings: &mut Settings, checkpoint: &Path) -> Vec<String> {
+    settings.weak.model = settings.weak_model().to_owned();
+    settings.strong.model = checkpoint.to_string_lossy().into_owned();
+    vec![
+        overrides::text("weak.model", &settings.weak.model),
+        overrides::text("strong.model", &settings.strong.model),
+    ]
+}
+
+fn weights(subject: &Subject) -> anyhow::Result<(WeightManifest, Vec<u8>)> {
+    let generation = subject.settings.learner.generation;
+    let version = PolicyVersion::new(generation, subject.step);
+    let manifest = manifest_of(version, &subject.bytes)?;
+    Ok((manifest, subject.bytes.clone()))
+}
+
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read the weights {}", path.display()))
+}
+
+/// The weights that a model's name stands for.
+fn model_bytes(name: &str, seed: u64) -> anyhow::Result<Vec<u8>> {
+    use miniature::Role;
+    let role =
+        |name: &str| Role::ALL.into_iter().find(|r| name == format!("miniature-{}", r.name()));
+    if let Some(role) = name.strip_prefix("builtin:").and_then(role) {
+        let bytes = miniature::weights(role);
+        if bytes.is_empty() {
+            bail!("{name}: this build has no built-in weights; make them with `coordinator sft`");
+        }
+        return Ok(bytes.to_vec());
+    }
+    if let Some(role) = name.strip_prefix("fresh:").and_then(role) {
+        return Ok(miniature::fresh_weights(role, seed));
+    }
+    let path = PathBuf::from(name).join("model.safetensors");
+    if !path.is_file() && path.with_extension("safetensors.index.json").is_file() {
+        bail!("{name} has its weights in several files: merge them into one model.safetensors");
+    }
+    read(&path)
+}
+
+fn conclude(finished: &Finished, run_dir: &RunDir, step: u32) -> anyhow::Result<u8> {
+    if let Ending::Stopped(reason) = &finished.ending {
+        eprintln!("{reason}: nothing was written");
+        return Ok(reason.exit_code());
+    }
+    let result: Option<EvalResult> = finished.hub.with(|state| state.after().cloned());
+    let result = result.context("the evaluation ended without a result")?;
+    let path = run_dir.evaluation(step);
+    write_json(&path, &result).with_context(|| format!("cannot write {}", path.display()))?;
+    let heading = format!("step {step}");
+    say(&format!("\n{}", table(&[Column { heading: &heading, result: Some(&result) }])));
+    say(&format!("written to {}/eval-step-{step:06}.json", run_dir.shown()));
+    complain(&finished.complaints)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_models_name_stands_for_its_weights() {
+        let fresh = model_bytes("fresh:miniature-weak", 3).unwrap();
+        assert_eq!(fresh, miniature::fresh_weights(miniature::Role::Weak, 3));
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("model.safetensors"), b"bytes").unwrap();
+        assert_eq!(model_bytes(&dir.path().to_string_lossy(), 0).unwrap(), b"bytes");
+        let text = format!("{:#}", model_bytes("absent", 0).unwrap_err());
+        assert!(text.contains("absent/model.safetensors"), "{text}");
+    }
+
+    #[test]
+    fn the_weak_model_stays_what_it_was() {
+        let mut settings = Settings::default();
+        settings.strong.model = "/start".to_owned();
+        settings.weak.model = String::new();
+        let set = use_checkpoint(&mut settings, Path::new("/run/checkpoints/step-000003"));
+        assert_eq!(set[0], "weak.model=\"/start\"");
+        assert_eq!(settings.strong.model, "/run/checkpoints/step-000003");
+    }
+}

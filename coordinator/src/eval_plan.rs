@@ -1,0 +1,321 @@
+//! What an evaluation consists of and what its rollouts say. It deals nothing itself: groups are
+//! handed out by `state`, one rollout each.
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use settings::Settings;
+use tandem::Schedule;
+use types::{Author, Finish, GroupId, PolicyVersion, Rollout, RolloutGroup, Sampling, TokenId};
+
+/// What an arm measures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArmKind {
+    /// The strong model alone, sampled; jargon is counted here.
+    Solo,
+    SoloGreedy,
+    /// The same with the jargon tokens banned: a gate of supervised fine-tuning.
+    SoloPlain,
+    /// Under a schedule, by its written form in the settings.
+    Tandem(String),
+    WeakAlone,
+}
+
+/// One rollout of every problem under one schedule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arm {
+    pub kind: ArmKind,
+    pub schedule: Schedule,
+    pub sampling: Sampling,
+}
+
+/// Arms over the same problems.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvalPlan {
+    pub problems: u32,
+    pub arms: Vec<Arm>,
+}
+
+impl EvalPlan {
+    /// Everything that the table before and after shows. Schedules must be valid ones.
+    #[must_use]
+    pub fn full(settings: &Settings, problems: u32) -> Self {
+        let sampled = |kind, schedule| Arm { kind, schedule, sampling: sampling(settings, 1.0) };
+        let mut arms = vec![sampled(ArmKind::Solo, Schedule::STRONG_ALONE)];
+        for text in &settings.eval.schedules {
+            let kind = ArmKind::Tandem(text.clone());
+            if let (Ok(schedule), false) = (text.parse(), arms.iter().any(|a| a.kind == kind)) {
+                arms.push(sampled(kind, schedule));
+            }
+        }
+        let greedy = sampling(settings, 0.0);
+        let (kind, schedule) = (ArmKind::SoloGreedy, Schedule::STRONG_ALONE);
+        arms.push(Arm { kind, schedule, sampling: greedy });
+        arms.push(sampled(ArmKind::WeakAlone, Schedule::WEAK_ALONE));
+        Self { problems, arms }
+    }
+
+    /// What the gates of supervised fine-tuning need.
+    #[must_use]
+    pub fn gates(settings: &Settings, problems: u32, jargon_tokens: Vec<TokenId>) -> Self {
+        let schedule = Schedule::STRONG_ALONE;
+        let solo = sampling(settings, 1.0);
+        let plain = Sampling { banned: jargon_tokens, ..solo.clone() };
+        let mut arms = vec![Arm { kind: ArmKind::Solo, schedule, sampling: solo }];
+        if !plain.banned.is_empty() {
+            arms.push(Arm { kind: ArmKind::SoloPlain, schedule, sampling: plain });
+        }
+        Self { problems, arms }
+    }
+
+    /// The frozen model and the keys stay the same, so one measurement serves the whole run.
+    #[must_use]
+    pub fn without_weak_alone(mut self) -> Self {
+        self.arms.retain(|arm| arm.kind != ArmKind::WeakAlone);
+        self
+    }
+
+    #[must_use]
+    pub fn rollouts(&self) -> u64 {
+        self.arms.len() as u64 * u64::from(self.problems)
+    }
+}
+
+fn sampling(settings: &Settings, temperature: f32) -> Sampling {
+    let max_tokens = settings.sampling.max_tokens;
+    Sampling { temperature, top_p: 1.0, max_tokens, banned: Vec::new() }
+}
+
+/// Outcomes of graded rollouts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub correct: u64,
+    pub wrong: u64,
+    pub truncated: u64,
+}
+
+impl Tally {
+    fn add(&mut self, rollout: &Rollout) {
+        let parts = rollout.parts();
+        match (parts.verdict.correct, parts.finish) {
+            (true, _) => self.correct += 1,
+            (false, Finish::End) => self.wrong += 1,
+            (false, Finish::Truncated) => self.truncated += 1,
+        }
+    }
+
+    /// `None` where nothing was measured.
+    #[must_use]
+    pub fn accuracy(&self) -> Option<f64> {
+        ratio(self.correct, self.correct + self.wrong + self.truncated)
+    }
+}
+
+fn ratio(count: u64, of: u64) -> Option<f64> {
+    (of > 0).then(|| count as f64 / of as f64)
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct ArmTally {
+    all: Tally,
+    with_handoff: Tally,
+    jargon: u64,
+    jargon_of: u64,
+}
+
+/// Why a reported evaluation group is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EvalFault {
+    #[error("evaluation group {group} has {found} samples instead of one")]
+    Samples { group: GroupId, found: usize },
+    #[error("evaluation group {group} was written under '{found}' instead of '{expected}'")]
+    Schedule { group: GroupId, found: String, expected: String },
+    #[error("evaluation group {group} answers problem {found} instead of {expected}")]
+    Problem { group: GroupId, found: u64, expected: u64 },
+    #[error("evaluation group {0} was sampled in another way than asked for")]
+    Sampling(GroupId),
+    #[error("evaluation group {group} has a token of {found} while {expected} is evaluated")]
+    Version { group: GroupId, found: PolicyVersion, expected: PolicyVersion },
+    #[error("evaluation group {0} has tokens of an author that its schedule excludes")]
+    Authors(GroupId),
+}
+
+/// An evaluation under way: group `base + arm × problems + ordinal` is one rollout.
+#[derive(Clone, Debug)]
+pub struct EvalRun {
+    plan: EvalPlan,
+    base: u64,
+    tallies: Vec<ArmTally>,
+    done: u64,
+}
+
+impl EvalRun {
+    #[must_use]
+    pub fn new(plan: EvalPlan, base: u64) -> Self {
+        let tallies = vec![ArmTally::default(); plan.arms.len()];
+        Self { plan, base, tallies, done: 0 }
+    }
+
+    /// The groups to deal, in order.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (self.base..self.base + self.plan.rollouts()).map(GroupId)
+    }
+
+    /// Arm and problem of one of this evaluation's groups.
+    #[must_use]
+    pub fn locate(&self, group: GroupId) -> Option<(&Arm, u64)> {
+        let (arm, ordinal) = self.position(group)?;
+        Some((&self.plan.arms[arm], ordinal))
+    }
+
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+
+    #[must_use]
+    pub fn rollouts(&self) -> u64 {
+        self.plan.rollouts()
+    }
+
+    /// Takes the first complete copy of a group; the caller sees to it that no second one comes.
+    ///
+    /// # Errors
+    /// Whatever was not written as asked for.
+    pub fn record(
+        &mut self,
+        group: &RolloutGroup,
+        problem: u64,
+        version: PolicyVersion,
+    ) -> Result<(), EvalFault> {
+        let id = group.group;
+        let Some((arm, _)) = self.position(id) else { return Ok(()) };
+        let [rollout] = group.samples.as_slice() else {
+            return Err(EvalFault::Samples { group: id, found: group.samples.len() });
+        };
+        check(&self.plan.arms[arm], group, rollout, version)?;
+        if group.problem.id != problem {
+            let (found, expected) = (group.problem.id, problem);
+            return Err(EvalFault::Problem { group: id, found, expected });
+        }
+        let tally = &mut self.tallies[arm];
+        tally.all.add(rollout);
+        if rollout.has_handoff() {
+            tally.with_handoff.add(rollout);
+        }
+        let jargon = rollout.parts().verdict.jargon;
+        tally.jargon += u64::from(jargon.count);
+        tally.jargon_of += u64::from(jargon.of);
+        self.done += 1;
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.done == self.plan.rollouts()
+    }
+
+    #[must_use]
+    pub fn result(&self) -> EvalResult {
+        let mut result = EvalResult { problems: self.plan.problems, ..EvalResult::default() };
+        for (arm, tally) in self.plan.arms.iter().zip(&self.tallies) {
+            let accuracy = tally.all.accuracy();
+            match &arm.kind {
+                ArmKind::Solo => {
+                    result.solo_accuracy = accuracy;
+                    result.jargon_rate = ratio(tally.jargon, tally.jargon_of);
+                }
+                ArmKind::SoloGreedy => result.solo_accuracy_greedy = accuracy,
+                ArmKind::SoloPlain => result.plain_solo_accuracy = accuracy,
+                ArmKind::WeakAlone => result.weak_solo_accuracy = accuracy,
+                ArmKind::Tandem(text) => {
+                    result.tandem_accuracy.push(text, accuracy);
+                    result.handoff_success_rate.push(text, tally.with_handoff.accuracy());
+                }
+            }
+        }
+        result
+    }
+
+    fn position(&self, group: GroupId) -> Option<(usize, u64)> {
+        let offset = group.0.checked_sub(self.base)?;
+        let problems = u64::from(self.plan.problems);
+        (offset < self.plan.rollouts()).then(|| ((offset / problems) as usize, offset % problems))
+    }
+}
+
+fn check(
+    arm: &Arm,
+    group: &RolloutGroup,
+    rollout: &Rollout,
+    version: PolicyVersion,
+) -> Result<(), EvalFault> {
+    let id = group.group;
+    if group.schedule.parse() != Ok(arm.schedule) {
+        let (found, expected) = (group.schedule.clone(), arm.schedule.to_string());
+        return Err(EvalFault::Schedule { group: id, found, expected });
+    }
+    let parts = rollout.parts();
+    if parts.sampling != arm.sampling {
+        return Err(EvalFault::Sampling(id));
+    }
+    let excluded = match (arm.schedule.is_strong_alone(), arm.schedule.is_weak_alone()) {
+        (true, _) => Some(Author::Weak),
+        (_, true) => Some(Author::Strong),
+        _ => None,
+    };
+    if excluded.is_some_and(|author| rollout.count(author) > 0) {
+        return Err(EvalFault::Authors(id));
+    }
+    let mut strong = parts.authors.iter().zip(&parts.versions);
+    match strong.find(|(author, found)| **author == Author::Strong && **found != version) {
+        Some((_, found)) => Err(EvalFault::Version { group: id, found: *found, expected: version }),
+        None => Ok(()),
+    }
+}
+
+/// A number per schedule, in the order of the settings; `None` where nothing was measured.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BySchedule(Vec<(String, Option<f64>)>);
+
+impl BySchedule {
+    pub fn push(&mut self, schedule: &str, value: Option<f64>) {
+        self.0.push((schedule.to_owned(), value));
+    }
+
+    #[must_use]
+    pub fn get(&self, schedule: &str) -> Option<f64> {
+        self.0.iter().find(|(known, _)| known == schedule).and_then(|(_, value)| *value)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<f64>)> {
+        self.0.iter().map(|(schedule, value)| (schedule.as_str(), *value))
+    }
+}
+
+impl Serialize for BySchedule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (schedule, value) in &self.0 {
+            map.serialize_entry(schedule, value)?;
+        }
+        map.end()
+    }
+}
+
+/// What an evaluation found; the `E` of `summary.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct EvalResult {
+    pub problems: u32,
+    pub solo_accuracy: Option<f64>,
+    pub solo_accuracy_greedy: Option<f64>,
+    pub tandem_accuracy: BySchedule,
+    pub handoff_success_rate: BySchedule,
+    pub jargon_rate: Option<f64>,
+    pub weak_solo_accuracy: Option<f64>,
+    /// Only the gates measure it.
+    #[serde(skip)]
+    pub plain_solo_accuracy: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests;

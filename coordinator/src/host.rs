@@ -1,0 +1,93 @@
+//! The process around a command: async runtime, log file, metrics, admin port, signals. What the
+//! command does is its own file's.
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use runtime::{Shutdown, TaskGroup};
+use settings::{LogFormat, Settings};
+use telemetry::{AdminServer, AdminState, Exporter, Health, Readiness};
+use tracing_subscriber::EnvFilter;
+
+use crate::metrics;
+
+/// What tasks may still take once the command is done.
+const JOIN_GRACE: Duration = Duration::from_secs(2);
+
+/// What a command finds when it runs.
+pub struct Host {
+    pub started: Instant,
+    /// Triggered by Ctrl-C and SIGTERM; a second one ends the process at once.
+    pub signals: Shutdown,
+    pub readiness: Readiness,
+    pub admin_address: String,
+}
+
+/// Runs a command from start to end inside a process that is ready for it.
+///
+/// # Errors
+/// The command's own, or a process that cannot be set up.
+pub fn run<T>(
+    settings: &Settings,
+    log: &Path,
+    command: impl AsyncFnOnce(&Host) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let started = Instant::now();
+    log_to(log, settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the async runtime")?;
+    runtime.block_on(async {
+        let signals = Shutdown::new();
+        let closing = Shutdown::new();
+        let tasks = TaskGroup::new(closing.clone());
+        runtime::listen_for_signals(&tasks, signals.clone())
+            .context("cannot listen for signals")?;
+        let readiness = Readiness::new(&["members"]);
+        let admin_address = serve_admin(settings, &tasks, readiness.clone()).await?;
+        let done = command(&Host { started, signals, readiness, admin_address }).await;
+        closing.trigger("the command is done");
+        let joined = tasks.join(JOIN_GRACE).await;
+        done.and_then(|value| joined.map(|()| value))
+    })
+}
+
+async fn serve_admin(
+    settings: &Settings,
+    tasks: &TaskGroup,
+    readiness: Readiness,
+) -> anyhow::Result<String> {
+    let exporter = Exporter::install(&[])?;
+    telemetry::describe(metrics::ALL);
+    let listen = &settings.admin.listen;
+    let address = listen.parse().with_context(|| {
+        format!("admin.listen is `{listen}`: write an IP address and a port, like 127.0.0.1:0")
+    })?;
+    let admin = AdminServer::bind(address).await?;
+    let bound = admin.address().to_string();
+    let state = AdminState { exporter, health: Health::alive(), readiness };
+    let stop = tasks.shutdown().wait();
+    tasks.spawn("admin", async move { admin.serve(state, stop).await });
+    Ok(bound)
+}
+
+/// The terminal belongs to progress and results, so log lines go to a file.
+fn log_to(path: &Path, settings: &Settings) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&settings.log.filter).with_context(|| {
+        format!("log.filter {:?} is not like info or warn,coordinator=debug", settings.log.filter)
+    })?;
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+    }
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    let file = file.with_context(|| format!("cannot write the log {}", path.display()))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    let lines = lines.with_writer(std::sync::Mutex::new(file));
+    let started = match settings.log.format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+}

@@ -1,0 +1,135 @@
+//! The state behind a lock, with the clock, the weights and the channels that announce changes.
+//! Decisions are the state's; calls and their wire forms are `service`'s.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use proto::{Directive, StepRecord};
+use tokio::sync::watch;
+use types::{PolicyVersion, WeightManifest};
+
+use crate::metrics;
+use crate::metrics_log::MetricsLog;
+use crate::state::{RunState, StateError};
+use crate::weight_store::{StoredWeights, WeightStore, WeightStoreError};
+
+/// Shared by the service and the session; clones are the same hub.
+#[derive(Clone, Debug)]
+pub struct Hub(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    started: Instant,
+    state: Mutex<RunState>,
+    weights: Mutex<WeightStore>,
+    log: Mutex<Option<MetricsLog>>,
+    directives: watch::Sender<Directive>,
+    /// Counts changes, so that whoever waits for one misses none.
+    revision: watch::Sender<u64>,
+}
+
+impl Hub {
+    #[must_use]
+    pub fn new(state: RunState, weights_kept: u32, log: Option<MetricsLog>) -> Self {
+        let (directives, _) = watch::channel(state.directive());
+        let (revision, _) = watch::channel(0);
+        Self(Arc::new(Inner {
+            started: Instant::now(),
+            state: Mutex::new(state),
+            weights: Mutex::new(WeightStore::new(weights_kept)),
+            log: Mutex::new(log),
+            directives,
+            revision,
+        }))
+    }
+
+    /// The clock of the run.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    /// Reads, or changes something that nobody waits for.
+    pub fn with<T>(&self, body: impl FnOnce(&mut RunState) -> T) -> T {
+        body(&mut lock(&self.0.state))
+    }
+
+    /// Changes the state and tells everyone who waits.
+    pub fn change<T>(&self, body: impl FnOnce(&mut RunState) -> T) -> T {
+        let (result, directive) = {
+            let mut state = lock(&self.0.state);
+            let result = body(&mut state);
+            metrics::set_from(&state);
+            (result, state.directive())
+        };
+        self.0.directives.send_if_modified(|current| {
+            let differs = *current != directive;
+            *current = directive;
+            differs
+        });
+        self.0.revision.send_modify(|revision| *revision += 1);
+        result
+    }
+
+    #[must_use]
+    pub fn directives(&self) -> watch::Receiver<Directive> {
+        self.0.directives.subscribe()
+    }
+
+    #[must_use]
+    pub fn revisions(&self) -> watch::Receiver<u64> {
+        self.0.revision.subscribe()
+    }
+
+    /// Stores a version, then announces it.
+    ///
+    /// # Errors
+    /// Weights that the store refuses; the current version stays.
+    pub fn publish(
+        &self,
+        manifest: WeightManifest,
+        bytes: Vec<u8>,
+    ) -> Result<(), WeightStoreError> {
+        let version = manifest.version;
+        let stored = {
+            let mut weights = lock(&self.0.weights);
+            let stored = weights.insert(manifest, bytes);
+            metrics::WEIGHTS.set(weights.bytes() as f64, &[]);
+            stored
+        };
+        let outcome = if stored.is_ok() { "stored" } else { "refused" };
+        metrics::PUBLICATIONS.increment(1, &[("outcome", outcome)]);
+        if stored? {
+            self.change(|state| state.publish(version));
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// A version that is not kept.
+    pub fn weights(&self, version: PolicyVersion) -> Result<StoredWeights, WeightStoreError> {
+        lock(&self.0.weights).get(version)
+    }
+
+    /// Commits a step; its line is in `metrics.jsonl` before this returns.
+    ///
+    /// # Errors
+    /// A step that the state refuses.
+    pub fn commit(&self, record: &StepRecord) -> Result<(), StateError> {
+        let now = self.now();
+        self.change(|state| {
+            if !state.commit(record)? {
+                return Ok(());
+            }
+            let mut log = lock(&self.0.log);
+            if let Some(Err(error)) = log.as_mut().map(|log| log.step(record, now)) {
+                state.fail(error.to_string());
+            }
+            Ok(())
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

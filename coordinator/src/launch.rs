@@ -1,0 +1,164 @@
+//! `coordinator launch`: a whole training run on this machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use settings::{Objective, Settings};
+
+use crate::cli::{LaunchArgs, UsageError, shorthand};
+use crate::host::{self, Host};
+use crate::output::say;
+use crate::plan::Plan;
+use crate::run_dir::{CheckpointChoice, RunDir};
+use crate::session::{self, Ending, Finished, Job};
+use crate::source::Source;
+use crate::spec::RunSpec;
+use crate::summary::{Cost, Summary};
+use crate::table::{Column, table};
+
+/// Returns the exit code.
+///
+/// # Errors
+/// Wrong settings or flags, or a run that fails.
+pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
+    one_for_now("--learners", args.learners)?;
+    one_for_now("--weak-servers", args.weak_servers)?;
+    let mut settings = args.config.with(shorthand(args.steps, args.seed))?;
+    if settings.train.objective == Objective::Sft {
+        let config = args.config.config.as_deref().unwrap_or("FILE");
+        let text = format!(
+            "train.objective is sft, which needs no actors: run `coordinator sft --config {config}`"
+        );
+        return Err(UsageError(text).into());
+    }
+    let source = Source::open(&settings)?;
+    let spec = RunSpec::launch(&settings, &source, args.actors).map_err(UsageError)?;
+    if args.dry_run {
+        let plan = Plan::new(spec.members, runtime::available_cores());
+        say(&format!("{}\n{}", plan.describe(), settings.to_toml()));
+        return Ok(0);
+    }
+    let run_dir = create(&mut settings, args.run_dir.as_deref(), &args.config.name())?;
+    let shown = run_dir.shown().to_string();
+    let ran = host::run(&settings, &run_dir.log("coordinator"), async |host| {
+        eprintln!("run directory {}, metrics of this process on {}", shown, host.admin_address);
+        let job = Job {
+            settings: &settings,
+            spec,
+            source,
+            run_dir: &run_dir,
+            weights: None,
+            overrides: Vec::new(),
+            log_prefix: "",
+        };
+        conclude(session::run(job, host).await?, host, &settings, &run_dir)
+    });
+    ran.with_context(|| format!("the run in {shown} failed"))
+}
+
+/// A fresh run directory with the resolved settings in it; paths in them become absolute, so that
+/// the run can be evaluated from anywhere.
+///
+/// # Errors
+/// A directory that is not fresh or cannot be written.
+pub fn create(
+    settings: &mut Settings,
+    requested: Option<&Path>,
+    name: &str,
+) -> anyhow::Result<RunDir> {
+    let configured = Some(PathBuf::from(&settings.run.dir)).filter(|p| !p.as_os_str().is_empty());
+    let requested = requested.map(Path::to_owned).or(configured);
+    let run_dir = RunDir::create(requested.as_deref(), name)?;
+    settings.run.dir = run_dir.path().to_string_lossy().into_owned();
+    for path in [&mut settings.strong.model, &mut settings.weak.model, &mut settings.data.path] {
+        make_absolute(path);
+    }
+    let config = run_dir.config();
+    fs::write(&config, settings.to_toml())
+        .with_context(|| format!("cannot write {}", config.display()))?;
+    Ok(run_dir)
+}
+
+fn make_absolute(name: &mut String) {
+    let is_path = !name.is_empty() && Path::new(name.as_str()).exists();
+    if let (true, Ok(absolute)) = (is_path, std::path::absolute(name.as_str())) {
+        *name = absolute.to_string_lossy().into_owned();
+    }
+}
+
+fn one_for_now(flag: &str, count: u32) -> Result<(), UsageError> {
+    if count == 1 {
+        return Ok(());
+    }
+    Err(UsageError(format!("{flag} {count}: this version runs exactly one, leave the flag out")))
+}
+
+/// Summary and table, or how far the run came.
+fn conclude(
+    finished: Finished,
+    host: &Host,
+    settings: &Settings,
+    run_dir: &RunDir,
+) -> anyhow::Result<u8> {
+    if let Ending::Stopped(reason) = &finished.ending {
+        let committed = finished.hub.with(|state| state.committed());
+        report_stop(&reason.to_string(), committed, settings, run_dir);
+        return Ok(reason.exit_code());
+    }
+    let cost = cost(host)?;
+    let summary = finished.hub.with(|state| Summary::of(state, settings.seed, cost));
+    let path = run_dir.summary();
+    summary.write(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    if summary.after.is_some() {
+        let before = Column { heading: "before", result: summary.before.as_ref() };
+        let after = Column { heading: "after", result: summary.after.as_ref() };
+        say(&format!("\n{}", table(&[before, after])));
+    }
+    let tokens = summary.tokens.strong + summary.tokens.weak;
+    let weak = 100.0 * summary.tokens.weak as f64 / tokens.max(1) as f64;
+    say(&format!(
+        "{} steps, {} groups, {weak:.1}% of {tokens} tokens weak, {:.1} s wall, {:.1} s CPU",
+        summary.steps, summary.groups.consumed, summary.wall_seconds, summary.cpu_seconds
+    ));
+    let shown = run_dir.shown();
+    say(&format!(
+        "all of it is in {shown}: summary.json, metrics.jsonl, rollouts/, checkpoints/, logs/"
+    ));
+    say(&format!("go on with: coordinator eval {shown}"));
+    complain(&finished.complaints)
+}
+
+/// Says how far a stopped run came and how to go on.
+pub fn report_stop(reason: &str, committed: u32, settings: &Settings, run_dir: &RunDir) {
+    let shown = run_dir.shown();
+    eprintln!("{reason} after step {committed} of {}", settings.train.steps);
+    match run_dir.checkpoint(CheckpointChoice::Latest) {
+        Ok(last) => {
+            eprintln!("the last checkpoint is {shown}/checkpoints/step-{:06}", last.step);
+            eprintln!("evaluate it with: coordinator eval {shown}");
+        }
+        Err(error) => eprintln!("{error}"),
+    }
+}
+
+/// Of all processes, once the children are gone.
+///
+/// # Errors
+/// A system that does not say.
+pub fn cost(host: &Host) -> anyhow::Result<Cost> {
+    let wall_seconds = host.started.elapsed().as_millis() as f64 / 1e3;
+    let cpu_seconds = runtime::cpu_seconds_self_and_children().context("cannot read CPU times")?;
+    Ok(Cost { wall_seconds, cpu_seconds: (cpu_seconds * 1e3).round() / 1e3 })
+}
+
+/// Results stand, but processes that failed on the way out fail the command.
+///
+/// # Errors
+/// Any complaint.
+pub fn complain(complaints: &[String]) -> anyhow::Result<u8> {
+    if complaints.is_empty() {
+        return Ok(0);
+    }
+    anyhow::bail!("the results are complete, but {}", complaints.join("\n"))
+}

@@ -1,0 +1,203 @@
+//! Which groups wait, which are out under a lease and until when, and which were delivered.
+//! What a group is, and who may have one, is decided in `state`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::time::Duration;
+
+use types::{Epoch, GroupId, LeaseId, MemberId};
+
+/// One grant of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    pub lease: LeaseId,
+    pub member: MemberId,
+    /// When the group is dealt again, on the clock of the run.
+    pub deadline: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    Waiting,
+    Out(Grant),
+    Delivered,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// How often the group was dealt again; a lower epoch is fenced off.
+    epoch: Epoch,
+    hold: Hold,
+}
+
+/// The groups of one purpose that are neither consumed nor still to come.
+#[derive(Clone, Debug, Default)]
+pub struct GroupTable {
+    entries: BTreeMap<GroupId, Entry>,
+    waiting: BTreeSet<GroupId>,
+    leases: BTreeMap<LeaseId, GroupId>,
+}
+
+impl GroupTable {
+    /// A new group, waiting under epoch 0.
+    pub fn open(&mut self, group: GroupId) {
+        let fresh = Entry { epoch: Epoch(0), hold: Hold::Waiting };
+        if self.entries.insert(group, fresh).is_none() {
+            self.waiting.insert(group);
+        }
+    }
+
+    /// The lowest group that waits; later ones never overtake it.
+    #[must_use]
+    pub fn first_waiting(&self) -> Option<GroupId> {
+        self.waiting.first().copied()
+    }
+
+    /// Leases a waiting group out; the epoch goes with it. `None` if it does not wait.
+    pub fn grant(&mut self, group: GroupId, grant: Grant) -> Option<Epoch> {
+        if !self.waiting.remove(&group) {
+            return None;
+        }
+        let entry = self.entries.get_mut(&group)?;
+        entry.hold = Hold::Out(grant);
+        self.leases.insert(grant.lease, group);
+        Some(entry.epoch)
+    }
+
+    /// The group of this lease was delivered. `None` for a lease that has run out: its epoch is
+    /// fenced off, and the group may be out again.
+    pub fn complete(&mut self, lease: LeaseId) -> Option<GroupId> {
+        let group = self.leases.remove(&lease)?;
+        self.entries.get_mut(&group)?.hold = Hold::Delivered;
+        Some(group)
+    }
+
+    /// Deals a group again under the next epoch, which is returned. `None` where the epoch is not
+    /// the current one or the group waits already.
+    pub fn give_back(&mut self, group: GroupId, epoch: Epoch) -> Option<Epoch> {
+        let entry = self.entries.get(&group)?;
+        (entry.epoch == epoch && entry.hold != Hold::Waiting).then(|| self.deal_again(group))
+    }
+
+    /// Deals again what is out past its deadline.
+    pub fn expire(&mut self, now: Duration) -> Vec<(GroupId, Epoch)> {
+        self.deal_again_where(|grant| grant.deadline <= now)
+    }
+
+    /// Deals again what a member that left had out.
+    pub fn release(&mut self, member: MemberId) -> Vec<(GroupId, Epoch)> {
+        self.deal_again_where(|grant| grant.member == member)
+    }
+
+    /// Forgets a consumed group, whoever may still work on a copy. False if it was not here.
+    pub fn close(&mut self, group: GroupId) -> bool {
+        self.waiting.remove(&group);
+        let Some(entry) = self.entries.remove(&group) else { return false };
+        if let Hold::Out(grant) = entry.hold {
+            self.leases.remove(&grant.lease);
+        }
+        true
+    }
+
+    #[must_use]
+    pub fn epoch(&self, group: GroupId) -> Option<Epoch> {
+        self.entries.get(&group).map(|entry| entry.epoch)
+    }
+
+    /// How many groups of a range a member has out.
+    #[must_use]
+    pub fn held(&self, member: MemberId, groups: Range<GroupId>) -> usize {
+        let entries = self.entries.range(groups);
+        let theirs = |entry: &Entry| matches!(entry.hold, Hold::Out(g) if g.member == member);
+        entries.filter(|(_, entry)| theirs(entry)).count()
+    }
+
+    /// How many groups are out.
+    #[must_use]
+    pub fn out(&self) -> usize {
+        self.leases.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn deal_again_where(&mut self, over: impl Fn(&Grant) -> bool) -> Vec<(GroupId, Epoch)> {
+        let is_over = |(group, entry): (&GroupId, &Entry)| match entry.hold {
+            Hold::Out(grant) if over(&grant) => Some(*group),
+            _ => None,
+        };
+        let groups: Vec<GroupId> = self.entries.iter().filter_map(is_over).collect();
+        groups.into_iter().map(|group| (group, self.deal_again(group))).collect()
+    }
+
+    fn deal_again(&mut self, group: GroupId) -> Epoch {
+        let entry = self.entries.get_mut(&group).expect("the caller found the group here");
+        if let Hold::Out(grant) = entry.hold {
+            self.leases.remove(&grant.lease);
+        }
+        entry.epoch = Epoch(entry.epoch.0 + 1);
+        entry.hold = Hold::Waiting;
+        self.waiting.insert(group);
+        entry.epoch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(lease: u64, member: u64, deadline: u64) -> Grant {
+        Grant {
+            lease: LeaseId(lease),
+            member: MemberId(member),
+            deadline: Duration::from_secs(deadline),
+        }
+    }
+
+    fn table() -> GroupTable {
+        let mut table = GroupTable::default();
+        (0..3).for_each(|group| table.open(GroupId(group)));
+        table
+    }
+
+    #[test]
+    fn an_expired_lease_is_dealt_again_under_the_next_epoch_and_fenced() {
+        let mut table = table();
+        assert_eq!(table.grant(GroupId(0), grant(1, 1, 10)), Some(Epoch(0)));
+        assert_eq!(table.grant(GroupId(0), grant(2, 1, 10)), None);
+        assert_eq!(table.expire(Duration::from_secs(9)), []);
+        assert_eq!(table.expire(Duration::from_secs(10)), [(GroupId(0), Epoch(1))]);
+        assert_eq!(table.first_waiting(), Some(GroupId(0)));
+        assert_eq!(table.grant(GroupId(0), grant(2, 2, 20)), Some(Epoch(1)));
+        assert_eq!(table.complete(LeaseId(1)), None, "the first lease has run out");
+        assert_eq!(table.complete(LeaseId(2)), Some(GroupId(0)));
+        assert_eq!(table.expire(Duration::from_secs(99)), [], "delivered groups do not expire");
+    }
+
+    #[test]
+    fn a_return_counts_once_and_only_under_the_current_epoch() {
+        let mut table = table();
+        table.grant(GroupId(0), grant(1, 1, 10));
+        table.complete(LeaseId(1));
+        assert_eq!(table.give_back(GroupId(0), Epoch(0)), Some(Epoch(1)));
+        assert_eq!(table.give_back(GroupId(0), Epoch(0)), None);
+        assert_eq!(table.give_back(GroupId(0), Epoch(1)), None, "it waits already");
+        assert_eq!(table.give_back(GroupId(9), Epoch(0)), None);
+    }
+
+    #[test]
+    fn a_member_that_leaves_gives_back_what_it_had_out() {
+        let mut table = table();
+        table.grant(GroupId(0), grant(1, 1, 10));
+        table.grant(GroupId(1), grant(2, 2, 10));
+        table.grant(GroupId(2), grant(3, 1, 10));
+        table.complete(LeaseId(3));
+        assert_eq!(table.release(MemberId(1)), [(GroupId(0), Epoch(1))]);
+        assert_eq!(table.out(), 1);
+        assert!(table.close(GroupId(1)) && !table.close(GroupId(1)));
+        assert_eq!(table.complete(LeaseId(2)), None);
+        assert_eq!(table.out(), 0);
+    }
+}

@@ -1,0 +1,60 @@
+//! The coordinator: deals out problems, keeps and announces weights, launches and watches the
+//! other programs, and says what a run found. It never sees a tensor. This file lists its parts
+//! and turns a command line into an exit code.
+
+pub mod children;
+pub mod cli;
+pub mod config_command;
+pub mod eval;
+pub mod eval_plan;
+#[cfg(test)]
+mod fixtures;
+pub mod gates;
+pub mod host;
+pub mod hub;
+pub mod launch;
+pub mod lease;
+pub mod membership;
+pub mod metrics;
+pub mod metrics_log;
+pub mod output;
+pub mod overrides;
+pub mod plan;
+pub mod progress;
+pub mod run_dir;
+pub mod service;
+pub mod session;
+pub mod sft;
+pub mod shard;
+pub mod source;
+pub mod spec;
+pub mod state;
+pub mod summary;
+pub mod table;
+pub mod tiny;
+pub mod weight_store;
+
+use settings::SettingsError;
+
+use cli::{Cli, Command, ModelCommand, UsageError};
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Runs a command; errors go to standard error. Exit codes: 0 done, 1 failed, 2 wrong use, 130 and
+/// 143 stopped by a signal.
+#[must_use]
+pub fn run(cli: &Cli) -> u8 {
+    let done = match &cli.command {
+        Command::Launch(args) => launch::launch(args),
+        Command::Eval(args) => eval::eval(args),
+        Command::Sft(args) => sft::sft(args),
+        Command::Model(ModelCommand::Tiny(args)) => tiny::tiny(args),
+        Command::Config(command) => config_command::config(command),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("coordinator: {error:#}");
+        let usage = error.is::<UsageError>() || error.is::<SettingsError>();
+        if usage { USAGE } else { FAILED }
+    })
+}

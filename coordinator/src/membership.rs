@@ -1,0 +1,182 @@
+//! Who takes part: members, their addresses, and whether everyone expected has come.
+//! Processes are started and watched in `children`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::{Registration, Role};
+use types::MemberId;
+
+/// How many processes of each role the run waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemberCounts {
+    pub actors: u32,
+    pub weak_servers: u32,
+    pub learners: u32,
+}
+
+impl MemberCounts {
+    #[must_use]
+    pub fn of(&self, role: Role) -> u32 {
+        match role {
+            Role::Actor => self.actors,
+            Role::WeakServer => self.weak_servers,
+            Role::Learner => self.learners,
+        }
+    }
+}
+
+pub const ROLES: [Role; 3] = [Role::Actor, Role::WeakServer, Role::Learner];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemberError {
+    #[error("member {0} is not registered (any more): register again")]
+    Unknown(MemberId),
+    #[error("member {member} has the role {found}, but this is for the role {needed}")]
+    Role { member: MemberId, found: &'static str, needed: &'static str },
+}
+
+#[derive(Clone, Debug)]
+struct Member {
+    registration: Registration,
+    /// Open watch streams; a broken one is reopened before it is missed.
+    watches: u32,
+    /// Since when there is none; a member that never watched is not missed.
+    absent_since: Option<Duration>,
+}
+
+/// The processes that have registered and not left.
+#[derive(Clone, Debug, Default)]
+pub struct Membership {
+    members: BTreeMap<MemberId, Member>,
+    next: u64,
+}
+
+impl Membership {
+    /// Takes a member in; another of the same role and index is replaced, and returned.
+    pub fn register(&mut self, registration: Registration) -> (MemberId, Option<MemberId>) {
+        let same = |(id, known): (&MemberId, &Member)| {
+            let known = &known.registration;
+            (known.role == registration.role && known.index == registration.index).then_some(*id)
+        };
+        let replaced = self.members.iter().find_map(same);
+        if let Some(old) = replaced {
+            self.members.remove(&old);
+        }
+        self.next += 1;
+        let member = MemberId(self.next);
+        self.members.insert(member, Member { registration, watches: 0, absent_since: None });
+        (member, replaced)
+    }
+
+    /// A watch stream of this member opened; false if it is not registered.
+    pub fn watched(&mut self, member: MemberId) -> bool {
+        let Some(known) = self.members.get_mut(&member) else { return false };
+        known.watches += 1;
+        known.absent_since = None;
+        true
+    }
+
+    /// A watch stream of this member ended.
+    pub fn unwatched(&mut self, member: MemberId, now: Duration) {
+        if let Some(known) = self.members.get_mut(&member) {
+            known.watches = known.watches.saturating_sub(1);
+            known.absent_since = (known.watches == 0).then_some(now);
+        }
+    }
+
+    /// Members that have not watched for longer than `limit`.
+    #[must_use]
+    pub fn absent(&self, now: Duration, limit: Duration) -> Vec<MemberId> {
+        let gone = |known: &Member| known.absent_since.is_some_and(|since| now >= since + limit);
+        self.members.iter().filter(|(_, known)| gone(known)).map(|(id, _)| *id).collect()
+    }
+
+    /// False if it had left already.
+    pub fn leave(&mut self, member: MemberId) -> bool {
+        self.members.remove(&member).is_some()
+    }
+
+    /// # Errors
+    /// An unknown member, or one of another role.
+    pub fn expect(&self, member: MemberId, role: Role) -> Result<(), MemberError> {
+        let known = self.members.get(&member).ok_or(MemberError::Unknown(member))?;
+        let known = &known.registration;
+        if known.role == role {
+            return Ok(());
+        }
+        Err(MemberError::Role { member, found: known.role.name(), needed: role.name() })
+    }
+
+    #[must_use]
+    pub fn is_known(&self, member: MemberId) -> bool {
+        self.members.contains_key(&member)
+    }
+
+    /// In the order of their indices.
+    #[must_use]
+    pub fn of_role(&self, role: Role) -> Vec<&Registration> {
+        let all = self.members.values().map(|known| &known.registration);
+        let mut found: Vec<_> = all.filter(|m| m.role == role).collect();
+        found.sort_by_key(|m| m.index);
+        found
+    }
+
+    /// Roles of which fewer have come than expected: (role, come, expected).
+    #[must_use]
+    pub fn missing(&self, expected: &MemberCounts) -> Vec<(Role, u32, u32)> {
+        let counted = ROLES.map(|role| (role, self.of_role(role).len() as u32, expected.of(role)));
+        counted.into_iter().filter(|(_, come, expected)| come < expected).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registration(role: Role, index: u32, address: &str) -> Registration {
+        let (address, admin_address) = (address.to_owned(), String::new());
+        Registration { role, index, address, admin_address }
+    }
+
+    #[test]
+    fn a_member_that_comes_back_replaces_itself() {
+        let mut members = Membership::default();
+        let (first, none) = members.register(registration(Role::WeakServer, 0, "a:1"));
+        assert_eq!(none, None);
+        let (second, old) = members.register(registration(Role::WeakServer, 0, "a:2"));
+        assert_eq!(old, Some(first));
+        assert_eq!(members.expect(first, Role::WeakServer), Err(MemberError::Unknown(first)));
+        assert_eq!(members.expect(second, Role::WeakServer), Ok(()));
+        let addresses: Vec<_> = members.of_role(Role::WeakServer);
+        assert_eq!(addresses.iter().map(|m| &*m.address).collect::<Vec<_>>(), ["a:2"]);
+    }
+
+    #[test]
+    fn roles_are_checked_and_the_missing_named() {
+        let mut members = Membership::default();
+        let (actor, _) = members.register(registration(Role::Actor, 1, ""));
+        let error = members.expect(actor, Role::Learner).unwrap_err().to_string();
+        assert_eq!(error, "member 1 has the role actor, but this is for the role learner");
+        let expected = MemberCounts { actors: 2, weak_servers: 0, learners: 1 };
+        let missing = members.missing(&expected);
+        assert_eq!(missing, [(Role::Actor, 1, 2), (Role::Learner, 0, 1)]);
+        assert!(members.leave(actor) && !members.leave(actor));
+    }
+
+    #[test]
+    fn a_watch_reopened_in_time_is_not_missed() {
+        let mut members = Membership::default();
+        let (actor, _) = members.register(registration(Role::Actor, 0, ""));
+        let seconds = Duration::from_secs;
+        assert!(members.watched(actor) && members.watched(actor));
+        members.unwatched(actor, seconds(1));
+        assert_eq!(members.absent(seconds(99), seconds(5)), []);
+        members.unwatched(actor, seconds(2));
+        assert_eq!(members.absent(seconds(6), seconds(5)), []);
+        assert_eq!(members.absent(seconds(7), seconds(5)), [actor]);
+        assert!(members.watched(actor));
+        assert_eq!(members.absent(seconds(99), seconds(5)), []);
+        assert!(!members.watched(MemberId(9)));
+    }
+}

@@ -1,0 +1,147 @@
+//! What a person sees while a command runs: a bar on a terminal, plain lines otherwise. It goes to
+//! standard error; results go to standard output.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use proto::StepRecord;
+
+use crate::eval_plan::EvalResult;
+use crate::state::{Event, Phase, Stage};
+
+/// Steps between two plain lines.
+const LINE_STEPS: u32 = 10;
+
+/// Draws, or prints.
+#[derive(Debug)]
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    steps: u32,
+}
+
+impl Progress {
+    #[must_use]
+    pub fn new(steps: u32) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{msg:<40} {wide_bar} {pos}/{len} {eta:>4}");
+            bar.set_style(style.expect("the template is a constant"));
+            bar
+        });
+        Self { bar, steps }
+    }
+
+    /// One line, above the bar.
+    pub fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    pub fn event(&self, event: &Event) {
+        match event {
+            Event::Entered(phase) => self.entered(phase),
+            Event::Committed(record) => self.committed(record),
+            Event::Evaluated { stage, step, result } => {
+                self.line(&evaluated_line(*stage, *step, result));
+            }
+        }
+    }
+
+    /// Rollouts of the evaluation under way.
+    pub fn evaluating(&self, done: u64, due: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(due);
+            bar.set_position(done);
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn entered(&self, phase: &Phase) {
+        let message = match phase {
+            Phase::Starting | Phase::Done | Phase::Failed(_) => return,
+            Phase::Evaluating(_) if self.steps == 0 => "evaluating".to_owned(),
+            Phase::Evaluating(stage) => format!("evaluating {} training", stage.name()),
+            Phase::Training => "training".to_owned(),
+        };
+        match (&self.bar, phase) {
+            (Some(bar), _) => {
+                if *phase == Phase::Training {
+                    bar.set_length(u64::from(self.steps));
+                    bar.set_position(0);
+                }
+                bar.reset_eta();
+                bar.set_message(message);
+            }
+            (None, Phase::Evaluating(Stage::During)) => {}
+            (None, _) => eprintln!("{message}"),
+        }
+    }
+
+    fn committed(&self, record: &StepRecord) {
+        let text = step_line(record, self.steps);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(u64::from(record.step));
+                bar.set_message(text);
+            }
+            None if record.step.is_multiple_of(LINE_STEPS) || record.step == self.steps => {
+                eprintln!("{text}");
+            }
+            None => {}
+        }
+    }
+}
+
+fn step_line(record: &StepRecord, steps: u32) -> String {
+    let mut text = format!("step {}/{steps}", record.step);
+    for (name, shown) in [("loss", "loss"), ("reward_mean", "reward"), ("jargon_rate", "jargon")] {
+        if let Some(value) = record.values.get(name) {
+            text.push_str(&format!("  {shown} {value:.3}"));
+        }
+    }
+    text
+}
+
+fn evaluated_line(stage: Stage, step: u32, result: &EvalResult) -> String {
+    let mut text = match stage {
+        Stage::Before => "before training:".to_owned(),
+        Stage::During => format!("at step {step}:"),
+        Stage::After => "evaluated:".to_owned(),
+    };
+    let mut add = |name: &str, value: Option<f64>| {
+        if let Some(value) = value {
+            text.push_str(&format!("  {name} {value:.3}"));
+        }
+    };
+    add("solo", result.solo_accuracy);
+    for (schedule, value) in result.tandem_accuracy.iter() {
+        add(schedule, value);
+    }
+    add("jargon", result.jargon_rate);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_say_what_there_is() {
+        let mut record = StepRecord { step: 10, ..StepRecord::default() };
+        assert_eq!(step_line(&record, 80), "step 10/80");
+        record.values = [("reward_mean".to_owned(), 0.5), ("kl".to_owned(), 1.0)].into();
+        assert_eq!(step_line(&record, 80), "step 10/80  reward 0.500");
+        let mut result = EvalResult { jargon_rate: Some(0.81), ..EvalResult::default() };
+        result.tandem_accuracy.push("line:0.5", Some(0.59));
+        let line = evaluated_line(Stage::During, 20, &result);
+        assert_eq!(line, "at step 20:  line:0.5 0.590  jargon 0.810");
+    }
+}

@@ -1,0 +1,217 @@
+//! The coordinator's gRPC service: wire forms in, domain calls on the hub, wire forms out.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use proto::wire::coordinator as wire;
+use proto::wire::coordinator::coordinator_server::{Coordinator, CoordinatorServer};
+use proto::{
+    ErrorCode, LeaseAsk, Registration, ReturnedGroup, StepRecord, WeightAssembler, weight_chunks,
+};
+use settings::Settings;
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::wrappers::{IntervalStream, WatchStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+use types::{MemberId, PolicyVersion, RolloutGroup};
+
+use crate::hub::Hub;
+use crate::membership::MemberError;
+use crate::metrics::count_rpc_error;
+use crate::state::StateError;
+use crate::weight_store::WeightStoreError;
+
+type Answer<T> = Result<Response<T>, Status>;
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Bounds of the service.
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceLimits {
+    pub keepalive: Duration,
+    /// A lease waits no longer than this, whatever is asked for.
+    pub wait_max: Duration,
+    pub message_bytes_max: usize,
+    pub weights_bytes_max: u64,
+}
+
+impl ServiceLimits {
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        let millis = |n: u32| Duration::from_millis(u64::from(n));
+        Self {
+            keepalive: millis(settings.coordinator.keepalive_ms),
+            wait_max: millis(settings.limits.call_timeout_ms),
+            message_bytes_max: usize::try_from(settings.limits.message_bytes).unwrap_or(usize::MAX),
+            weights_bytes_max: settings.limits.weights_bytes,
+        }
+    }
+}
+
+/// The service over one hub.
+#[must_use]
+pub fn service(hub: Hub, limits: ServiceLimits) -> CoordinatorServer<impl Coordinator> {
+    CoordinatorServer::new(Service { hub, limits })
+        .max_decoding_message_size(limits.message_bytes_max)
+        .max_encoding_message_size(limits.message_bytes_max)
+}
+
+struct Service {
+    hub: Hub,
+    limits: ServiceLimits,
+}
+
+#[tonic::async_trait]
+impl Coordinator for Service {
+    async fn register(
+        &self,
+        request: Request<wire::RegisterRequest>,
+    ) -> Answer<wire::RegisterReply> {
+        const RPC: &str = "register";
+        let registration = Registration::try_from(request.into_inner()).map_err(invalid(RPC))?;
+        let (role, index) = (registration.role.name(), registration.index);
+        let member = self.hub.change(|state| state.register(registration));
+        tracing::info!(role, index, %member, "registered");
+        Ok(Response::new(wire::RegisterReply { member: member.0 }))
+    }
+
+    type WatchStream = BoxStream<wire::Directive>;
+
+    async fn watch(&self, request: Request<wire::WatchRequest>) -> Answer<Self::WatchStream> {
+        let member = MemberId(request.into_inner().member);
+        let known = self.hub.with(|state| state.watched(member));
+        known.map_err(|error| refuse("watch", &error))?;
+        let presence = Presence { hub: self.hub.clone(), member };
+        let directives = self.hub.directives();
+        let latest = directives.clone();
+        let repeats = IntervalStream::new(tokio::time::interval(self.limits.keepalive))
+            .map(move |_| latest.borrow().clone());
+        let stream = WatchStream::new(directives).merge(repeats).map(move |directive| {
+            let _stays_until_the_stream_ends = &presence;
+            Ok(wire::Directive::from(directive))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn lease(&self, request: Request<wire::LeaseRequest>) -> Answer<wire::LeaseReply> {
+        let ask = LeaseAsk::from(request.into_inner());
+        let until = Instant::now() + ask.wait.min(self.limits.wait_max);
+        if !ask.completed.is_empty() {
+            let completed = self.hub.change(|state| state.complete(ask.member, &ask.completed));
+            completed.map_err(|error| refuse("lease", &error))?;
+        }
+        let mut revisions = self.hub.revisions();
+        loop {
+            revisions.borrow_and_update();
+            let now = self.hub.now();
+            let dealt = self.hub.with(|state| Ok((state.lease(&ask, now)?, state.stopping())));
+            let (items, stopping) = dealt.map_err(|error| refuse("lease", &error))?;
+            let waited = !items.is_empty() || stopping;
+            if waited || timeout_at(until, revisions.changed()).await.is_err() {
+                let items = items.into_iter().map(Into::into).collect();
+                return Ok(Response::new(wire::LeaseReply { items }));
+            }
+        }
+    }
+
+    async fn return_group(&self, request: Request<wire::ReturnRequest>) -> Answer<wire::Empty> {
+        const RPC: &str = "return_group";
+        let returned = ReturnedGroup::try_from(request.into_inner()).map_err(invalid(RPC))?;
+        let (group, reason) = (returned.group, returned.reason.name());
+        tracing::warn!(%group, reason, detail = returned.detail, "group returned");
+        let done = self.hub.change(|state| state.return_group(&returned));
+        done.map(|()| Response::new(wire::Empty {})).map_err(|error| refuse(RPC, &error))
+    }
+
+    async fn report_eval(&self, request: Request<wire::EvalReport>) -> Answer<wire::Empty> {
+        const RPC: &str = "report_eval";
+        let report = request.into_inner();
+        let member = MemberId(report.member);
+        let groups = report.groups.into_iter().map(RolloutGroup::try_from);
+        let groups: Vec<_> = groups.collect::<Result<_, _>>().map_err(invalid(RPC))?;
+        let done = self.hub.change(|state| state.report_eval(member, &groups));
+        done.map(|()| Response::new(wire::Empty {})).map_err(|error| refuse(RPC, &error))
+    }
+
+    async fn lease_examples(
+        &self,
+        request: Request<wire::ExamplesRequest>,
+    ) -> Answer<wire::ExamplesReply> {
+        let wire::ExamplesRequest { member, step, count } = request.into_inner();
+        let examples = self.hub.with(|state| state.examples(MemberId(member), step, count));
+        let examples = examples.map_err(|error| refuse("lease_examples", &error))?;
+        let examples = examples.into_iter().map(Into::into).collect();
+        Ok(Response::new(wire::ExamplesReply { examples }))
+    }
+
+    async fn publish_weights(
+        &self,
+        request: Request<Streaming<wire::WeightChunk>>,
+    ) -> Answer<wire::Empty> {
+        const RPC: &str = "publish_weights";
+        let mut chunks = request.into_inner();
+        let mut assembler = WeightAssembler::new(self.limits.weights_bytes_max);
+        while let Some(chunk) = chunks.message().await? {
+            assembler.push(chunk).map_err(invalid(RPC))?;
+        }
+        let (manifest, bytes) = assembler.finish().map_err(invalid(RPC))?;
+        let published = self.hub.publish(manifest, bytes);
+        published.map(|()| Response::new(wire::Empty {})).map_err(invalid(RPC))
+    }
+
+    type FetchWeightsStream = BoxStream<wire::WeightChunk>;
+
+    async fn fetch_weights(
+        &self,
+        request: Request<wire::FetchRequest>,
+    ) -> Answer<Self::FetchWeightsStream> {
+        let version = PolicyVersion::unpack(request.into_inner().version);
+        let stored = self.hub.weights(version).map_err(|error: WeightStoreError| {
+            count_rpc_error("fetch_weights", ErrorCode::NotFound);
+            ErrorCode::NotFound.status(error.to_string())
+        })?;
+        let chunks = weight_chunks(stored.manifest, &stored.bytes).map(Ok);
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
+    async fn commit_step(&self, request: Request<wire::StepRecord>) -> Answer<wire::Empty> {
+        const RPC: &str = "commit_step";
+        let record = StepRecord::try_from(request.into_inner()).map_err(invalid(RPC))?;
+        let done = self.hub.commit(&record);
+        done.map(|()| Response::new(wire::Empty {})).map_err(|error| refuse(RPC, &error))
+    }
+}
+
+/// A member is present while its watch lasts.
+struct Presence {
+    hub: Hub,
+    member: MemberId,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let now = self.hub.now();
+        self.hub.change(|state| state.unwatched(self.member, now));
+        tracing::info!(member = %self.member, "watch ended");
+    }
+}
+
+fn invalid<E: std::fmt::Display>(rpc: &'static str) -> impl Fn(E) -> Status {
+    move |error| answer(rpc, ErrorCode::Invalid, error.to_string())
+}
+
+fn refuse(rpc: &'static str, error: &StateError) -> Status {
+    let code = match error {
+        StateError::Member(MemberError::Unknown(_)) => ErrorCode::UnknownMember,
+        _ => ErrorCode::Invalid,
+    };
+    answer(rpc, code, error.to_string())
+}
+
+fn answer(rpc: &'static str, code: ErrorCode, message: String) -> Status {
+    tracing::warn!(rpc, code = code.name(), message, "call refused");
+    count_rpc_error(rpc, code);
+    code.status(message)
+}
+
+#[cfg(test)]
+mod tests;

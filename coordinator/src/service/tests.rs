@@ -1,0 +1,100 @@
+//! The service over a real connection, spoken to by the client that members use.
+
+use std::net::SocketAddr;
+
+use miniature::{TensorSpec, random_safetensors};
+use proto::{ChannelSettings, CoordinatorClient, Role};
+use runtime::{Shutdown, TaskGroup};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use types::{Hash, LeaseId, WeightManifest};
+
+use super::*;
+use crate::source::Source;
+use crate::spec::RunSpec;
+use crate::state::RunState;
+use crate::weight_store::manifest_of;
+
+async fn serve(tasks: &TaskGroup) -> SocketAddr {
+    let mut settings = Settings::default();
+    settings.eval.enabled = false;
+    let source = Source::open(&settings).unwrap();
+    let spec = RunSpec::launch(&settings, &source, 1).unwrap();
+    let hub = Hub::new(RunState::new(spec, source), 2, None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = service(hub, ServiceLimits::new(&settings));
+    let stop = tasks.shutdown().wait();
+    tasks.spawn("service", async move {
+        let server = tonic::transport::Server::builder().add_service(service);
+        Ok(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop).await?)
+    });
+    address
+}
+
+async fn client(address: SocketAddr) -> CoordinatorClient {
+    let settings = ChannelSettings::default();
+    let channel = proto::connect(&address.to_string(), &settings).await.unwrap();
+    CoordinatorClient::new(channel, &settings)
+}
+
+async fn register(client: &mut CoordinatorClient, role: Role) -> MemberId {
+    let address = format!("{}:1", role.name());
+    let registration = Registration { role, index: 0, address, admin_address: String::new() };
+    client.register(registration).await.unwrap()
+}
+
+fn weights(step: u32) -> (WeightManifest, Vec<u8>) {
+    // More than one chunk.
+    let specs = [TensorSpec::new("w", &[1_000, 300], 0.0, 1.0)];
+    let bytes = random_safetensors(&specs, u64::from(step)).unwrap();
+    (manifest_of(PolicyVersion::new(1, step), &bytes).unwrap(), bytes)
+}
+
+#[tokio::test]
+async fn weights_travel_and_work_follows_them() {
+    let tasks = TaskGroup::new(Shutdown::new());
+    let address = serve(&tasks).await;
+    let mut actor = client(address).await;
+    let mut learner = client(address).await;
+    let member = register(&mut actor, Role::Actor).await;
+    register(&mut learner, Role::Learner).await;
+    register(&mut learner, Role::WeakServer).await;
+    let mut directives = actor.watch(member).await.unwrap();
+
+    let (manifest, bytes) = weights(0);
+    let damaged = WeightManifest { hash: Hash::of(b"other"), ..manifest.clone() };
+    let refusal = learner.publish_weights(damaged, &bytes).await.unwrap_err();
+    assert!(refusal.message.contains("their manifest says"), "{refusal}");
+    let version = manifest.version;
+    let missing = actor.fetch_weights(version, 1 << 30).await.unwrap_err();
+    assert_eq!(missing.code, ErrorCode::NotFound);
+
+    // Asked before there are weights: the answer comes when they do.
+    let ask = LeaseAsk {
+        member,
+        max_rollouts: 64,
+        applied_version: Some(version),
+        completed: vec![LeaseId(77)],
+        wait: Duration::from_secs(20),
+    };
+    let waiting = actor.lease(ask);
+    let publishing = async { learner.publish_weights(manifest.clone(), &bytes).await };
+    let (items, published) = tokio::join!(waiting, publishing);
+    published.unwrap();
+    assert_eq!(items.unwrap().len(), 8, "as many groups as fit");
+
+    let mut seen = directives.next().await.unwrap().unwrap();
+    while seen.version.is_none() {
+        seen = directives.next().await.unwrap().unwrap();
+    }
+    assert_eq!((seen.version, seen.stop), (Some(version), false));
+    assert_eq!((seen.learner.as_str(), seen.weak_servers.len()), ("learner:1", 1));
+    assert_eq!(actor.fetch_weights(version, 1 << 30).await.unwrap(), (manifest, bytes));
+
+    let unknown = actor.watch(MemberId(99)).await.unwrap_err();
+    assert_eq!(unknown.code, ErrorCode::UnknownMember);
+    drop((directives, actor, learner));
+    tasks.shutdown().trigger("the test is done");
+    tasks.join(Duration::from_secs(10)).await.unwrap();
+}

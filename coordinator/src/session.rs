@@ -1,0 +1,295 @@
+//! One set of processes working towards one end: service up, children up, events reported,
+//! everything down again. Which work that is, is in the `RunSpec`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use proto::Role;
+use runtime::{Shutdown, StopReason, TaskGroup};
+use serde_json::json;
+use settings::Settings;
+use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
+use tokio_stream::wrappers::TcpListenerStream;
+use types::WeightManifest;
+
+use crate::children::{Children, Ended, Exit, Launcher};
+use crate::host::Host;
+use crate::hub::Hub;
+use crate::membership::ROLES;
+use crate::metrics;
+use crate::metrics_log::MetricsLog;
+use crate::overrides;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::run_dir::RunDir;
+use crate::service::{ServiceLimits, service};
+use crate::source::Source;
+use crate::spec::RunSpec;
+use crate::state::{Event, Phase, RunState, Stage};
+use crate::summary::write_json;
+
+/// How often leases are looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What open calls may still take once all children are gone.
+const SERVICE_GRACE: Duration = Duration::from_secs(1);
+
+/// Everything one session needs.
+pub struct Job<'a> {
+    pub settings: &'a Settings,
+    pub spec: RunSpec,
+    pub source: Source,
+    pub run_dir: &'a RunDir,
+    /// Served as the current version, where no learner publishes one.
+    pub weights: Option<(WeightManifest, Vec<u8>)>,
+    /// `KEY=VALUE` for the children, over the run's `config.toml`.
+    pub overrides: Vec<String>,
+    /// Put before the names of the children's logs.
+    pub log_prefix: &'a str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Done,
+    Stopped(StopReason),
+}
+
+/// A session that ended in order.
+pub struct Finished {
+    pub hub: Hub,
+    pub ending: Ending,
+    /// Children that did not end as they should have once the work was done.
+    pub complaints: Vec<String>,
+}
+
+/// Runs a session; every child is gone when this returns.
+///
+/// # Errors
+/// A child that dies, a run that cannot go on, files or ports that cannot be used.
+pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
+    let settings = job.settings;
+    let (listener, address) = bind(&settings.coordinator.listen).await?;
+    let trains = job.spec.training.is_some();
+    let log = trains.then(|| MetricsLog::create(&job.run_dir.metrics())).transpose()?;
+    let steps = job.spec.training.as_ref().map_or(0, |training| training.steps);
+    let members = job.spec.members;
+    let plan = Plan::new(members, runtime::available_cores());
+    let state = RunState::new(job.spec, job.source);
+    let hub = Hub::new(state, settings.coordinator.weights_kept, log);
+    if let Some((manifest, bytes)) = job.weights {
+        hub.publish(manifest, bytes)?;
+    }
+    let service_tasks = TaskGroup::new(Shutdown::new());
+    spawn_service(&service_tasks, listener, &hub, settings);
+
+    let mut set = job.overrides;
+    set.extend(overrides::pinned(settings, std::env::vars().map(|(name, _)| name)));
+    set.extend(overrides::free_admin_port(settings));
+    set.extend(overrides::weak_sessions(settings, members.of(Role::Actor)));
+    let launcher = Launcher {
+        run_dir: job.run_dir,
+        coordinator: reachable(address).to_string(),
+        overrides: &set,
+        log_prefix: job.log_prefix,
+    };
+    let children = Children::start(&plan, &launcher)?;
+    tracing::info!(%address, admin = host.admin_address, "coordinating");
+    let start_limit = Duration::from_millis(u64::from(settings.coordinator.start_timeout_ms));
+    let mut driver = Driver {
+        host,
+        hub: hub.clone(),
+        children,
+        service: service_tasks.shutdown().clone(),
+        progress: Progress::new(steps),
+        run_dir: job.run_dir,
+        start_limit,
+    };
+    let driven = driver.drive().await;
+    driver.progress.finish();
+    let grace = Duration::from_secs_f64(settings.shutdown.grace_seconds);
+    let ended = driver.wind_down(grace).await;
+    service_tasks.shutdown().trigger("the session is over");
+    let served = service_tasks.join(SERVICE_GRACE).await;
+    let ending = match (driven, served) {
+        (Err(failure), Ok(())) => return Err(failure),
+        (Err(failure), Err(service)) => return Err(service.context(failure.to_string())),
+        (Ok(ending), _) => ending,
+    };
+    Ok(Finished { hub, ending, complaints: complaints(&ended?) })
+}
+
+struct Driver<'a> {
+    host: &'a Host,
+    hub: Hub,
+    children: Children,
+    service: Shutdown,
+    progress: Progress,
+    run_dir: &'a RunDir,
+    start_limit: Duration,
+}
+
+impl Driver<'_> {
+    async fn drive(&mut self) -> anyhow::Result<Ending> {
+        let mut revisions = self.hub.revisions();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.host.signals.wait() => {
+                    let reason = self.host.signals.reason().unwrap_or(StopReason::Interrupted);
+                    return Ok(Ending::Stopped(reason));
+                }
+                () = self.service.wait() => bail!("the coordinator's service ended"),
+                exit = self.children.next_exit() => self.check_exit(&exit?)?,
+                _ = revisions.changed() => {}
+                _ = ticks.tick() => self.tick()?,
+            }
+            if self.report()? {
+                return Ok(Ending::Done);
+            }
+        }
+    }
+
+    fn tick(&self) -> anyhow::Result<()> {
+        let now = self.hub.now();
+        let (phase, missing, published) = self.hub.change(|state| {
+            state.tick(now);
+            let missing = state.members().missing(&state.spec().members);
+            (state.phase().clone(), missing, state.published().is_some())
+        });
+        if phase != Phase::Starting || now < self.start_limit {
+            return Ok(());
+        }
+        let seconds = self.start_limit.as_secs_f64();
+        let named: Vec<String> = missing
+            .iter()
+            .map(|(role, come, expected)| format!("{come} of {expected} {}s", role.name()))
+            .collect();
+        match (named.is_empty(), published) {
+            (true, true) => Ok(()),
+            (true, false) => bail!(
+                "after {seconds} s no weights were published (coordinator.start_timeout_ms): see {}",
+                self.run_dir.log("learner-0").display()
+            ),
+            (false, _) => bail!(
+                "after {seconds} s only {} have registered (coordinator.start_timeout_ms): see the \
+                 logs in {}/logs",
+                named.join(" and "),
+                self.run_dir.shown()
+            ),
+        }
+    }
+
+    /// Nothing is restarted: a child that ends before it was told to ends the run.
+    fn check_exit(&self, exit: &Exit) -> anyhow::Result<()> {
+        bail!("{}", exit.report())
+    }
+
+    /// Passes on what happened; true when the work is done.
+    fn report(&mut self) -> anyhow::Result<bool> {
+        let (events, phase, eval) = self
+            .hub
+            .with(|state| (state.take_events(), state.phase().clone(), state.eval_progress()));
+        for event in &events {
+            self.note(event)?;
+            self.progress.event(event);
+        }
+        if let Some((done, due)) = eval {
+            self.progress.evaluating(done, due);
+        }
+        match phase {
+            Phase::Done => Ok(true),
+            Phase::Failed(why) => bail!(why),
+            _ => Ok(false),
+        }
+    }
+
+    fn note(&self, event: &Event) -> anyhow::Result<()> {
+        match event {
+            Event::Entered(Phase::Failed(_)) | Event::Committed(_) => {}
+            Event::Entered(phase) => {
+                tracing::info!(?phase, "entered");
+                self.host.readiness.set("members");
+                self.write_processes()?;
+            }
+            Event::Evaluated { stage, step, result } => {
+                metrics::set_evaluation(*stage, result);
+                if *stage == Stage::During {
+                    let mut log = MetricsLog::create(&self.run_dir.evaluations())?;
+                    log.evaluation(*step, result, self.hub.now())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where every process answers on its admin port.
+    fn write_processes(&self) -> anyhow::Result<()> {
+        let ids = self.children.ids();
+        let mut list = vec![json!({
+            "name": "coordinator",
+            "pid": std::process::id(),
+            "admin": self.host.admin_address,
+        })];
+        self.hub.with(|state| {
+            for member in ROLES.into_iter().flat_map(|role| state.members().of_role(role)) {
+                let name = format!("{}-{}", member.role.name(), member.index);
+                let pid = ids.iter().find(|(known, _)| *known == name).and_then(|(_, pid)| *pid);
+                list.push(json!({ "name": name, "pid": pid, "admin": member.admin_address }));
+            }
+        });
+        let path = self.run_dir.processes();
+        write_json(&path, &list).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    async fn wind_down(&mut self, grace: Duration) -> anyhow::Result<Ended> {
+        self.hub.change(RunState::stop);
+        let ended = self.children.end(grace).await?;
+        for name in &ended.forced {
+            tracing::warn!(name, "did not end in time and was ended");
+        }
+        Ok(ended)
+    }
+}
+
+fn complaints(ended: &Ended) -> Vec<String> {
+    let forced = ended
+        .forced
+        .iter()
+        .map(|name| format!("{name} did not end within shutdown.grace_seconds and was ended"));
+    let failed = ended.exits.iter().filter(|exit| !exit.status.success());
+    let failed = failed.filter(|exit| !ended.forced.contains(&exit.name)).map(Exit::report);
+    forced.chain(failed).collect()
+}
+
+fn spawn_service(tasks: &TaskGroup, listener: TcpListener, hub: &Hub, settings: &Settings) {
+    let service = service(hub.clone(), ServiceLimits::new(settings));
+    let stop = tasks.shutdown().wait();
+    tasks.spawn("service", async move {
+        let server = tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .add_service(service);
+        let incoming = TcpListenerStream::new(listener);
+        server.serve_with_incoming_shutdown(incoming, stop).await.context("the service failed")
+    });
+}
+
+async fn bind(listen: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!("cannot listen on {listen} (coordinator.listen): choose another port, or 0")
+    })?;
+    let address = listener.local_addr().context("the listening port has no address")?;
+    Ok((listener, address))
+}
+
+/// Children on this machine cannot connect to `0.0.0.0`.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        return SocketAddr::from(([127, 0, 0, 1], address.port()));
+    }
+    address
+}

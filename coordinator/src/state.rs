@@ -1,0 +1,417 @@
+//! The whole run as a pure state machine: phases, groups, evaluations, commits. It takes the time
+//! as an argument and does no I/O; `hub` holds it, `service` and `session` feed it.
+
+mod deal;
+mod phases;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use proto::{Directive, Registration, ReturnReason, ReturnedGroup, Role, StepRecord};
+use types::{GroupId, LeaseId, MemberId, PolicyVersion, Problem, Purpose, RolloutGroup};
+
+use crate::eval_plan::{EvalFault, EvalResult, EvalRun};
+use crate::lease::GroupTable;
+use crate::membership::{MemberError, Membership};
+use crate::source::Source;
+use crate::spec::{RunSpec, Training, TrainingWork};
+
+/// Which evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    Before,
+    During,
+    After,
+}
+
+impl Stage {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::During => "during",
+            Self::After => "after",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Until every expected member and the first weights are there.
+    Starting,
+    Evaluating(Stage),
+    Training,
+    Done,
+    /// The run cannot go on; the text says why.
+    Failed(String),
+}
+
+/// What happened, for whoever reports it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    Entered(Phase),
+    Committed(StepRecord),
+    Evaluated { stage: Stage, step: u32, result: EvalResult },
+}
+
+/// Sums over all committed steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub trained: u64,
+    pub zero_variance: u64,
+    pub stale: u64,
+    pub duplicates_refused: u64,
+    /// Groups of a step that was reported a second time; 0 unless something is broken.
+    pub trained_twice: u64,
+    pub strong_tokens: u64,
+    pub weak_tokens: u64,
+}
+
+/// How groups of one purpose fared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupCounts {
+    pub leased: u64,
+    pub completed: u64,
+    pub expired: u64,
+    pub failed: u64,
+    pub stale: u64,
+    pub refused: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    #[error("step {found} is committed where step {expected} is due")]
+    Step { found: u32, expected: u32 },
+    #[error("step {step} accounts for {found} groups but has {expected}")]
+    Groups { step: u32, found: u64, expected: u64 },
+    #[error("nothing is being trained now")]
+    NotTraining,
+    #[error("this run deals no supervised examples")]
+    NoExamples,
+    #[error("{0} examples are more than one request may ask for")]
+    TooMany(u32),
+    #[error(transparent)]
+    Eval(#[from] EvalFault),
+}
+
+/// Examples of one request, at most.
+const EXAMPLES_MAX: u32 = 1 << 16;
+
+/// The coordinator's state.
+#[derive(Clone, Debug)]
+pub struct RunState {
+    spec: RunSpec,
+    source: Source,
+    members: Membership,
+    phase: Phase,
+    stopping: bool,
+    published: Option<PolicyVersion>,
+    committed: u32,
+    train: GroupTable,
+    next_group: u64,
+    evals: GroupTable,
+    next_eval_group: u64,
+    eval: Option<EvalRun>,
+    next_lease: u64,
+    before: Option<EvalResult>,
+    after: Option<EvalResult>,
+    totals: Totals,
+    train_counts: GroupCounts,
+    eval_counts: GroupCounts,
+    events: Vec<Event>,
+}
+
+impl RunState {
+    #[must_use]
+    pub fn new(spec: RunSpec, source: Source) -> Self {
+        Self {
+            spec,
+            source,
+            members: Membership::default(),
+            phase: Phase::Starting,
+            stopping: false,
+            published: None,
+            committed: 0,
+            train: GroupTable::default(),
+            next_group: 0,
+            evals: GroupTable::default(),
+            next_eval_group: 0,
+            eval: None,
+            next_lease: 0,
+            before: None,
+            after: None,
+            totals: Totals::default(),
+            train_counts: GroupCounts::default(),
+            eval_counts: GroupCounts::default(),
+            events: Vec::new(),
+        }
+    }
+
+    pub fn register(&mut self, registration: Registration) -> MemberId {
+        let (member, replaced) = self.members.register(registration);
+        if let Some(old) = replaced {
+            self.release(old);
+        }
+        self.start_if_ready();
+        member
+    }
+
+    /// A member's watch opened.
+    ///
+    /// # Errors
+    /// An unknown member.
+    pub fn watched(&mut self, member: MemberId) -> Result<(), StateError> {
+        let known = self.members.watched(member);
+        known.then_some(()).ok_or(MemberError::Unknown(member).into())
+    }
+
+    /// A member's watch ended; if it does not watch again soon, it has left.
+    pub fn unwatched(&mut self, member: MemberId, now: Duration) {
+        self.members.unwatched(member, now);
+    }
+
+    /// A newer version is stored and may be fetched.
+    pub fn publish(&mut self, version: PolicyVersion) {
+        self.published = self.published.max(Some(version));
+        self.start_if_ready();
+    }
+
+    /// The groups of these leases were delivered.
+    ///
+    /// # Errors
+    /// Anyone but a registered actor.
+    pub fn complete(&mut self, member: MemberId, leases: &[LeaseId]) -> Result<(), StateError> {
+        self.members.expect(member, Role::Actor)?;
+        for lease in leases {
+            // Evaluation groups complete by their report.
+            if self.train.complete(*lease).is_some() {
+                self.train_counts.completed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A group was given up; under the current epoch it is dealt again.
+    ///
+    /// # Errors
+    /// An unknown member.
+    pub fn return_group(&mut self, returned: &ReturnedGroup) -> Result<(), StateError> {
+        if !self.members.is_known(returned.member) {
+            return Err(MemberError::Unknown(returned.member).into());
+        }
+        let (table, counts) = match returned.purpose {
+            Purpose::Train => (&mut self.train, &mut self.train_counts),
+            Purpose::Eval => (&mut self.evals, &mut self.eval_counts),
+        };
+        if let Some(epoch) = table.give_back(returned.group, returned.epoch) {
+            match returned.reason {
+                ReturnReason::Failed => counts.failed += 1,
+                ReturnReason::Stale => counts.stale += 1,
+                ReturnReason::Refused => counts.refused += 1,
+            }
+            let why = format!("{}: {}", returned.reason.name(), returned.detail);
+            self.limit_deals(returned.purpose, returned.group, epoch.0, &why);
+        }
+        Ok(())
+    }
+
+    /// Evaluation rollouts. Good groups count even where others are refused; late copies and
+    /// those of an earlier evaluation are ignored.
+    ///
+    /// # Errors
+    /// The first refused group; it is dealt again.
+    pub fn report_eval(
+        &mut self,
+        member: MemberId,
+        groups: &[RolloutGroup],
+    ) -> Result<(), StateError> {
+        self.members.expect(member, Role::Actor)?;
+        let mut first_fault = Ok(());
+        for group in groups {
+            if let Err(fault) = self.take_eval(group) {
+                self.eval_counts.refused += 1;
+                if let Some(epoch) = self.evals.give_back(group.group, group.epoch) {
+                    let why = format!("refused: {fault}");
+                    self.limit_deals(Purpose::Eval, group.group, epoch.0, &why);
+                }
+                first_fault = first_fault.and(Err(fault.into()));
+            }
+        }
+        if self.eval.as_ref().is_some_and(EvalRun::is_complete) {
+            self.finish_eval();
+        }
+        first_fault
+    }
+
+    /// A step was taken. True if it is new, false for the repetition of the last report.
+    ///
+    /// # Errors
+    /// A step out of turn, or one that does not account for its groups.
+    pub fn commit(&mut self, record: &StepRecord) -> Result<bool, StateError> {
+        self.members.expect(record.member, Role::Learner)?;
+        let training = self.spec.training.as_ref().ok_or(StateError::NotTraining)?;
+        if record.step == self.committed && self.published == Some(record.version) {
+            return Ok(false);
+        }
+        let expected = self.committed + 1;
+        let groups = u64::from(record.groups_trained + record.groups_zero_variance);
+        if record.step != expected || self.phase != Phase::Training {
+            let again = record.step < expected;
+            self.totals.trained_twice += if again { groups } else { 0 };
+            return Err(StateError::Step { found: record.step, expected });
+        }
+        let per_step = training.groups_per_step;
+        if matches!(training.work, TrainingWork::Rollouts { .. }) && groups != per_step {
+            let step = record.step;
+            return Err(StateError::Groups { step, found: groups, expected: per_step });
+        }
+        let first = u64::from(self.committed) * per_step;
+        (first..first + per_step).for_each(|group| {
+            self.train.close(GroupId(group));
+        });
+        self.next_group = self.next_group.max(first + per_step);
+        self.committed = record.step;
+        self.add(record);
+        self.events.push(Event::Committed(record.clone()));
+        self.after_commit();
+        Ok(true)
+    }
+
+    /// Problems with worked solutions; the same request gets the same ones.
+    ///
+    /// # Errors
+    /// In a run without supervised training, or an absurd number of them.
+    pub fn examples(
+        &mut self,
+        member: MemberId,
+        step: u64,
+        count: u32,
+    ) -> Result<Vec<Problem>, StateError> {
+        self.members.expect(member, Role::Learner)?;
+        match &self.spec.training {
+            Some(Training { work: TrainingWork::Examples, .. }) => {}
+            _ => return Err(StateError::NoExamples),
+        }
+        if count > EXAMPLES_MAX {
+            return Err(StateError::TooMany(count));
+        }
+        let first = step.saturating_mul(u64::from(count));
+        Ok((first..first.saturating_add(u64::from(count))).map(|i| self.source.train(i)).collect())
+    }
+
+    /// Members that are gone leave; leases that have run out are dealt again.
+    pub fn tick(&mut self, now: Duration) {
+        for member in self.members.absent(now, self.spec.absence_max) {
+            self.members.leave(member);
+            self.release(member);
+        }
+        for (group, epoch) in self.train.expire(now) {
+            self.train_counts.expired += 1;
+            self.limit_deals(Purpose::Train, group, epoch.0, "its lease ran out");
+        }
+        for (group, epoch) in self.evals.expire(now) {
+            self.eval_counts.expired += 1;
+            self.limit_deals(Purpose::Eval, group, epoch.0, "its lease ran out");
+        }
+    }
+
+    /// From now on no work is dealt and every member is told to exit.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// The run cannot go on.
+    pub fn fail(&mut self, why: impl Into<String>) {
+        if !matches!(self.phase, Phase::Done | Phase::Failed(_)) {
+            self.enter(Phase::Failed(why.into()));
+        }
+    }
+
+    #[must_use]
+    pub fn directive(&self) -> Directive {
+        let addresses = |role| self.members.of_role(role).into_iter().map(|m| m.address.clone());
+        Directive {
+            version: self.published,
+            learner: addresses(Role::Learner).next().unwrap_or_default(),
+            weak_servers: addresses(Role::WeakServer).collect(),
+            stop: self.stopping,
+        }
+    }
+
+    /// What happened since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    #[must_use]
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.stopping
+    }
+
+    #[must_use]
+    pub fn spec(&self) -> &RunSpec {
+        &self.spec
+    }
+
+    #[must_use]
+    pub fn members(&self) -> &Membership {
+        &self.members
+    }
+
+    #[must_use]
+    pub fn published(&self) -> Option<PolicyVersion> {
+        self.published
+    }
+
+    /// Steps taken.
+    #[must_use]
+    pub fn committed(&self) -> u32 {
+        self.committed
+    }
+
+    #[must_use]
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    #[must_use]
+    pub fn counts(&self, purpose: Purpose) -> &GroupCounts {
+        match purpose {
+            Purpose::Train => &self.train_counts,
+            Purpose::Eval => &self.eval_counts,
+        }
+    }
+
+    /// Groups that are out.
+    #[must_use]
+    pub fn leases_open(&self, purpose: Purpose) -> usize {
+        match purpose {
+            Purpose::Train => self.train.out(),
+            Purpose::Eval => self.evals.out(),
+        }
+    }
+
+    /// Rollouts done and due of the evaluation under way.
+    #[must_use]
+    pub fn eval_progress(&self) -> Option<(u64, u64)> {
+        self.eval.as_ref().map(|eval| (eval.done(), eval.rollouts()))
+    }
+
+    #[must_use]
+    pub fn before(&self) -> Option<&EvalResult> {
+        self.before.as_ref()
+    }
+
+    #[must_use]
+    pub fn after(&self) -> Option<&EvalResult> {
+        self.after.as_ref()
+    }
+}

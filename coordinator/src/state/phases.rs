@@ -1,0 +1,126 @@
+//! From phase to phase: when evaluations start and end, when training starts and ends, and when a
+//! run has to fail.
+
+use proto::StepRecord;
+use types::{GroupId, MemberId, Purpose, RolloutGroup};
+
+use super::{Event, Phase, RunState, Stage};
+use crate::eval_plan::{EvalFault, EvalPlan, EvalRun};
+use crate::spec::TrainingWork;
+
+impl RunState {
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.phase = phase.clone();
+        self.events.push(Event::Entered(phase));
+    }
+
+    pub(super) fn start_if_ready(&mut self) {
+        let complete = self.members.missing(&self.spec.members).is_empty();
+        let work = self.spec.training.as_ref().map(|training| &training.work);
+        let needs_weights = !matches!(work, Some(TrainingWork::Examples));
+        let waits = !complete || (needs_weights && self.published.is_none());
+        if self.phase != Phase::Starting || waits {
+            return;
+        }
+        match self.spec.eval_before.clone() {
+            Some(plan) => self.start_eval(Stage::Before, plan),
+            None => self.train_or_finish(),
+        }
+    }
+
+    pub(super) fn train_or_finish(&mut self) {
+        let steps = self.spec.training.as_ref().map_or(0, |training| training.steps);
+        if self.committed < steps {
+            return self.enter(Phase::Training);
+        }
+        match self.spec.eval_after.clone() {
+            Some(plan) => self.start_eval(Stage::After, plan),
+            None => self.enter(Phase::Done),
+        }
+    }
+
+    pub(super) fn after_commit(&mut self) {
+        let steps = self.spec.training.as_ref().map_or(0, |training| training.steps);
+        match self.spec.eval_every.clone() {
+            Some((every, plan)) if self.committed < steps && self.committed % every == 0 => {
+                self.start_eval(Stage::During, plan);
+            }
+            _ if self.committed == steps => self.train_or_finish(),
+            _ => {}
+        }
+    }
+
+    pub(super) fn start_eval(&mut self, stage: Stage, plan: EvalPlan) {
+        let eval = EvalRun::new(plan, self.next_eval_group);
+        self.next_eval_group += eval.rollouts();
+        eval.groups().for_each(|group| self.evals.open(group));
+        let empty = eval.is_complete();
+        self.eval = Some(eval);
+        self.enter(Phase::Evaluating(stage));
+        if empty {
+            self.finish_eval();
+        }
+    }
+
+    pub(super) fn finish_eval(&mut self) {
+        let (Some(eval), Phase::Evaluating(stage)) = (self.eval.take(), &self.phase) else {
+            return;
+        };
+        let stage = *stage;
+        let mut result = eval.result();
+        if result.weak_solo_accuracy.is_none() {
+            let known = self.before.as_ref();
+            result.weak_solo_accuracy = known.and_then(|before| before.weak_solo_accuracy);
+        }
+        match stage {
+            Stage::Before => self.before = Some(result.clone()),
+            Stage::During => {}
+            Stage::After => self.after = Some(result.clone()),
+        }
+        self.events.push(Event::Evaluated { stage, step: self.committed, result });
+        match stage {
+            Stage::Before | Stage::During => self.train_or_finish(),
+            Stage::After => self.enter(Phase::Done),
+        }
+    }
+
+    pub(super) fn take_eval(&mut self, group: &RolloutGroup) -> Result<(), EvalFault> {
+        let (Some(eval), Some(version)) = (self.eval.as_mut(), self.published) else {
+            return Ok(());
+        };
+        let Some((_, ordinal)) = eval.locate(group.group) else { return Ok(()) };
+        if self.evals.epoch(group.group).is_none() {
+            return Ok(());
+        }
+        eval.record(group, self.source.held_out(ordinal).id, version)?;
+        self.evals.close(group.group);
+        self.eval_counts.completed += 1;
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, member: MemberId) {
+        self.train_counts.expired += self.train.release(member).len() as u64;
+        self.eval_counts.expired += self.evals.release(member).len() as u64;
+    }
+
+    pub(super) fn limit_deals(&mut self, purpose: Purpose, group: GroupId, epoch: u32, why: &str) {
+        let most = self.spec.group_deals_max;
+        if epoch >= most {
+            let name = purpose.name();
+            self.fail(format!(
+                "{name} group {group} was dealt {most} times without success, the last time {why} \
+                 (coordinator.group_deals_max)"
+            ));
+        }
+    }
+
+    pub(super) fn add(&mut self, record: &StepRecord) {
+        let totals = &mut self.totals;
+        totals.trained += u64::from(record.groups_trained);
+        totals.zero_variance += u64::from(record.groups_zero_variance);
+        totals.stale += u64::from(record.groups_stale);
+        totals.duplicates_refused += u64::from(record.duplicates_refused);
+        totals.strong_tokens += record.strong_tokens;
+        totals.weak_tokens += record.weak_tokens;
+    }
+}

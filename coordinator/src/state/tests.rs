@@ -1,0 +1,405 @@
+//! The invariants under seeded random interleavings, and the transitions one by one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::{LeaseAsk, WorkItem};
+use settings::Settings;
+use types::{Epoch, Finish};
+
+use super::*;
+use crate::fixtures::{Script, group};
+
+const STEPS: u32 = 6;
+const GROUPS: u64 = 3;
+const SAMPLES: u32 = 4;
+
+fn settings() -> Settings {
+    let mut settings = Settings::default();
+    settings.train.steps = STEPS;
+    settings.train.problems_per_step = GROUPS as u32;
+    settings.train.samples_per_problem = SAMPLES;
+    settings.eval.problems = 4;
+    settings.coordinator.lease_deadline_ms = 1_000;
+    settings.coordinator.group_deals_max = 1_000;
+    settings
+}
+
+fn state(settings: &Settings, actors: u32) -> RunState {
+    let source = Source::open(settings).unwrap();
+    RunState::new(RunSpec::launch(settings, &source, actors).unwrap(), source)
+}
+
+fn register(state: &mut RunState, role: Role, index: u32) -> MemberId {
+    let (address, admin_address) = (format!("{}:{index}", role.name()), String::new());
+    state.register(Registration { role, index, address, admin_address })
+}
+
+fn version(step: u32) -> PolicyVersion {
+    PolicyVersion::new(1, step)
+}
+
+fn ask(member: MemberId, applied: u32, max_rollouts: u32) -> LeaseAsk {
+    LeaseAsk {
+        member,
+        max_rollouts,
+        applied_version: Some(version(applied)),
+        completed: Vec::new(),
+        wait: Duration::ZERO,
+    }
+}
+
+fn record(learner: MemberId, step: u32) -> StepRecord {
+    StepRecord {
+        member: learner,
+        step,
+        version: version(step),
+        groups_trained: GROUPS as u32,
+        ..StepRecord::default()
+    }
+}
+
+/// A run whose evaluations are off, past its start: (state, actors, learner).
+fn training(actors: u32) -> (RunState, Vec<MemberId>, MemberId) {
+    let mut settings = settings();
+    settings.eval.enabled = false;
+    let mut state = state(&settings, actors);
+    let ids = (0..actors).map(|i| register(&mut state, Role::Actor, i)).collect();
+    register(&mut state, Role::WeakServer, 0);
+    let learner = register(&mut state, Role::Learner, 0);
+    assert_eq!(*state.phase(), Phase::Starting);
+    state.publish(version(0));
+    assert_eq!(*state.phase(), Phase::Training);
+    (state, ids, learner)
+}
+
+fn groups(items: &[WorkItem]) -> Vec<u64> {
+    items.iter().map(|item| item.group.0).collect()
+}
+
+#[test]
+fn staleness_bounds_what_is_dealt() {
+    let (mut state, actors, learner) = training(1);
+    let zero = Duration::ZERO;
+    let items = state.lease(&ask(actors[0], 0, 1_000), zero).unwrap();
+    assert_eq!(groups(&items), (0..2 * GROUPS).collect::<Vec<_>>(), "steps 0 and 1");
+    state.publish(version(1));
+    assert_eq!(state.lease(&ask(actors[0], 0, 1_000), zero).unwrap(), [], "too old an actor");
+    let items = state.lease(&ask(actors[0], 1, 1_000), zero).unwrap();
+    assert_eq!(groups(&items), [6, 7, 8]);
+    let mut other = ask(actors[0], 1, 1_000);
+    other.applied_version = Some(PolicyVersion::new(2, 9));
+    assert_eq!(state.lease(&other, zero).unwrap(), [], "weights of another generation");
+    assert!(state.commit(&record(learner, 1)).unwrap());
+}
+
+#[test]
+fn no_more_is_dealt_than_was_asked_for() {
+    let (mut state, actors, _) = training(1);
+    let mut dealt = |room| state.lease(&ask(actors[0], 0, room), Duration::ZERO).unwrap().len();
+    assert_eq!([dealt(SAMPLES - 1), dealt(2 * SAMPLES + 1), dealt(0)], [0, 2, 0]);
+}
+
+#[test]
+fn the_first_to_ask_leaves_the_others_their_part_of_a_step() {
+    let (mut state, actors, _) = training(2);
+    let mut dealt =
+        |actor: usize| groups(&state.lease(&ask(actors[actor], 0, 1_000), Duration::ZERO).unwrap());
+    assert_eq!(dealt(0), [0, 1]);
+    assert_eq!(dealt(0), [0u64; 0], "the rest of the step is the other's");
+    assert_eq!(dealt(1), [2, 3, 4]);
+    assert_eq!(dealt(0), [5]);
+}
+
+#[test]
+fn work_names_its_keys_and_problem() {
+    let (mut state, actors, _) = training(1);
+    let items = state.lease(&ask(actors[0], 0, SAMPLES), Duration::ZERO).unwrap();
+    let item = &items[0];
+    assert_eq!((item.schedule.as_str(), item.samples, item.epoch), ("word:0.25", 4, Epoch(0)));
+    assert_eq!((item.key_group, item.purpose), (item.group, Purpose::Train));
+    assert_eq!(item.sampling, settings().train_sampling());
+    assert_eq!(item.problem, Source::open(&settings()).unwrap().train(0));
+}
+
+#[test]
+fn commits_come_in_order_once() {
+    let (mut state, _, learner) = training(1);
+    let refused = |state: &mut RunState, step| state.commit(&record(learner, step)).unwrap_err();
+    assert_eq!(refused(&mut state, 2), StateError::Step { found: 2, expected: 1 });
+    state.publish(version(1));
+    assert_eq!(state.commit(&record(learner, 1)), Ok(true));
+    assert_eq!(state.commit(&record(learner, 1)), Ok(false), "a repeated call");
+    state.publish(version(2));
+    assert_eq!(refused(&mut state, 1), StateError::Step { found: 1, expected: 2 });
+    assert_eq!(state.totals().trained_twice, GROUPS);
+    let mut short = record(learner, 2);
+    short.groups_trained = 1;
+    let fault = StateError::Groups { step: 2, found: 1, expected: GROUPS };
+    assert_eq!(state.commit(&short).unwrap_err(), fault);
+    short.groups_zero_variance = 2;
+    assert_eq!(state.commit(&short), Ok(true));
+    assert_eq!((state.totals().trained, state.totals().zero_variance), (GROUPS + 1, 2));
+}
+
+#[test]
+fn a_group_that_keeps_failing_fails_the_run_by_name() {
+    let mut settings = settings();
+    settings.eval.enabled = false;
+    settings.coordinator.group_deals_max = 3;
+    let mut state = state(&settings, 1);
+    let actor = register(&mut state, Role::Actor, 0);
+    register(&mut state, Role::WeakServer, 0);
+    register(&mut state, Role::Learner, 0);
+    state.publish(version(0));
+    for epoch in 0..3 {
+        let items = state.lease(&ask(actor, 0, SAMPLES), Duration::ZERO).unwrap();
+        assert_eq!((items[0].group, items[0].epoch), (GroupId(0), Epoch(epoch)));
+        let returned = ReturnedGroup {
+            member: actor,
+            group: GroupId(0),
+            epoch: Epoch(epoch),
+            purpose: Purpose::Train,
+            reason: ReturnReason::Failed,
+            detail: "no weak server".to_owned(),
+        };
+        state.return_group(&returned).unwrap();
+        state.return_group(&returned).unwrap();
+    }
+    let Phase::Failed(why) = state.phase() else { panic!("{:?}", state.phase()) };
+    assert!(why.starts_with("train group 0 was dealt 3 times"), "{why}");
+    assert!(why.contains("failed: no weak server"), "{why}");
+    assert_eq!(state.counts(Purpose::Train).failed, 3);
+}
+
+#[test]
+fn an_actor_that_is_gone_gives_its_groups_to_others() {
+    let (mut state, actors, _) = training(2);
+    let (zero, later) = (Duration::ZERO, Duration::from_secs(11));
+    state.watched(actors[0]).unwrap();
+    state.lease(&ask(actors[0], 0, SAMPLES), zero).unwrap();
+    state.unwatched(actors[0], zero);
+    state.watched(actors[0]).unwrap();
+    state.unwatched(actors[0], Duration::from_millis(500));
+    state.tick(later);
+    let unknown = state.lease(&ask(actors[0], 0, SAMPLES), later).unwrap_err();
+    assert_eq!(unknown, MemberError::Unknown(actors[0]).into());
+    let items = state.lease(&ask(actors[1], 0, SAMPLES), later).unwrap();
+    assert_eq!((items[0].group, items[0].epoch), (GroupId(0), Epoch(1)));
+}
+
+/// Runs an evaluation and returns (schedule, temperature, key, problem) of all its work.
+fn evaluate(state: &mut RunState, actor: MemberId, step: u32) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    while matches!(state.phase(), Phase::Evaluating(_)) {
+        let items = state.lease(&ask(actor, step, 5), Duration::ZERO).unwrap();
+        assert!(!items.is_empty(), "the evaluation must go on");
+        let script = Script::right(version(step));
+        let done: Vec<_> = items.iter().map(|item| group(item, script)).collect();
+        for item in &items {
+            assert_eq!((item.samples, item.purpose), (1, Purpose::Eval));
+            let (schedule, temperature) = (&item.schedule, item.sampling.temperature);
+            let question = &item.problem.question;
+            seen.insert(format!("{schedule} {temperature} {} {question}", item.key_group));
+        }
+        state.report_eval(actor, &done).unwrap();
+        state.report_eval(actor, &done).unwrap();
+    }
+    seen
+}
+
+#[test]
+fn evaluations_before_and_after_draw_the_same() {
+    let mut settings = settings();
+    settings.train.steps = 4;
+    settings.eval.every_steps = 2;
+    settings.eval.every_problems = 2;
+    let mut state = state(&settings, 1);
+    let actor = register(&mut state, Role::Actor, 0);
+    register(&mut state, Role::WeakServer, 0);
+    let learner = register(&mut state, Role::Learner, 0);
+    state.publish(version(0));
+    assert_eq!(*state.phase(), Phase::Evaluating(Stage::Before));
+    let mut old = ask(actor, 0, 5);
+    old.applied_version = None;
+    assert_eq!(state.lease(&old, Duration::ZERO).unwrap(), []);
+    let mut before = evaluate(&mut state, actor, 0);
+    assert_eq!(before.len(), 5 * 4);
+
+    for step in 1..=4 {
+        assert_eq!(*state.phase(), Phase::Training);
+        let items = state.lease(&ask(actor, step - 1, 1_000), Duration::ZERO).unwrap();
+        let latest = items.iter().map(|item| item.group.0 / GROUPS).max();
+        let pause = if step <= 2 { 1 } else { 3 };
+        assert!(
+            latest.is_none_or(|latest| latest <= pause),
+            "the evaluation waits for its weights"
+        );
+        state.publish(version(step));
+        state.commit(&record(learner, step)).unwrap();
+        if step == 2 {
+            assert_eq!(*state.phase(), Phase::Evaluating(Stage::During));
+            assert_eq!(state.lease(&ask(actor, 1, 5), Duration::ZERO).unwrap(), [], "old weights");
+            assert_eq!(evaluate(&mut state, actor, 2).len(), 4 * 2);
+        }
+    }
+    assert_eq!(*state.phase(), Phase::Evaluating(Stage::After));
+    let after = evaluate(&mut state, actor, 4);
+    before.retain(|work| !work.starts_with("token:1 "));
+    assert_eq!(after, before);
+    assert_eq!(*state.phase(), Phase::Done);
+    assert_eq!(state.before(), state.after(), "the frozen weak model is measured once");
+    let stages = state.take_events().into_iter().filter_map(|event| match event {
+        Event::Evaluated { stage, step, .. } => Some((stage, step)),
+        _ => None,
+    });
+    let expected = [(Stage::Before, 0), (Stage::During, 2), (Stage::After, 4)];
+    assert_eq!(stages.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_refused_evaluation_group_is_dealt_again() {
+    let mut state = state(&settings(), 1);
+    let actor = register(&mut state, Role::Actor, 0);
+    register(&mut state, Role::WeakServer, 0);
+    register(&mut state, Role::Learner, 0);
+    state.publish(version(0));
+    let items = state.lease(&ask(actor, 0, 2), Duration::ZERO).unwrap();
+    let good = group(&items[1], Script::right(version(0)));
+    let bad = group(&items[0], Script::right(version(7)));
+    let refusal = state.report_eval(actor, &[bad, good]).unwrap_err().to_string();
+    assert!(refusal.contains("g1s7 while g1s0"), "{refusal}");
+    assert_eq!(state.eval_progress(), Some((1, 20)));
+    let again = state.lease(&ask(actor, 0, 1), Duration::ZERO).unwrap();
+    assert_eq!((again[0].group, again[0].epoch), (items[0].group, Epoch(1)));
+    let wrong = Script { correct: false, finish: Finish::End, ..Script::right(version(0)) };
+    state.report_eval(actor, &[group(&again[0], wrong)]).unwrap();
+    assert_eq!(state.eval_progress(), Some((2, 20)));
+}
+
+#[test]
+fn supervised_examples_repeat_and_need_no_weights() {
+    let mut settings = settings();
+    settings.train.objective = settings::Objective::Sft;
+    let source = Source::open(&settings).unwrap();
+    let mut state = RunState::new(RunSpec::sft(&settings), source);
+    let learner = register(&mut state, Role::Learner, 0);
+    assert_eq!(*state.phase(), Phase::Training);
+    let first = state.examples(learner, 0, 3).unwrap();
+    let second = state.examples(learner, 1, 3).unwrap();
+    assert_eq!(state.examples(learner, 0, 3).unwrap(), first);
+    assert!(first.iter().all(|problem| !second.contains(problem) && problem.solution.is_some()));
+    for step in 1..=STEPS {
+        state.commit(&StepRecord { groups_trained: 0, ..record(learner, step) }).unwrap();
+    }
+    assert_eq!(*state.phase(), Phase::Done);
+}
+
+/// SplitMix64 (Steele et al. 2014).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % sides
+    }
+}
+
+/// A learner that takes the first complete copy of each group of the step in hand and the next.
+#[derive(Default)]
+struct Consumed {
+    held: BTreeMap<u64, Epoch>,
+    times: BTreeMap<u64, u32>,
+}
+
+/// Actors that finish, fail, forget and come late; a learner that finds groups stale.
+fn interleave(seed: u64) {
+    let (mut state, actors, learner) = training(3);
+    let mut dice = Dice(seed);
+    let mut now = Duration::ZERO;
+    let mut step = 0;
+    let mut out: Vec<WorkItem> = Vec::new();
+    let mut applied = vec![0; actors.len()];
+    let mut epochs: BTreeMap<u64, Epoch> = BTreeMap::new();
+    let mut consumed = Consumed::default();
+    for _ in 0..100_000 {
+        let which = dice.roll(actors.len() as u64) as usize;
+        let actor = actors[which];
+        match dice.roll(10) {
+            0 => applied[which] = step,
+            1 => {
+                now += Duration::from_millis(dice.roll(400));
+                state.tick(now);
+            }
+            2..=4 => {
+                let room = dice.roll(20) as u32;
+                let items = state.lease(&ask(actor, applied[which], room), now).unwrap();
+                assert!(items.iter().map(|item| item.samples).sum::<u32>() <= room, "{seed}");
+                for item in &items {
+                    let of = (item.group.0 / GROUPS) as u32;
+                    assert!(of <= applied[which] + 1 && of < STEPS, "{seed}: staleness");
+                    let known = epochs.insert(item.group.0, item.epoch);
+                    assert!(known.is_none_or(|known| known < item.epoch), "{seed}: dealt twice");
+                }
+                out.extend(items);
+            }
+            5 if !out.is_empty() => {
+                let item = out.swap_remove(dice.roll(out.len() as u64) as usize);
+                state.return_group(&returned(actor, &item, ReturnReason::Failed)).unwrap();
+            }
+            6..=7 if !out.is_empty() => {
+                let item = out.swap_remove(dice.roll(out.len() as u64) as usize);
+                let fresh = item.group.0 / GROUPS >= u64::from(step);
+                if fresh && dice.roll(8) == 0 {
+                    state.return_group(&returned(learner, &item, ReturnReason::Stale)).unwrap();
+                    continue;
+                }
+                if fresh {
+                    consumed.held.entry(item.group.0).or_insert(item.epoch);
+                }
+                if dice.roll(8) > 0 {
+                    state.complete(actor, &[item.lease]).unwrap();
+                }
+            }
+            _ => {
+                let first = u64::from(step) * GROUPS;
+                if !(first..first + GROUPS).all(|group| consumed.held.contains_key(&group)) {
+                    continue;
+                }
+                for group in first..first + GROUPS {
+                    consumed.held.remove(&group);
+                    *consumed.times.entry(group).or_insert(0) += 1;
+                }
+                step += 1;
+                state.publish(version(step));
+                assert_eq!(state.commit(&record(learner, step)), Ok(true), "{seed}");
+                if step == STEPS {
+                    break;
+                }
+            }
+        }
+    }
+    assert_eq!(*state.phase(), Phase::Done, "{seed}: stuck at step {step}");
+    assert_eq!(consumed.times.len() as u64, u64::from(STEPS) * GROUPS, "{seed}");
+    assert!(consumed.times.values().all(|times| *times == 1), "{seed}");
+    assert_eq!(state.totals().trained_twice, 0, "{seed}");
+    assert_eq!(state.leases_open(Purpose::Train), 0, "{seed}: nothing of a consumed step is out");
+}
+
+fn returned(member: MemberId, item: &WorkItem, reason: ReturnReason) -> ReturnedGroup {
+    ReturnedGroup {
+        member,
+        group: item.group,
+        epoch: item.epoch,
+        purpose: item.purpose,
+        reason,
+        detail: String::new(),
+    }
+}
+
+#[test]
+fn every_group_is_consumed_once_whatever_the_order() {
+    (0..200).for_each(interleave);
+}

@@ -1,0 +1,186 @@
+//! The key-value cache and the attention that reads it: the part of decoding that differs between
+//! devices. Only the CPU's is built.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use crate::ModelConfig;
+use crate::ops::{Real, attend, rotate, with_elements};
+
+/// New tokens of one row in the packed batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub(crate) row: usize,
+    /// Packed index of the first new token.
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    /// Length of the row before them.
+    pub(crate) past: usize,
+}
+
+/// A token whose attention is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reader {
+    /// Its packed index.
+    pub(crate) token: usize,
+    pub(crate) row: usize,
+    /// Its position within the row.
+    pub(crate) position: usize,
+}
+
+pub(crate) enum KvCache {
+    CpuF32(CpuCache<f32>),
+    CpuF64(CpuCache<f64>),
+}
+
+impl KvCache {
+    pub(crate) fn new(
+        config: &ModelConfig,
+        (rows, capacity): (usize, usize),
+        (dtype, device): (DType, &Device),
+    ) -> Result<Self> {
+        let angles = crate::rope::angles(config, capacity, dtype, &Device::Cpu)?;
+        match (device, dtype) {
+            (Device::Cpu, DType::F32) => {
+                Ok(Self::CpuF32(CpuCache::new(config, rows, capacity, &angles)?))
+            }
+            (Device::Cpu, DType::F64) => {
+                Ok(Self::CpuF64(CpuCache::new(config, rows, capacity, &angles)?))
+            }
+            _ => bail!("decoding is built for f32 and f64 on the cpu, not {dtype:?} on {device:?}"),
+        }
+    }
+
+    /// Appends the keys and values of all chunks to layer `layer`, then gives the attention of the
+    /// readers, `[readers, H·hd]`. `qkv` is `[N, (H+2·KH)·hd]`.
+    pub(crate) fn attend(
+        &mut self,
+        layer: usize,
+        qkv: &Tensor,
+        chunks: &[Chunk],
+        readers: &[Reader],
+    ) -> Result<Tensor> {
+        match self {
+            Self::CpuF32(cache) => cache.attend(layer, qkv, chunks, readers),
+            Self::CpuF64(cache) => cache.attend(layer, qkv, chunks, readers),
+        }
+    }
+
+    pub(crate) fn copy_row(&mut self, from: usize, to: usize, len: usize) {
+        match self {
+            Self::CpuF32(cache) => cache.copy_row(from, to, len),
+            Self::CpuF64(cache) => cache.copy_row(from, to, len),
+        }
+    }
+}
+
+/// Per layer `[rows, KH, capacity, hd]`, keys already turned, so that a head's keys are one slice.
+pub(crate) struct CpuCache<F> {
+    heads: usize,
+    kv_heads: usize,
+    dim: usize,
+    capacity: usize,
+    /// `[capacity, hd]`
+    angles: Vec<F>,
+    layers: Vec<KeysValues<F>>,
+    weights: Vec<F>,
+}
+
+struct KeysValues<F> {
+    keys: Vec<F>,
+    values: Vec<F>,
+}
+
+impl<F: Real> CpuCache<F> {
+    fn new(config: &ModelConfig, rows: usize, capacity: usize, angles: &Tensor) -> Result<Self> {
+        let size = rows * config.kv_heads * capacity * config.head_dim;
+        let layer = || KeysValues { keys: vec![F::zero(); size], values: vec![F::zero(); size] };
+        Ok(Self {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            dim: config.head_dim,
+            capacity,
+            angles: angles.flatten_all()?.to_vec1()?,
+            layers: (0..config.layers).map(|_| layer()).collect(),
+            weights: vec![F::zero(); capacity],
+        })
+    }
+
+    fn attend(
+        &mut self,
+        layer: usize,
+        qkv: &Tensor,
+        chunks: &[Chunk],
+        readers: &[Reader],
+    ) -> Result<Tensor> {
+        let width = self.heads * self.dim;
+        let mut out = vec![F::zero(); readers.len() * width];
+        with_elements::<F, _, 1>([qkv], |[qkv]| {
+            self.append(layer, qkv, chunks);
+            self.read(layer, qkv, readers, &mut out);
+            Ok(())
+        })?;
+        Tensor::from_vec(out, (readers.len(), width), &Device::Cpu)
+    }
+
+    /// Start of a key or value within a layer.
+    #[inline(always)]
+    fn at(&self, row: usize, kv_head: usize, position: usize) -> usize {
+        ((row * self.kv_heads + kv_head) * self.capacity + position) * self.dim
+    }
+
+    #[inline(always)]
+    fn row_width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.dim
+    }
+
+    fn append(&mut self, layer: usize, qkv: &[F], chunks: &[Chunk]) {
+        let (dim, width) = (self.dim, self.row_width());
+        for chunk in chunks {
+            for i in 0..chunk.count {
+                let position = chunk.past + i;
+                let token = &qkv[(chunk.first + i) * width..(chunk.first + i + 1) * width];
+                let (k, v) = token[self.heads * dim..].split_at(self.kv_heads * dim);
+                let angles = &self.angles[position * dim..(position + 1) * dim];
+                for head in 0..self.kv_heads {
+                    let to = self.at(chunk.row, head, position);
+                    let from = head * dim..(head + 1) * dim;
+                    let cache = &mut self.layers[layer];
+                    rotate(&k[from.clone()], angles, F::one(), &mut cache.keys[to..to + dim]);
+                    cache.values[to..to + dim].copy_from_slice(&v[from]);
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, layer: usize, qkv: &[F], readers: &[Reader], out: &mut [F]) {
+        let (dim, width) = (self.dim, self.row_width());
+        let scale = F::from_f64(1.0 / (dim as f64).sqrt());
+        let mut turned = vec![F::zero(); dim];
+        for (reader, out) in readers.iter().zip(out.chunks_exact_mut(self.heads * dim)) {
+            let q = &qkv[reader.token * width..][..self.heads * dim];
+            let angles = &self.angles[reader.position * dim..(reader.position + 1) * dim];
+            let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate();
+            for (head, (q, out)) in heads {
+                rotate(q, angles, F::one(), &mut turned);
+                for x in &mut turned {
+                    *x *= scale;
+                }
+                let start = self.at(reader.row, head / (self.heads / self.kv_heads), 0);
+                let seen = start..start + (reader.position + 1) * dim;
+                let (keys, values) =
+                    (&self.layers[layer].keys[seen.clone()], &self.layers[layer].values[seen]);
+                attend(&turned, keys, values, &mut self.weights[..=reader.position], out);
+            }
+        }
+    }
+
+    fn copy_row(&mut self, from: usize, to: usize, len: usize) {
+        for head in 0..self.kv_heads {
+            let (from, to) = (self.at(from, head, 0), self.at(to, head, 0));
+            for layer in &mut self.layers {
+                layer.keys.copy_within(from..from + len * self.dim, to);
+                layer.values.copy_within(from..from + len * self.dim, to);
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The ragged engine: rows of different length advance together, each by its own number of tokens.
+//! All new tokens are packed for the linear layers; only attention knows rows.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::cache::{Chunk, KvCache, Reader};
+use super::fused::{FusedLayer, FusedWeights};
+use crate::{Decoder, ModelConfig, ModelError, ops};
+
+/// New tokens for one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowInput<'a> {
+    pub row: usize,
+    pub tokens: &'a [u32],
+    pub want: Want,
+}
+
+/// After which of the new tokens logits are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    Nothing,
+    Last,
+    All,
+}
+
+/// Where a row of the logits belongs: they predict the token after `position` of `row`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub row: usize,
+    pub position: usize,
+}
+
+#[derive(Debug)]
+pub struct StepOutput {
+    /// `[n,V]`, in the order of the inputs and, within one, of its tokens.
+    pub logits: Tensor,
+    /// One per row of `logits`.
+    pub wanted: Vec<Wanted>,
+}
+
+/// A decoder with a preallocated cache of `rows` times `capacity` tokens.
+pub struct RaggedEngine {
+    config: ModelConfig,
+    weights: FusedWeights,
+    placement: (DType, Device),
+    cache: KvCache,
+    lens: Vec<usize>,
+    capacity: usize,
+}
+
+/// What one step does, checked before anything is changed.
+struct Plan {
+    ids: Vec<u32>,
+    chunks: Vec<Chunk>,
+    /// Every new token.
+    all: Vec<Reader>,
+    /// The wanted ones.
+    wanted: Vec<Reader>,
+}
+
+impl RaggedEngine {
+    /// # Errors
+    /// A capacity that the model's positions do not cover, a type or device that is not built.
+    pub fn new(decoder: &Decoder, rows: usize, capacity: usize) -> Result<Self, ModelError> {
+        let config = decoder.config().clone();
+        let longest = config.max_position_embeddings;
+        if rows == 0 || capacity == 0 || capacity > longest {
+            return Err(ModelError::Input(format!(
+                "an engine of {rows} rows with {capacity} tokens each is not possible: at least \
+                 one row, and between 1 and max_position_embeddings = {longest} tokens"
+            )));
+        }
+        let placement = (decoder.dtype(), decoder.device().clone());
+        let cache = KvCache::new(&config, (rows, capacity), (placement.0, &placement.1))?;
+        let weights = FusedWeights::new(decoder)?;
+        Ok(Self { config, weights, placement, cache, lens: vec![0; rows], capacity })
+    }
+
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// Tokens that fit into one row.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Tokens in a row; 0 for a row that does not exist.
+    #[must_use]
+    pub fn len(&self, row: usize) -> usize {
+        self.lens.get(row).copied().unwrap_or(0)
+    }
+
+    /// No row holds a token.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lens.iter().all(|len| *len == 0)
+    }
+
+    /// # Errors
+    /// An unknown row.
+    pub fn clear(&mut self, row: usize) -> Result<(), ModelError> {
+        self.truncate(row, 0)
+    }
+
+    /// Forgets everything from position `len` on; a shorter row stays as it is.
+    ///
+    /// # Errors
+    /// An unknown row.
+    pub fn truncate(&mut self, row: usize, len: usize) -> Result<(), ModelError> {
+        self.check_row(row)?;
+        self.lens[row] = self.lens[row].min(len);
+        Ok(())
+    }
+
+    /// Makes `to` hold what `from` holds, so that samples of one prompt share its computation.
+    ///
+    /// # Errors
+    /// An unknown row.
+    pub fn copy_row(&mut self, from: usize, to: usize) -> Result<(), ModelError> {
+        self.check_row(from)?;
+        self.check_row(to)?;
+        if from != to {
+            self.cache.copy_row(from, to, self.lens[from]);
+            self.lens[to] = self.lens[from];
+        }
+        Ok(())
+    }
+
+    /// Puts other weights of the same shape in place. Every row is cleared, since what the old
+    /// weights computed must not mix with the new; the caller feeds the texts again.
+    ///
+    /// # Errors
+    /// A decoder of another configuration, type or device; the engine is then unchanged.
+    pub fn set_decoder(&mut self, decoder: &Decoder) -> Result<(), ModelError> {
+        let same_device = decoder.device().same_device(&self.placement.1);
+        if *decoder.config() != self.config || decoder.dtype() != self.placement.0 || !same_device {
+            return Err(ModelError::Input(
+                "weights of another configuration cannot replace those of a running engine"
+                    .to_owned(),
+            ));
+        }
+        self.weights = FusedWeights::new(decoder)?;
+        self.lens.fill(0);
+        Ok(())
+    }
+
+    /// Appends the inputs' tokens to their rows and gives the logits that are wanted.
+    ///
+    /// # Errors
+    /// An unknown or full row, a row named twice, no tokens, a token outside the vocabulary. No
+    /// row has changed then.
+    pub fn step(&mut self, inputs: &[RowInput<'_>]) -> Result<StepOutput, ModelError> {
+        let plan = self.plan(inputs)?;
+        let wanted = plan.wanted.iter().map(|r| Wanted { row: r.row, position: r.position });
+        let wanted = wanted.collect();
+        let logits = match plan.ids.is_empty() {
+            true => self.no_logits()?,
+            false => self.forward(&plan)?,
+        };
+        for chunk in &plan.chunks {
+            self.lens[chunk.row] = chunk.past + chunk.count;
+        }
+        Ok(StepOutput { logits, wanted })
+    }
+
+    fn plan(&self, inputs: &[RowInput<'_>]) -> Result<Plan, ModelError> {
+        let total = inputs.iter().map(|i| i.tokens.len()).sum();
+        let mut plan = Plan {
+            ids: Vec::with_capacity(total),
+            chunks: Vec::with_capacity(inputs.len()),
+            all: Vec::with_capacity(total),
+            wanted: Vec::new(),
+        };
+        let mut named = vec![false; self.rows()];
+        for input in inputs {
+            let RowInput { row, tokens, want } = *input;
+            self.check_row(row)?;
+            if std::mem::replace(&mut named[row], true) {
+                return Err(ModelError::Input(format!("row {row} is named twice in one step")));
+            }
+            if tokens.is_empty() {
+                return Err(ModelError::Input(format!("row {row} is given no tokens")));
+            }
+            let (past, count, capacity) = (self.lens[row], tokens.len(), self.capacity);
+            if past + count > capacity {
+                return Err(ModelError::RowFull { row, len: past, new: count, capacity });
+            }
+            let vocab = self.config.vocab_size;
+            if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab) {
+                return Err(ModelError::Input(format!("token {id} is outside the {vocab} tokens")));
+            }
+            let first = plan.ids.len();
+            plan.ids.extend(tokens);
+            plan.chunks.push(Chunk { row, first, count, past });
+            let readers = (0..count).map(|i| Reader { token: first + i, row, position: past + i });
+            plan.all.extend(readers.clone());
+            match want {
+                Want::Nothing => {}
+                Want::Last => plan.wanted.extend(readers.last()),
+                Want::All => plan.wanted.extend(readers),
+            }
+        }
+        Ok(plan)
+    }
+
+    fn forward(&mut self, plan: &Plan) -> Result<Tensor, ModelError> {
+        let Self { config, weights, placement: (_, device), cache, .. } = self;
+        let eps = config.rms_norm_eps;
+        let ids = Tensor::new(plan.ids.as_slice(), device)?;
+        let mut h = weights.embedding.index_select(&ids, 0)?; // [N,d]
+        for (index, layer) in weights.layers.iter().enumerate() {
+            let last = index + 1 == weights.layers.len();
+            let readers = if last { &plan.wanted } else { &plan.all };
+            let x = ops::rms_norm(&h, &layer.input_norm, eps)?;
+            let mixed = cache.attend(index, &layer.qkv.forward(&x)?, &plan.chunks, readers)?;
+            if last {
+                if readers.is_empty() {
+                    return self.no_logits();
+                }
+                if readers.len() < plan.all.len() {
+                    let kept: Vec<u32> = readers.iter().map(|r| r.token as u32).collect();
+                    h = h.index_select(&Tensor::new(kept, device)?, 0)?;
+                }
+            }
+            h = mlp(layer, &(h + layer.o.forward(&mixed)?)?, eps)?;
+        }
+        let x = ops::rms_norm(&h, &weights.norm, eps)?;
+        Ok(weights.head.forward(&x)?)
+    }
+
+    fn no_logits(&self) -> Result<Tensor, ModelError> {
+        let (dtype, device) = &self.placement;
+        Ok(Tensor::zeros((0, self.config.vocab_size), *dtype, device)?)
+    }
+
+    fn check_row(&self, row: usize) -> Result<(), ModelError> {
+        match row < self.rows() {
+            true => Ok(()),
+            false => Err(ModelError::UnknownRow { row, rows: self.rows() }),
+        }
+    }
+}
+
+fn mlp(layer: &FusedLayer, h: &Tensor, eps: f64) -> candle_core::Result<Tensor> {
+    let x = ops::rms_norm(h, &layer.mlp_norm, eps)?;
+    let gate_up = layer.gate_up.forward(&x)?;
+    h + layer.down.forward(&ops::swiglu(&gate_up)?)?
+}

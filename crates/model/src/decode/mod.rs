@@ -1,0 +1,8 @@
+//! Decoding without gradients: a preallocated key-value cache in which every row has its own length
+//! and takes any number of new tokens in one step. Sampling is not done here.
+
+mod cache;
+mod engine;
+mod fused;
+
+pub use engine::{RaggedEngine, RowInput, StepOutput, Want, Wanted};

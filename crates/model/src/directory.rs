@@ -1,0 +1,111 @@
+//! A Hugging Face model directory: `config.json`, `tokenizer.json` and safetensors, in one file or
+//! in shards. Whether writing it is atomic is the caller's concern.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::weights::{parse, read_tensor};
+use crate::{ModelConfig, ModelError, Placement, Tensors, Tokenizer};
+
+const CONFIG: &str = "config.json";
+const GENERATION: &str = "generation_config.json";
+const TOKENIZER: &str = "tokenizer.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Writes a directory that loads again; it is created if it does not exist.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_directory(
+    dir: &Path,
+    config_json: &str,
+    tokenizer_json: &str,
+    safetensors: &[u8],
+) -> Result<(), ModelError> {
+    let failed = |path: &Path, source| ModelError::Write { path: path.to_owned(), source };
+    fs::create_dir_all(dir).map_err(|e| failed(dir, e))?;
+    let files = [
+        (CONFIG, config_json.as_bytes()),
+        (TOKENIZER, tokenizer_json.as_bytes()),
+        (WEIGHTS, safetensors),
+    ];
+    for (name, bytes) in files {
+        let path = dir.join(name);
+        fs::write(&path, bytes).map_err(|e| failed(&path, e))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn read_config(dir: &Path) -> Result<ModelConfig, ModelError> {
+    if !dir.is_dir() {
+        let hint = "give a Hugging Face model directory with config.json, tokenizer.json and \
+                    model.safetensors";
+        return Err(ModelError::MissingFile { path: dir.to_owned(), hint });
+    }
+    let path = dir.join(CONFIG);
+    let generation = dir.join(GENERATION);
+    let generation = generation.exists().then(|| read_text(&generation)).transpose()?;
+    ModelConfig::parse(&read_text(&path)?, generation.as_deref(), &path.display().to_string())
+}
+
+pub(crate) fn read_tokenizer(dir: &Path) -> Result<Tokenizer, ModelError> {
+    Tokenizer::from_file(&dir.join(TOKENIZER))
+}
+
+pub(crate) fn read_tensors(
+    dir: &Path,
+    config: &ModelConfig,
+    placement: &Placement,
+) -> Result<Tensors, ModelError> {
+    let mut by_file: BTreeMap<String, Vec<(String, Vec<usize>)>> = BTreeMap::new();
+    let index = dir.join(INDEX);
+    if dir.join(WEIGHTS).exists() || !index.exists() {
+        by_file.insert(WEIGHTS.to_owned(), config.tensors());
+    } else {
+        let origin = index.display().to_string();
+        let map: Value = serde_json::from_str(&read_text(&index)?)
+            .map_err(|e| ModelError::Corrupt { file: origin.clone(), reason: e.to_string() })?;
+        for (name, shape) in config.tensors() {
+            let Some(file) = map["weight_map"][&name].as_str() else {
+                return Err(ModelError::MissingTensor { file: origin, tensor: name });
+            };
+            by_file.entry(file.to_owned()).or_default().push((name, shape));
+        }
+    }
+    let mut tensors = Tensors::new();
+    for (file, wanted) in by_file {
+        let path = dir.join(file);
+        let bytes = read(&path)?;
+        let origin = path.display().to_string();
+        let parsed = parse(&bytes, &origin)?;
+        for (name, shape) in wanted {
+            let tensor = read_tensor(&parsed, (&name, &shape), &origin, placement)?;
+            tensors.insert(name, tensor);
+        }
+    }
+    Ok(tensors)
+}
+
+pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {
+    let text = String::from_utf8(read(path)?);
+    text.map_err(|e| ModelError::Read {
+        path: path.to_owned(),
+        source: std::io::Error::new(ErrorKind::InvalidData, e),
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
+    fs::read(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => {
+            let hint = "a model directory has config.json, tokenizer.json and model.safetensors; \
+                        fetch the model's missing file or name another directory";
+            ModelError::MissingFile { path: path.to_owned(), hint }
+        }
+        _ => ModelError::Read { path: path.to_owned(), source },
+    })
+}

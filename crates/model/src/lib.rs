@@ -1,0 +1,27 @@
+//! Candle numerics of one decoder family: configuration, weights, tokenizer, the differentiable
+//! forward, the ragged batched decode and the sampler. No loss, no optimiser, no I/O but reading
+//! and writing model directories.
+
+mod config;
+mod decode;
+mod decoder;
+mod directory;
+mod error;
+mod ops;
+mod rope;
+mod sampler;
+mod source;
+mod tokenizer;
+mod train;
+mod weights;
+
+pub use config::{Family, ModelConfig};
+pub use decode::{RaggedEngine, RowInput, StepOutput, Want, Wanted};
+pub use decoder::Decoder;
+pub use directory::write_directory;
+pub use error::ModelError;
+pub use sampler::{SampleError, Sampled, SamplerSettings, logprob_of, sample, sample_rows};
+pub use source::{ModelFiles, ModelOutline, ModelSource};
+pub use tokenizer::Tokenizer;
+pub use train::logprobs;
+pub use weights::{Placement, Tensors, from_safetensors, load, manifest, to_safetensors};

@@ -1,0 +1,224 @@
+//! Causal grouped-query attention over packed sequences, rotary positions included, with its
+//! gradient. Which tokens are packed is decided by the training forward; the decode cache has its
+//! own loop over the same kernels.
+
+use std::sync::Arc;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+
+use super::kernels::{Real, add_scaled, attend, attention_weights, dot, rotate};
+use super::{elements, for_dtype, with_elements};
+
+/// Position of one query in the packed batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Query {
+    /// Packed index of its sequence's first token.
+    pub(crate) first: usize,
+    /// Index within its sequence; it sees the keys up to and with this one.
+    pub(crate) position: usize,
+}
+
+/// Who attends to what; the same for every layer with these queries.
+#[derive(Clone, Debug)]
+pub(crate) struct AttentionPlan {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) queries: Arc<Vec<Query>>,
+    /// Index of each key within its sequence.
+    pub(crate) key_positions: Arc<Vec<usize>>,
+}
+
+/// `q` is `[M, H·hd]`, one row per query of the plan; `kv` is `[N, 2·KH·hd]`, all keys before all
+/// values; `angles` is `[T, hd]`, cosines then sines. Gives `[M, H·hd]`.
+pub(crate) fn attention(
+    q: &Tensor,
+    kv: &Tensor,
+    angles: &Tensor,
+    plan: AttentionPlan,
+) -> Result<Tensor> {
+    q.contiguous()?.apply_op3(&kv.contiguous()?, angles, Attention(plan))
+}
+
+struct Attention(AttentionPlan);
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "causal-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        kv: &CpuStorage,
+        kv_layout: &Layout,
+        angles: &CpuStorage,
+        angles_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = for_dtype!(q.dtype(), self.name(), F => {
+            let q = elements::<F>(q, q_layout)?;
+            let kv = elements::<F>(kv, kv_layout)?;
+            let angles = elements::<F>(angles, angles_layout)?;
+            let mut out = vec![0.0; q.len()];
+            self.0.forward(q, kv, angles, &mut out);
+            candle_core::WithDType::to_cpu_storage_owned(out)
+        });
+        Ok((out, q_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        kv: &Tensor,
+        angles: &Tensor,
+        res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        for_dtype!(q.dtype(), self.name(), F => {
+            with_elements::<F, _, 5>([q, kv, angles, res, grad], |[qs, kvs, angles, res, grad]| {
+                let saved = Saved { q: qs, kv: kvs, angles, res, grad };
+                let mut grad_q = vec![0.0; qs.len()];
+                let mut grad_kv = vec![0.0; kvs.len()];
+                self.0.backward(&saved, &mut grad_q, &mut grad_kv);
+                let grad_q = Tensor::from_vec(grad_q, q.shape(), q.device())?;
+                let grad_kv = Tensor::from_vec(grad_kv, kv.shape(), kv.device())?;
+                Ok((Some(grad_q), Some(grad_kv), None))
+            })
+        })
+    }
+}
+
+/// What the backward pass reads.
+struct Saved<'a, F> {
+    q: &'a [F],
+    kv: &'a [F],
+    angles: &'a [F],
+    res: &'a [F],
+    grad: &'a [F],
+}
+
+impl AttentionPlan {
+    #[inline(always)]
+    fn angles<'a, F>(&self, angles: &'a [F], position: usize) -> &'a [F] {
+        &angles[position * self.head_dim..(position + 1) * self.head_dim]
+    }
+
+    #[inline(always)]
+    fn scale<F: Real>(&self) -> F {
+        F::from_f64(1.0 / (self.head_dim as f64).sqrt())
+    }
+
+    fn longest(&self) -> usize {
+        self.queries.iter().map(|q| q.position + 1).max().unwrap_or(0)
+    }
+
+    /// Turned keys, then values, each laid out `[KH, N, hd]`.
+    fn split<F: Real>(&self, kv: &[F], angles: &[F]) -> (Vec<F>, Vec<F>) {
+        let (dim, n) = (self.head_dim, self.key_positions.len());
+        let half = self.kv_heads * dim;
+        let mut keys = vec![F::zero(); n * half];
+        let mut values = vec![F::zero(); n * half];
+        for (i, position) in self.key_positions.iter().enumerate() {
+            let (k, v) = kv[i * 2 * half..(i + 1) * 2 * half].split_at(half);
+            for head in 0..self.kv_heads {
+                let (from, to) = (head * dim, (head * n + i) * dim);
+                let turned = &mut keys[to..to + dim];
+                rotate(&k[from..from + dim], self.angles(angles, *position), F::one(), turned);
+                values[to..to + dim].copy_from_slice(&v[from..from + dim]);
+            }
+        }
+        (keys, values)
+    }
+
+    #[inline(always)]
+    fn turned_query<F: Real>(&self, q: &[F], angles: &[F], to: &mut [F]) {
+        rotate(q, angles, F::one(), to);
+        for x in to.iter_mut() {
+            *x *= self.scale();
+        }
+    }
+
+    /// Slice of `keys` or `values` that a query of this head sees.
+    #[inline(always)]
+    fn visible(&self, query: Query, head: usize) -> std::ops::Range<usize> {
+        let kv_head = head / (self.heads / self.kv_heads);
+        let start = kv_head * self.key_positions.len() + query.first;
+        start * self.head_dim..(start + query.position + 1) * self.head_dim
+    }
+
+    fn forward<F: Real>(&self, q: &[F], kv: &[F], angles: &[F], out: &mut [F]) {
+        let dim = self.head_dim;
+        let (keys, values) = self.split(kv, angles);
+        let mut weights = vec![F::zero(); self.longest()];
+        let mut turned = vec![F::zero(); dim];
+        let rows = q.chunks_exact(self.heads * dim).zip(out.chunks_exact_mut(self.heads * dim));
+        for (query, (q, out)) in self.queries.iter().zip(rows) {
+            let weights = &mut weights[..=query.position];
+            let angles = self.angles(angles, query.position);
+            let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate();
+            for (head, (q, out)) in heads {
+                self.turned_query(q, angles, &mut turned);
+                let seen = self.visible(*query, head);
+                attend(&turned, &keys[seen.clone()], &values[seen], weights, out);
+            }
+        }
+    }
+
+    /// With P the weights and O the result: dV = Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − dO·O)
+    /// (Dao et al. 2022, appendix B.2), then back through the scale and the rotation.
+    fn backward<F: Real>(&self, saved: &Saved<'_, F>, grad_q: &mut [F], grad_kv: &mut [F]) {
+        let (dim, width) = (self.head_dim, self.heads * self.head_dim);
+        let (keys, values) = self.split(saved.kv, saved.angles);
+        let mut grad_keys = vec![F::zero(); keys.len()];
+        let mut grad_values = vec![F::zero(); values.len()];
+        let mut weights = vec![F::zero(); self.longest()];
+        let (mut turned, mut grad_turned) = (vec![F::zero(); dim], vec![F::zero(); dim]);
+        for (i, query) in self.queries.iter().enumerate() {
+            let weights = &mut weights[..=query.position];
+            let angles = self.angles(saved.angles, query.position);
+            for head in 0..self.heads {
+                let at = i * width + head * dim..i * width + (head + 1) * dim;
+                let seen = self.visible(*query, head);
+                let (keys, values) = (&keys[seen.clone()], &values[seen.clone()]);
+                self.turned_query(&saved.q[at.clone()], angles, &mut turned);
+                attention_weights(&turned, keys, weights);
+                let grad = &saved.grad[at.clone()];
+                let shared = dot(grad, &saved.res[at.clone()]);
+                grad_turned.fill(F::zero());
+                let to = grad_keys[seen.clone()].chunks_exact_mut(dim);
+                let to = to.zip(grad_values[seen].chunks_exact_mut(dim));
+                let from = keys.chunks_exact(dim).zip(values.chunks_exact(dim));
+                for ((weight, (key, value)), (grad_key, grad_value)) in
+                    weights.iter().zip(from).zip(to)
+                {
+                    let slope = *weight * (dot(grad, value) - shared);
+                    add_scaled(&mut grad_turned, slope, key);
+                    add_scaled(grad_key, slope, &turned);
+                    add_scaled(grad_value, *weight, grad);
+                }
+                for x in &mut grad_turned {
+                    *x *= self.scale();
+                }
+                rotate(&grad_turned, angles, F::from_f64(-1.0), &mut grad_q[at]);
+            }
+        }
+        self.join((&grad_keys, &grad_values), saved.angles, grad_kv);
+    }
+
+    /// The reverse of [`Self::split`] for gradients.
+    fn join<F: Real>(&self, (keys, values): (&[F], &[F]), angles: &[F], kv: &mut [F]) {
+        let (dim, n) = (self.head_dim, self.key_positions.len());
+        let half = self.kv_heads * dim;
+        for (i, position) in self.key_positions.iter().enumerate() {
+            let (k, v) = kv[i * 2 * half..(i + 1) * 2 * half].split_at_mut(half);
+            for head in 0..self.kv_heads {
+                let (to, from) = (head * dim, (head * n + i) * dim);
+                let angles = self.angles(angles, *position);
+                rotate(&keys[from..from + dim], angles, F::from_f64(-1.0), &mut k[to..to + dim]);
+                v[to..to + dim].copy_from_slice(&values[from..from + dim]);
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Where a model comes from, as settings name it: a directory, the weights built into the program,
+//! or random ones of the same shape.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use miniature::Role;
+
+use crate::directory::{read_config, read_tensors, read_tokenizer};
+use crate::{Decoder, ModelConfig, ModelError, Placement, Tensors, Tokenizer, weights};
+
+/// `strong.model` or `weak.model`, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// Weights built into the program.
+    Builtin(Role),
+    /// The same shape with seeded random weights.
+    Fresh(Role),
+    Directory(PathBuf),
+}
+
+/// All of a model but its weights.
+#[derive(Clone)]
+pub struct ModelOutline {
+    pub config: ModelConfig,
+    pub tokenizer: Tokenizer,
+}
+
+#[derive(Clone)]
+pub struct ModelFiles {
+    pub config: ModelConfig,
+    pub tokenizer: Tokenizer,
+    pub tensors: Tensors,
+}
+
+const NAMED: [(&str, ModelSource); 4] = [
+    ("builtin:miniature-strong", ModelSource::Builtin(Role::Strong)),
+    ("builtin:miniature-weak", ModelSource::Builtin(Role::Weak)),
+    ("fresh:miniature-strong", ModelSource::Fresh(Role::Strong)),
+    ("fresh:miniature-weak", ModelSource::Fresh(Role::Weak)),
+];
+
+impl ModelSource {
+    /// # Errors
+    /// A name with `builtin:` or `fresh:` that is not known.
+    pub fn parse(name: &str) -> Result<Self, ModelError> {
+        if let Some((_, source)) = NAMED.iter().find(|(known, _)| *known == name) {
+            return Ok(source.clone());
+        }
+        if name.is_empty() || name.starts_with("builtin:") || name.starts_with("fresh:") {
+            let known = NAMED.map(|(known, _)| known).join(", ");
+            return Err(ModelError::UnknownModel { name: name.to_owned(), known });
+        }
+        Ok(Self::Directory(PathBuf::from(name)))
+    }
+
+    /// Configuration and tokenizer, without reading weights.
+    ///
+    /// # Errors
+    /// Files missing, unreadable, or at odds with each other.
+    pub fn outline(&self) -> Result<ModelOutline, ModelError> {
+        let (config, tokenizer) = match self {
+            Self::Builtin(role) | Self::Fresh(role) => {
+                let name = self.to_string();
+                let config = ModelConfig::parse(&miniature::config_json(*role), None, &name)?;
+                (config, Tokenizer::from_json(&miniature::tokenizer_json(), &name)?)
+            }
+            Self::Directory(dir) => (read_config(dir)?, read_tokenizer(dir)?),
+        };
+        let (ids, vocab) = (tokenizer.vocab_size(), config.vocab_size);
+        if ids > vocab {
+            let reason = format!(
+                "its tokenizer has ids up to {} but its config.json only {vocab} tokens",
+                ids - 1
+            );
+            return Err(ModelError::Config { origin: self.to_string(), reason });
+        }
+        Ok(ModelOutline { config, tokenizer })
+    }
+
+    /// Everything. `seed` is for fresh weights only.
+    ///
+    /// # Errors
+    /// As [`Self::outline`]; weights missing, corrupt, of another shape or not finite.
+    pub fn load(&self, seed: u64, placement: &Placement) -> Result<ModelFiles, ModelError> {
+        let ModelOutline { config, tokenizer } = self.outline()?;
+        let name = self.to_string();
+        let tensors = match self {
+            Self::Builtin(role) => {
+                let bytes = miniature::weights(*role);
+                if bytes.is_empty() {
+                    let other = Self::Fresh(*role).to_string();
+                    return Err(ModelError::NoBuiltinWeights { name, other });
+                }
+                weights::load(&config, bytes, &name, placement)?
+            }
+            Self::Fresh(role) => {
+                let bytes = miniature::fresh_weights(*role, seed);
+                weights::load(&config, &bytes, &name, placement)?
+            }
+            Self::Directory(dir) => read_tensors(dir, &config, placement)?,
+        };
+        Ok(ModelFiles { config, tokenizer, tensors })
+    }
+}
+
+impl fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match NAMED.iter().find(|(_, source)| source == self) {
+            Some((name, _)) => f.write_str(name),
+            None => match self {
+                Self::Directory(dir) => dir.display().fmt(f),
+                Self::Builtin(_) | Self::Fresh(_) => unreachable!("every role is named"),
+            },
+        }
+    }
+}
+
+impl ModelFiles {
+    /// # Errors
+    /// Tensors at odds with the configuration, which loading has ruled out.
+    pub fn decoder(&self) -> Result<Decoder, ModelError> {
+        Decoder::new(self.config.clone(), self.tensors.clone())
+    }
+}

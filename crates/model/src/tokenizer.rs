@@ -1,0 +1,300 @@
+//! A Hugging Face `tokenizer.json`: text to ids and back, the surface text of every id, and whether
+//! two tokenizers are the same. Boundaries and templates are not known here.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+use types::Hash;
+
+use crate::ModelError;
+use crate::directory::read_text;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Tokenizer(Arc<Parts>);
+
+struct Parts {
+    inner: tokenizers::Tokenizer,
+    json: String,
+    /// By id; an id without a token is empty.
+    tokens: Vec<String>,
+    merges: Vec<String>,
+    pieces: Vec<String>,
+}
+
+/// How tokens stand for text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Surface {
+    /// Each character is a byte, in GPT-2's alphabet.
+    ByteLevel,
+    /// `▁` is a space and `<0x0A>` a byte.
+    SentencePiece,
+    /// Whole words, joined by spaces.
+    Words,
+    /// Whatever its decoder makes of it.
+    Other,
+}
+
+impl Tokenizer {
+    /// `origin` names the text in errors.
+    ///
+    /// # Errors
+    /// Text that is no `tokenizer.json`.
+    pub fn from_json(json: &str, origin: &str) -> Result<Self, ModelError> {
+        let refused = |reason: String| ModelError::Tokenizer { origin: origin.to_owned(), reason };
+        let value: Value =
+            serde_json::from_str(json).map_err(|e| refused(format!("not valid JSON: {e}")))?;
+        let inner: tokenizers::Tokenizer =
+            json.parse().map_err(|e| refused(format!("not a tokenizer that can be read: {e}")))?;
+        let vocab = inner.get_vocab(true);
+        let size = vocab.values().max().map_or(0, |id| *id as usize + 1);
+        if size == 0 {
+            return Err(refused("it has no tokens".to_owned()));
+        }
+        let mut tokens = vec![String::new(); size];
+        for (token, id) in vocab {
+            tokens[id as usize] = token;
+        }
+        let pieces = pieces(&inner, &tokens, Surface::of(&value["decoder"]));
+        let merges = merges(&value["model"]["merges"]);
+        Ok(Self(Arc::new(Parts { inner, json: json.to_owned(), tokens, merges, pieces })))
+    }
+
+    /// # Errors
+    /// No such file, or one that is no `tokenizer.json`.
+    pub fn from_file(path: &Path) -> Result<Self, ModelError> {
+        Self::from_json(&read_text(path)?, &path.display().to_string())
+    }
+
+    /// The text that it was read from.
+    #[must_use]
+    pub fn json(&self) -> &str {
+        &self.0.json
+    }
+
+    /// No special tokens are added.
+    ///
+    /// # Errors
+    /// Text that the vocabulary cannot express.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        let encoding = self.0.inner.encode_fast(text, false);
+        let encoding = encoding
+            .map_err(|e| ModelError::Input(format!("{text:?} cannot be written in tokens: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Special tokens are left out.
+    ///
+    /// # Errors
+    /// A decoder that fails on these ids.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
+        let text = self.0.inner.decode(ids, true);
+        text.map_err(|e| ModelError::Input(format!("{} tokens cannot be read: {e}", ids.len())))
+    }
+
+    /// Surface text by id, with real spaces and line ends; empty for special tokens. Where tokens
+    /// are words joined by spaces, each piece begins with its space. A piece of a longer UTF-8
+    /// character shows the replacement character.
+    #[must_use]
+    pub fn pieces(&self) -> &[String] {
+        &self.0.pieces
+    }
+
+    /// The id of a token as the vocabulary writes it.
+    #[must_use]
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.0.inner.token_to_id(token)
+    }
+
+    /// One more than the highest id.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.0.tokens.len()
+    }
+
+    /// Equal exactly when ids mean the same text: vocabulary and merges.
+    #[must_use]
+    pub fn fingerprint(&self) -> Hash {
+        let mut bytes = Vec::new();
+        for list in [&self.0.tokens, &self.0.pieces, &self.0.merges] {
+            bytes.extend((list.len() as u64).to_le_bytes());
+            for text in list {
+                bytes.extend((text.len() as u64).to_le_bytes());
+                bytes.extend(text.as_bytes());
+            }
+        }
+        Hash::of(&bytes)
+    }
+
+    /// Where `other` first differs, in words; none if the fingerprints agree.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        if self.vocab_size() != other.vocab_size() {
+            return Some(format!("{} tokens against {}", self.vocab_size(), other.vocab_size()));
+        }
+        let lists = [
+            ("token", &self.0.tokens, &other.0.tokens),
+            ("text of token", &self.0.pieces, &other.0.pieces),
+            ("merge", &self.0.merges, &other.0.merges),
+        ];
+        for (what, mine, theirs) in lists {
+            if let Some(at) = mine.iter().zip(theirs).position(|(a, b)| a != b) {
+                return Some(format!("{what} {at} is {:?} against {:?}", mine[at], theirs[at]));
+            }
+            if mine.len() != theirs.len() {
+                return Some(format!("{} {what}s against {}", mine.len(), theirs.len()));
+            }
+        }
+        None
+    }
+}
+
+impl Surface {
+    fn of(decoder: &Value) -> Self {
+        let text = decoder.to_string();
+        match decoder {
+            Value::Null => Self::Words,
+            _ if text.contains("\"ByteLevel\"") => Self::ByteLevel,
+            _ if text.contains("\"Metaspace\"") || text.contains('▁') => Self::SentencePiece,
+            _ => Self::Other,
+        }
+    }
+}
+
+fn pieces(inner: &tokenizers::Tokenizer, tokens: &[String], surface: Surface) -> Vec<String> {
+    let added = inner.get_added_tokens_decoder();
+    let bytes = byte_alphabet();
+    let piece = |(id, token): (usize, &String)| match added.get(&(id as u32)) {
+        Some(added) if added.special => String::new(),
+        Some(added) if surface != Surface::Words => added.content.clone(),
+        _ if token.is_empty() => String::new(),
+        _ => match surface {
+            Surface::ByteLevel => byte_level(token, &bytes),
+            Surface::SentencePiece => sentence_piece(token),
+            Surface::Words => format!(" {token}"),
+            Surface::Other => inner.decode(&[id as u32], true).unwrap_or_default(),
+        },
+    };
+    tokens.iter().enumerate().map(piece).collect()
+}
+
+/// GPT-2's printable stand-in for every byte.
+fn byte_alphabet() -> HashMap<char, u8> {
+    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let mut next = 0x100;
+    let stand_in = |byte: u8| {
+        let code = if printable(byte) {
+            u32::from(byte)
+        } else {
+            next += 1;
+            next - 1
+        };
+        (char::from_u32(code).expect("below the surrogates"), byte)
+    };
+    (0..=u8::MAX).map(stand_in).collect()
+}
+
+fn byte_level(token: &str, alphabet: &HashMap<char, u8>) -> String {
+    let mut bytes = Vec::with_capacity(token.len());
+    for c in token.chars() {
+        match alphabet.get(&c) {
+            Some(byte) => bytes.push(*byte),
+            None => bytes.extend(c.to_string().as_bytes()),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn sentence_piece(token: &str) -> String {
+    let byte = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
+    match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+        Some(byte) => String::from_utf8_lossy(&[byte]).into_owned(),
+        None => token.replace('▁', " "),
+    }
+}
+
+/// Both notations of a merge: `"a b"` and `["a", "b"]`.
+fn merges(value: &Value) -> Vec<String> {
+    let merge = |value: &Value| match value {
+        Value::Array(pair) => pair.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+        other => other.as_str().unwrap_or_default().to_owned(),
+    };
+    value.as_array().map(|all| all.iter().map(merge).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn words(vocab: Value) -> Tokenizer {
+        let json = json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+            "added_tokens": [{"id": 0, "content": "<eos>", "single_word": false, "lstrip": false,
+                              "rstrip": false, "normalized": false, "special": true}],
+            "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+        });
+        Tokenizer::from_json(&json.to_string(), "t.json").unwrap()
+    }
+
+    fn bytes(merges: Value) -> Tokenizer {
+        let json = json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+            "added_tokens": [], "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false,
+            "trim_offsets": true, "use_regex": true}, "post_processor": null,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                        "use_regex": true},
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "Ġ": 2, "Ċ": 3, "Ġa": 4, "Ã": 5},
+                      "merges": merges},
+        });
+        Tokenizer::from_json(&json.to_string(), "t.json").unwrap()
+    }
+
+    #[test]
+    fn words_are_encoded_and_decoded_without_special_tokens() {
+        let t = words(json!({"<eos>": 0, "so": 1, "7": 2, ";": 3}));
+        assert_eq!(t.encode("so 7 ; so").unwrap(), [1, 2, 3, 1]);
+        assert_eq!(t.decode(&[1, 2, 3, 0]).unwrap(), "so 7 ;");
+        assert_eq!(t.pieces(), ["", " so", " 7", " ;"]);
+        assert_eq!((t.vocab_size(), t.id_of("7"), t.id_of("8")), (4, Some(2), None));
+        let error = t.encode("so 8").unwrap_err().to_string();
+        assert!(error.contains("\"so 8\""), "{error}");
+    }
+
+    #[test]
+    fn byte_level_pieces_show_their_text() {
+        let t = bytes(json!([["Ġ", "a"]]));
+        assert_eq!(t.encode("a a").unwrap(), [0, 4]);
+        assert_eq!(t.pieces(), ["a", "b", " ", "\n", " a", "\u{fffd}"]);
+        assert_eq!(sentence_piece("▁so"), " so");
+        assert_eq!(sentence_piece("<0x0A>"), "\n");
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let t = words(json!({"<eos>": 0, "so": 1, "7": 2}));
+        let same = words(json!({"7": 2, "so": 1, "<eos>": 0}));
+        let other = words(json!({"<eos>": 0, "zix": 1, "7": 2}));
+        assert_eq!((t.difference(&same), t.fingerprint()), (None, same.fingerprint()));
+        assert_eq!(t.difference(&other).unwrap(), "token 1 is \"so\" against \"zix\"");
+        assert_ne!(t.fingerprint(), other.fingerprint());
+        let longer = words(json!({"<eos>": 0, "so": 1, "7": 2, "8": 3}));
+        assert_eq!(t.difference(&longer).unwrap(), "3 tokens against 4");
+        let (one, none) = (bytes(json!(["Ġ a"])), bytes(json!([])));
+        assert_eq!(one.difference(&bytes(json!([["Ġ", "a"]]))), None);
+        assert_eq!(one.difference(&none).unwrap(), "1 merges against 0");
+        assert_ne!(one.fingerprint(), none.fingerprint());
+    }
+
+    #[test]
+    fn text_that_is_no_tokenizer_is_refused() {
+        for text in ["{", "{\"model\": 3}"] {
+            let error = Tokenizer::from_json(text, "t.json").err().unwrap().to_string();
+            assert!(error.starts_with("t.json: not "), "{error}");
+        }
+    }
+}

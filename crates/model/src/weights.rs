@@ -1,0 +1,200 @@
+//! Named tensors to and from safetensors bytes, checked against a configuration. Where the bytes
+//! come from and go to is not decided here.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype as FileDtype, TensorView};
+use types::{Dtype, Hash, PolicyVersion, TensorInfo, WeightManifest};
+
+use crate::{ModelConfig, ModelError};
+
+/// Tensors by Hugging Face name, in a fixed order.
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// Element type and device that weights are brought to.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    pub dtype: DType,
+    pub device: Device,
+}
+
+impl Placement {
+    #[must_use]
+    pub fn cpu(dtype: DType) -> Self {
+        Self { dtype, device: Device::Cpu }
+    }
+}
+
+/// Exactly the tensors of `config`; others in the file are left alone.
+///
+/// # Errors
+/// Corrupt bytes; a tensor missing, of another shape, of an unknown type or not finite. `file`
+/// names the bytes in errors.
+pub fn load(
+    config: &ModelConfig,
+    bytes: &[u8],
+    file: &str,
+    placement: &Placement,
+) -> Result<Tensors, ModelError> {
+    let parsed = parse(bytes, file)?;
+    let wanted = config.tensors();
+    wanted
+        .into_iter()
+        .map(|(name, shape)| {
+            let tensor = read_tensor(&parsed, (&name, &shape), file, placement)?;
+            Ok((name, tensor))
+        })
+        .collect()
+}
+
+/// Every tensor of the file, whatever its name.
+///
+/// # Errors
+/// Corrupt bytes; a tensor of an unknown type or not finite.
+pub fn from_safetensors(
+    bytes: &[u8],
+    file: &str,
+    placement: &Placement,
+) -> Result<Tensors, ModelError> {
+    let parsed = parse(bytes, file)?;
+    parsed
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let tensor = to_tensor(&name, &view, file, placement)?;
+            Ok((name, tensor))
+        })
+        .collect()
+}
+
+/// The same tensors always give the same bytes.
+///
+/// # Errors
+/// An element type that safetensors does not hold.
+pub fn to_safetensors(tensors: &Tensors) -> Result<Vec<u8>, ModelError> {
+    let parts: Vec<(&String, FileDtype, &[usize], Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let (dtype, bytes) = to_bytes(tensor)?;
+            Ok((name, dtype, tensor.dims(), bytes))
+        })
+        .collect::<Result<_, ModelError>>()?;
+    let views: Vec<(&String, TensorView<'_>)> = parts
+        .iter()
+        .map(|(name, dtype, shape, bytes)| {
+            let view = TensorView::new(*dtype, shape.to_vec(), bytes);
+            Ok((*name, view.map_err(|e| corrupt("weights to be written", &e))?))
+        })
+        .collect::<Result<_, ModelError>>()?;
+    safetensors::serialize(views, None).map_err(|e| corrupt("weights to be written", &e))
+}
+
+/// What is announced before the bytes travel.
+///
+/// # Errors
+/// Corrupt bytes or an element type that does not travel.
+pub fn manifest(version: PolicyVersion, bytes: &[u8]) -> Result<WeightManifest, ModelError> {
+    let file = "weights to be published";
+    let mut tensors = Vec::new();
+    for (name, view) in parse(bytes, file)?.tensors() {
+        let dtype = match view.dtype() {
+            FileDtype::F32 => Dtype::F32,
+            FileDtype::F16 => Dtype::F16,
+            FileDtype::BF16 => Dtype::Bf16,
+            other => return Err(wrong_dtype(file, &name, other)),
+        };
+        let shape = view.shape().iter().map(|n| *n as u64).collect();
+        tensors.push(TensorInfo { name, shape, dtype });
+    }
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(WeightManifest { version, tensors, bytes: bytes.len() as u64, hash: Hash::of(bytes) })
+}
+
+pub(crate) fn parse<'a>(bytes: &'a [u8], file: &str) -> Result<SafeTensors<'a>, ModelError> {
+    SafeTensors::deserialize(bytes).map_err(|e| corrupt(file, &e))
+}
+
+pub(crate) fn read_tensor(
+    parsed: &SafeTensors<'_>,
+    (name, shape): (&str, &[usize]),
+    file: &str,
+    placement: &Placement,
+) -> Result<Tensor, ModelError> {
+    let Ok(view) = parsed.tensor(name) else {
+        return Err(ModelError::MissingTensor { file: file.to_owned(), tensor: name.to_owned() });
+    };
+    if view.shape() != shape {
+        return Err(ModelError::Shape {
+            file: file.to_owned(),
+            tensor: name.to_owned(),
+            found: view.shape().to_vec(),
+            expected: shape.to_vec(),
+        });
+    }
+    to_tensor(name, &view, file, placement)
+}
+
+fn to_tensor(
+    name: &str,
+    view: &TensorView<'_>,
+    file: &str,
+    placement: &Placement,
+) -> Result<Tensor, ModelError> {
+    let bytes = view.data();
+    let (dtype, bad) = match view.dtype() {
+        FileDtype::F64 => (DType::F64, first_bad(bytes, |b: [u8; 8]| f64::from_le_bytes(b))),
+        FileDtype::F32 => (DType::F32, first_bad(bytes, |b| f64::from(f32::from_le_bytes(b)))),
+        FileDtype::F16 => (DType::F16, first_bad(bytes, |b| exponent(b, 0x7c00))),
+        FileDtype::BF16 => (DType::BF16, first_bad(bytes, |b| exponent(b, 0x7f80))),
+        other => return Err(wrong_dtype(file, name, other)),
+    };
+    if let Some(index) = bad {
+        let (file, tensor) = (file.to_owned(), name.to_owned());
+        return Err(ModelError::NotFinite { file, tensor, index });
+    }
+    let tensor = Tensor::from_raw_buffer(bytes, dtype, view.shape(), &Device::Cpu)?;
+    Ok(tensor.to_dtype(placement.dtype)?.to_device(&placement.device)?)
+}
+
+/// Index of the first element that is not finite.
+fn first_bad<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f64) -> Option<usize> {
+    bytes.as_chunks().0.iter().position(|chunk| !value(*chunk).is_finite())
+}
+
+/// Half types are not finite exactly when all bits of the exponent are set.
+fn exponent(bytes: [u8; 2], mask: u16) -> f64 {
+    if u16::from_le_bytes(bytes) & mask == mask { f64::NAN } else { 0.0 }
+}
+
+fn to_bytes(tensor: &Tensor) -> Result<(FileDtype, Vec<u8>), ModelError> {
+    let flat = tensor.flatten_all()?;
+    let halves = |bits: Vec<u16>| bits.into_iter().flat_map(u16::to_le_bytes).collect();
+    Ok(match tensor.dtype() {
+        DType::F64 => {
+            (FileDtype::F64, flat.to_vec1::<f64>()?.iter().flat_map(|x| x.to_le_bytes()).collect())
+        }
+        DType::F32 => {
+            (FileDtype::F32, flat.to_vec1::<f32>()?.iter().flat_map(|x| x.to_le_bytes()).collect())
+        }
+        DType::F16 => {
+            let bits = flat.to_vec1::<half::f16>()?.iter().map(|x| x.to_bits()).collect();
+            (FileDtype::F16, halves(bits))
+        }
+        DType::BF16 => {
+            let bits = flat.to_vec1::<half::bf16>()?.iter().map(|x| x.to_bits()).collect();
+            (FileDtype::BF16, halves(bits))
+        }
+        other => return Err(ModelError::Input(format!("weights of type {other:?} are not saved"))),
+    })
+}
+
+fn corrupt(file: &str, error: &safetensors::SafeTensorError) -> ModelError {
+    ModelError::Corrupt { file: file.to_owned(), reason: error.to_string() }
+}
+
+fn wrong_dtype(file: &str, tensor: &str, found: FileDtype) -> ModelError {
+    let (file, tensor) = (file.to_owned(), tensor.to_owned());
+    ModelError::Dtype { file, tensor, found: format!("{found:?}").to_lowercase() }
+}

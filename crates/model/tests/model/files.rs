@@ -1,0 +1,168 @@
+//! Directories and weights: what is written loads again, what is damaged is refused by name.
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use model::{
+    Family, ModelFiles, ModelSource, Placement, Tensors, from_safetensors, load, manifest,
+    to_safetensors, write_directory,
+};
+use tempfile::TempDir;
+use types::{Dtype, Hash, PolicyVersion};
+
+use crate::tiny;
+
+const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null,
+    "normalizer": null, "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"},
+    "post_processor": null, "decoder": null, "model": {"type": "WordLevel",
+    "vocab": {"so": 0, "7": 1, ";": 2}, "unk_token": "<unk>"}}"#;
+
+fn tensors() -> Tensors {
+    tiny::tensors(&tiny::config(Family::Qwen2, false), DType::F32)
+}
+
+fn directory(tensors: &Tensors) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let config = tiny::config(Family::Qwen2, false).to_json();
+    write_directory(dir.path(), &config, TOKENIZER, &to_safetensors(tensors).unwrap()).unwrap();
+    dir
+}
+
+fn open(dir: &Path) -> Result<ModelFiles, String> {
+    let source = ModelSource::parse(dir.to_str().unwrap()).unwrap();
+    source.load(0, &Placement::cpu(DType::F32)).map_err(|e| e.to_string())
+}
+
+fn refusal(tensors: &Tensors) -> String {
+    open(directory(tensors).path()).err().unwrap()
+}
+
+#[test]
+fn a_directory_loads_as_it_was_written() {
+    let written = tensors();
+    let dir = directory(&written);
+    let files = open(dir.path()).unwrap();
+    assert_eq!(files.config, tiny::config(Family::Qwen2, false));
+    assert_eq!(files.tokenizer.encode("so ; 7").unwrap(), [0, 2, 1]);
+    let text = tiny::ids(4, 5);
+    let expected = tiny::decoder(Family::Qwen2, false, DType::F32);
+    let found = files.decoder().unwrap();
+    assert_eq!(tiny::train_logits(&found, &text), tiny::train_logits(&expected, &text));
+    assert_eq!(to_safetensors(&files.tensors).unwrap(), to_safetensors(&written).unwrap());
+    fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    let source = ModelSource::parse(dir.path().to_str().unwrap()).unwrap();
+    assert_eq!(source.outline().unwrap().config, files.config);
+}
+
+#[test]
+fn shards_load_like_one_file() {
+    let all = tensors();
+    let dir = directory(&all);
+    fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    let mut map = serde_json::Map::new();
+    let mut shards = [Tensors::new(), Tensors::new()];
+    for (i, (name, tensor)) in all.iter().enumerate() {
+        shards[i % 2].insert(name.clone(), tensor.clone());
+        map.insert(name.clone(), format!("shard-{}.safetensors", i % 2).into());
+    }
+    for (i, shard) in shards.iter().enumerate() {
+        let path = dir.path().join(format!("shard-{i}.safetensors"));
+        fs::write(path, to_safetensors(shard).unwrap()).unwrap();
+    }
+    let index = serde_json::json!({ "weight_map": map });
+    fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let found = open(dir.path()).unwrap();
+    assert_eq!(to_safetensors(&found.tensors).unwrap(), to_safetensors(&all).unwrap());
+    fs::remove_file(dir.path().join("shard-1.safetensors")).unwrap();
+    assert!(open(dir.path()).err().unwrap().contains("shard-1.safetensors does not exist"));
+}
+
+#[test]
+fn damaged_weights_are_refused_by_tensor_and_file() {
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let change = |f: &dyn Fn(&mut Tensors)| {
+        let mut changed = tensors();
+        f(&mut changed);
+        let message = refusal(&changed);
+        assert!(message.contains(name) && message.contains("model.safetensors"), "{message}");
+        message
+    };
+    let put = |tensors: &mut Tensors, tensor: Tensor| drop(tensors.insert(name.to_owned(), tensor));
+    assert!(change(&|t| drop(t.remove(name))).contains("lacks tensor"));
+    let message = change(&|t| put(t, t[name].t().unwrap().contiguous().unwrap()));
+    assert!(message.contains("[24, 20]") && message.contains("[20, 24]"), "{message}");
+    for (bad, dtype) in
+        [(f32::NAN, DType::F32), (f32::INFINITY, DType::BF16), (f32::NAN, DType::F16)]
+    {
+        let message = change(&|t| {
+            let mut values = vec![0.5f32; 20 * 24];
+            values[77] = bad;
+            let tensor = Tensor::from_vec(values, (20, 24), &Device::Cpu).unwrap();
+            put(t, tensor.to_dtype(dtype).unwrap());
+        });
+        assert!(message.contains("NaN or infinity at element 77"), "{message}");
+    }
+    let dir = directory(&tensors());
+    let path = dir.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+    let message = open(dir.path()).err().unwrap();
+    assert!(message.contains("not a valid safetensors file"), "{message}");
+}
+
+#[test]
+fn missing_and_inconsistent_files_are_named() {
+    let gone = open(Path::new("/nowhere/model")).err().unwrap();
+    assert!(gone.contains("/nowhere/model") && gone.contains("Hugging Face"), "{gone}");
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        let dir = directory(&tensors());
+        fs::remove_file(dir.path().join(file)).unwrap();
+        let message = open(dir.path()).err().unwrap();
+        assert!(message.contains(&format!("{file} does not exist")), "{message}");
+    }
+    let dir = directory(&tensors());
+    let big = TOKENIZER.replace("\";\": 2", "\";\": 23");
+    fs::write(dir.path().join("tokenizer.json"), big).unwrap();
+    let message = open(dir.path()).err().unwrap();
+    assert!(message.contains("ids up to 23") && message.contains("23 tokens"), "{message}");
+    let error = ModelSource::parse("builtin:other").unwrap_err().to_string();
+    assert!(error.contains("builtin:other") && error.contains("fresh:miniature-weak"), "{error}");
+}
+
+#[test]
+fn types_are_converted_and_announced() {
+    let half = |t: &Tensor| t.to_dtype(DType::BF16).unwrap();
+    let rounded: Tensors = tensors().iter().map(|(n, t)| (n.clone(), half(t))).collect();
+    let bytes = to_safetensors(&rounded).unwrap();
+    let manifest = manifest(PolicyVersion::new(1, 2), &bytes).unwrap();
+    assert_eq!((manifest.bytes, manifest.hash), (bytes.len() as u64, Hash::of(&bytes)));
+    assert_eq!(manifest.tensors.len(), rounded.len());
+    let first = &manifest.tensors[0];
+    assert_eq!((first.name.as_str(), first.dtype), ("lm_head.weight", Dtype::Bf16));
+    assert_eq!(first.shape, [23, 24]);
+    let config = tiny::config(Family::Qwen2, false);
+    let wide = load(&config, &bytes, "b", &Placement::cpu(DType::F64)).unwrap();
+    let name = "model.norm.weight";
+    let exact = half(&tensors()[name]).to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+    assert_eq!(wide[name].to_vec1::<f64>().unwrap(), exact);
+    let all = from_safetensors(&bytes, "b", &Placement::cpu(DType::BF16)).unwrap();
+    assert_eq!(to_safetensors(&all).unwrap(), bytes);
+    let ids = Tensors::from([("x".to_owned(), Tensor::new(&[1i64], &Device::Cpu).unwrap())]);
+    assert!(to_safetensors(&ids).unwrap_err().to_string().contains("I64"));
+}
+
+#[test]
+fn the_miniature_loads_fresh_and_by_seed() {
+    for name in ["fresh:miniature-strong", "fresh:miniature-weak"] {
+        let source = ModelSource::parse(name).unwrap();
+        assert_eq!(source.to_string(), name);
+        let placement = Placement::cpu(DType::F32);
+        let bytes = |seed| to_safetensors(&source.load(seed, &placement).unwrap().tensors).unwrap();
+        assert!(bytes(1) == bytes(1) && bytes(1) != bytes(2));
+    }
+    let strong = ModelSource::parse("fresh:miniature-strong").unwrap().outline().unwrap();
+    let weak = ModelSource::parse("fresh:miniature-weak").unwrap().outline().unwrap();
+    assert_eq!(strong.tokenizer.difference(&weak.tokenizer), None);
+    assert_eq!(strong.config.vocab_size, 142);
+}

@@ -1,0 +1,9 @@
+//! The decoder's numerics against independent computations, and its files against damage. Sampler,
+//! tokenizer and configuration are tested beside their code.
+
+mod agreement;
+mod engine;
+mod files;
+mod gradients;
+mod oracle;
+mod tiny;

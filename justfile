@@ -1,0 +1,44 @@
+# The commands of daily work. `just check` is what continuous integration runs.
+
+# Show what there is.
+default:
+    @just --list
+
+# The four programs, optimised.
+build:
+    cargo build --release
+
+# Everything but whole training runs.
+test *ARGS:
+    cargo test --workspace {{ARGS}}
+
+# Whole training runs, with their figures.
+slow:
+    cargo test -p tests --test slow -- --ignored --nocapture --test-threads=1
+
+# What continuous integration runs.
+check: fmt-check lint test slow
+
+# Format the sources.
+fmt:
+    cargo fmt --all
+
+# Fail where the sources are not formatted.
+fmt-check:
+    cargo fmt --all --check
+
+# Clippy, with every warning an error.
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Licences, banned packages and sources of the dependencies; needs cargo-deny.
+deny:
+    cargo deny check bans licenses sources
+
+# The invariants of ARCHITECTURE.md that a program can check.
+tidy:
+    cargo test -p tests --test tidy
+
+# Train the built-in miniature from start to table, two minutes.
+miniature *ARGS: build
+    target/release/coordinator launch --actors 2 {{ARGS}}

@@ -1,0 +1,38 @@
+//! What couples the ranks of one learner: sums over all of them, and nothing else. Every rank
+//! enters every call in the same order, also with zeros. Which transport carries the sums is a
+//! matter of the implementation.
+
+mod solo;
+
+pub use solo::Solo;
+
+use types::Generation;
+
+/// The ranks of one generation.
+pub trait Collective: Send {
+    fn rank(&self) -> usize;
+
+    /// How many ranks there are.
+    fn world(&self) -> usize;
+
+    /// Raised whenever the set of ranks forms anew.
+    fn generation(&self) -> Generation;
+
+    /// Replaces `values` by their sums over all ranks.
+    ///
+    /// # Errors
+    /// A rank is gone or entered with another length; the values are not to be used then.
+    fn all_reduce_sum(&mut self, values: &mut [f32]) -> anyhow::Result<()>;
+
+    /// The same for counts and statistics.
+    ///
+    /// # Errors
+    /// As [`Collective::all_reduce_sum`].
+    fn all_reduce_sum_f64(&mut self, values: &mut [f64]) -> anyhow::Result<()>;
+
+    /// Returns once every rank has called it.
+    ///
+    /// # Errors
+    /// A rank is gone.
+    fn barrier(&mut self) -> anyhow::Result<()>;
+}

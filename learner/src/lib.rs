@@ -1,0 +1,24 @@
+//! The learner: checks and assembles rollout groups into steps, trains on them, keeps
+//! checkpoints and publishes policy versions. Dealing out problems is the coordinator's, the
+//! learning math is `grpo`'s.
+
+pub mod admission;
+pub mod assembler;
+pub mod checkpoint;
+pub mod collective;
+mod examples;
+#[cfg(test)]
+mod fixtures;
+pub mod inbox;
+pub mod ingest;
+pub mod metrics;
+mod process;
+pub mod publisher;
+mod report;
+pub mod rewards;
+mod rollout_log;
+pub mod step;
+pub mod train_loop;
+
+pub use metrics::program;
+pub use process::{load_start, run, stops};

@@ -1,0 +1,191 @@
+//! The learner as a member of a run: loads the model, opens its files and port, joins, and hands
+//! everything to the training thread.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use candle_core::DType;
+use member::{Membership, Process};
+use model::{ModelConfig, ModelFiles, ModelSource, Placement};
+use settings::{Objective, Settings};
+use task::Task;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use types::{Generation, PolicyVersion, TokenId};
+
+use crate::admission::Admission;
+use crate::assembler::{Assembler, Window};
+use crate::checkpoint::{CheckpointStore, load_checkpoint};
+use crate::collective::Solo;
+use crate::examples::ExampleSource;
+use crate::inbox::{Inbox, return_groups};
+use crate::ingest::Ingest;
+use crate::publisher::CoordinatorOutlet;
+use crate::rollout_log::RolloutLog;
+use crate::step::Trainer;
+use crate::train_loop::{RunFiles, Source, TrainLoop};
+
+/// Batches of examples that are fetched ahead.
+const EXAMPLES_AHEAD: usize = 1;
+
+/// Trains until the last step, then waits for the stop.
+///
+/// # Errors
+/// A model or directory that cannot be used, a port in use, no coordinator.
+pub async fn run(process: Process) -> anyhow::Result<()> {
+    let settings = Arc::clone(&process.settings);
+    let start = load_start(&settings)?;
+    let stops = stops(&settings, &start)?;
+    let task = Task::new(&settings, start.tokenizer.clone(), stops.clone());
+    let files = open_files(&settings, &start)?;
+    let generation = Generation(settings.learner.generation);
+    let mut trainer = Trainer::new(&settings, &start, &stops, Box::new(Solo::new(generation)))?;
+    resume(&mut trainer, &settings, &files.checkpoints)?;
+    process.readiness.set("model");
+
+    let (listener, address) = member::bind(&settings.learner.listen).await?;
+    let (returns, returned) = mpsc::channel(settings.learner.inbox_groups as usize);
+    let inbox = match settings.train.objective {
+        Objective::Sft => None,
+        Objective::Grpo | Objective::Reinforce => {
+            let collective = trainer.collective();
+            let window = Window::new(&settings, collective.rank(), collective.world())?;
+            let assembler = Assembler::new(window, trainer.steps_taken());
+            let vocab = start.config.vocab_size;
+            Some(Inbox::new(Admission::new(&settings, task.clone(), vocab)?, assembler, returns))
+        }
+    };
+    let message_bytes = process.channel_settings().message_bytes_max;
+    let ingest = Ingest::new(inbox.clone());
+    let serving = ingest.serve(listener, message_bytes, process.shutdown.clone());
+    process.tasks.spawn("ingest", serving);
+
+    let membership = process.join(address.to_string()).await?;
+    spawn_returns(&process, &membership, returned);
+    let source = match inbox {
+        Some(inbox) => Source::Groups(inbox),
+        None => spawn_examples(&process, &membership, task, trainer.steps_taken()),
+    };
+    let Membership { member, coordinator, .. } = membership;
+    let (runtime, shutdown) = (Handle::current(), process.shutdown.clone());
+    let outlet = CoordinatorOutlet::new(runtime.clone(), coordinator, member, shutdown.clone());
+    let (readiness, health) = (process.readiness.clone(), process.health.clone());
+    let version = PolicyVersion { generation, step: trainer.steps_taken() };
+    let train_loop = TrainLoop {
+        trainer,
+        source,
+        outlet: Box::new(outlet),
+        settings,
+        files,
+        version,
+        runtime,
+        shutdown,
+        readiness,
+        health,
+    };
+    process.tasks.spawn_thread("train", move || train_loop.run())?;
+    process.shutdown.wait().await;
+    Ok(())
+}
+
+/// The strong model as the run starts from it, in f32: masters are never rounded.
+///
+/// # Errors
+/// Files missing, damaged, or at odds with each other.
+pub fn load_start(settings: &Settings) -> anyhow::Result<ModelFiles> {
+    let source = ModelSource::parse(&settings.strong.model).context("strong.model")?;
+    source.load(settings.seed, &Placement::cpu(DType::F32)).context("strong.model")
+}
+
+/// Union of both models' ends, the strong model's canonical one first.
+///
+/// # Errors
+/// A weak model that cannot be read, or whose tokens are not the strong model's.
+pub fn stops(settings: &Settings, strong: &ModelFiles) -> anyhow::Result<Vec<TokenId>> {
+    if settings.train.objective == Objective::Sft {
+        return Ok(strong.config.stops.clone());
+    }
+    let weak = ModelSource::parse(settings.weak_model()).and_then(|source| source.outline());
+    let weak = weak.context("weak.model")?;
+    if let Some(difference) = strong.tokenizer.difference(&weak.tokenizer) {
+        bail!(
+            "strong.model and weak.model have different tokenizers ({difference}): name two models \
+             of one family"
+        );
+    }
+    Ok(union(&strong.config, &weak.config))
+}
+
+fn union(strong: &ModelConfig, weak: &ModelConfig) -> Vec<TokenId> {
+    let mut stops = strong.stops.clone();
+    stops.extend(weak.stops.iter().filter(|id| !strong.stops.contains(id)));
+    stops
+}
+
+fn open_files(settings: &Settings, start: &ModelFiles) -> anyhow::Result<RunFiles> {
+    if settings.run.dir.is_empty() {
+        bail!("run.dir is empty: give --set run.dir=DIR (`coordinator launch` chooses one)");
+    }
+    let dir = PathBuf::from(&settings.run.dir);
+    let sampled = settings.learner.sampled_rollouts;
+    Ok(RunFiles {
+        checkpoints: CheckpointStore::open(dir.join("checkpoints"), settings.checkpoint.keep)?,
+        rollouts: RolloutLog::open(dir.join("rollouts"), start.tokenizer.clone(), sampled)?,
+        config_json: start.config.to_json(),
+        tokenizer_json: start.tokenizer.json().to_owned(),
+    })
+}
+
+/// A later generation goes on from the newest checkpoint, where there is one.
+fn resume(
+    trainer: &mut Trainer,
+    settings: &Settings,
+    checkpoints: &CheckpointStore,
+) -> anyhow::Result<()> {
+    if settings.learner.generation <= 1 {
+        return Ok(());
+    }
+    let Some(path) = checkpoints.newest()? else { return Ok(()) };
+    let went_on = || format!("cannot go on from {}", Path::new(&path).display());
+    let checkpoint = load_checkpoint(&path).with_context(went_on)?;
+    trainer.restore(&checkpoint).with_context(went_on)?;
+    tracing::info!(step = trainer.steps_taken(), "goes on from its newest checkpoint");
+    Ok(())
+}
+
+fn spawn_returns(
+    process: &Process,
+    membership: &Membership,
+    returned: mpsc::Receiver<crate::inbox::GivenBack>,
+) {
+    let (coordinator, stop) = (membership.coordinator.clone(), process.shutdown.wait());
+    let returning = return_groups(returned, coordinator, membership.member);
+    process.tasks.spawn("returns", async move {
+        tokio::select! {
+            outcome = returning => outcome,
+            () = stop => Ok(()),
+        }
+    });
+}
+
+fn spawn_examples(process: &Process, membership: &Membership, task: Task, from: u32) -> Source {
+    let train = &process.settings.train;
+    let source = ExampleSource {
+        coordinator: membership.coordinator.clone(),
+        member: membership.member,
+        task,
+        per_step: train.problems_per_step,
+        from,
+        until: train.steps,
+    };
+    let (sender, batches) = mpsc::channel(EXAMPLES_AHEAD);
+    let stop = process.shutdown.wait();
+    process.tasks.spawn("examples", async move {
+        tokio::select! {
+            outcome = source.feed(sender) => outcome,
+            () = stop => Ok(()),
+        }
+    });
+    Source::Examples(batches)
+}

@@ -1,0 +1,331 @@
+//! Step after step on the thread that owns the tensors: wait for the batch, train, keep a
+//! checkpoint if one is due, publish, commit. A stop abandons the step in hand.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use proto::StepRecord;
+use runtime::{Shutdown, within};
+use settings::Settings;
+use telemetry::{Health, Readiness};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+use types::{MemberId, PolicyVersion, Rollout, RolloutGroup};
+
+use crate::assembler::oldest_step;
+use crate::checkpoint::{CheckpointStore, Contents, State};
+pub use crate::examples::ExampleBatch;
+use crate::inbox::Inbox;
+use crate::metrics;
+use crate::publisher::Outlet;
+pub use crate::report::RolloutFigures;
+use crate::report::{Phases, record, values};
+use crate::rewards::{RewardTable, Tally, estimator, group_weights};
+pub use crate::rollout_log::RolloutLog;
+use crate::step::{StepReport, Trainer};
+
+/// A failed task stops the process well within this time.
+const FAILURE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What steps are made of.
+pub enum Source {
+    /// Rollouts from actors.
+    Groups(Inbox),
+    /// Worked examples, in the order of steps.
+    Examples(mpsc::Receiver<ExampleBatch>),
+}
+
+enum Batch {
+    Groups(Vec<RolloutGroup>),
+    Examples(ExampleBatch),
+}
+
+/// What the learner writes into the run directory.
+pub struct RunFiles {
+    pub checkpoints: CheckpointStore,
+    pub rollouts: RolloutLog,
+    pub config_json: String,
+    pub tokenizer_json: String,
+}
+
+/// Everything the training thread owns.
+pub struct TrainLoop {
+    pub trainer: Trainer,
+    pub source: Source,
+    pub outlet: Box<dyn Outlet>,
+    pub settings: Arc<Settings>,
+    pub files: RunFiles,
+    /// The last committed version; before the first step the start's.
+    pub version: PolicyVersion,
+    pub runtime: Handle,
+    pub shutdown: Shutdown,
+    pub readiness: Readiness,
+    pub health: Health,
+}
+
+/// A step that is computed and not yet committed.
+struct Computed {
+    report: StepReport,
+    figures: Option<RolloutFigures>,
+    /// Groups, or examples.
+    trained: u32,
+    batch: Batch,
+    phases: Phases,
+}
+
+impl TrainLoop {
+    /// # Errors
+    /// Numbers that are not finite, files that cannot be written, a coordinator that is lost.
+    pub fn run(mut self) -> anyhow::Result<()> {
+        if !self.publish_start()? {
+            return Ok(());
+        }
+        while self.version.step < self.settings.train.steps {
+            let started = Instant::now();
+            let Some(batch) = self.wait()? else { break };
+            let wait = started.elapsed();
+            let Some(computed) = self.compute(batch, wait)? else { break };
+            if !self.conclude(computed)? {
+                return self.keep_uncommitted();
+            }
+        }
+        if !self.files.checkpoints.has(self.version.step) {
+            let weights = self.trainer.weights()?;
+            self.write_checkpoint(self.version, &weights)?;
+        }
+        info!(version = %self.version, "training ended");
+        Ok(())
+    }
+
+    /// Before any work is leased. `false` where a stop came between.
+    fn publish_start(&mut self) -> anyhow::Result<bool> {
+        let weights = self.trainer.weights()?;
+        let published = self.publish(self.version, &weights);
+        if !self.unless_stopping(published)? {
+            return Ok(false);
+        }
+        self.readiness.set("published");
+        info!(version = %self.version, bytes = weights.len(), "published the start");
+        Ok(true)
+    }
+
+    fn publish(&mut self, version: PolicyVersion, weights: &[u8]) -> anyhow::Result<()> {
+        let manifest = model::manifest(version, weights)?;
+        if let Source::Groups(inbox) = &self.source {
+            // Rollouts of it may arrive before the call returns.
+            inbox.announce(version);
+        }
+        self.outlet.publish(&manifest, weights)?;
+        metrics::POLICY_STEP.set(f64::from(version.step), &[]);
+        metrics::POLICY_GENERATION.set(f64::from(version.generation.0), &[]);
+        Ok(())
+    }
+
+    /// The next step's batch; `None` on a stop.
+    fn wait(&mut self) -> anyhow::Result<Option<Batch>> {
+        let (stop, failure) = (self.shutdown.wait(), self.shutdown.wait());
+        let (runtime, source) = (&self.runtime, &mut self.source);
+        runtime.block_on(async {
+            let next = async {
+                match source {
+                    Source::Groups(inbox) => Ok(Some(Batch::Groups(inbox.next_batch().await))),
+                    Source::Examples(batches) => match batches.recv().await {
+                        Some(batch) => Ok(Some(Batch::Examples(batch))),
+                        // Whoever fetched them has failed; its own error is the one to report.
+                        None => within("the stop after a failure", FAILURE_LIMIT, failure)
+                            .await
+                            .map(|()| None)
+                            .context("the examples ended before the last step"),
+                    },
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop => Ok(None),
+                batch = next => batch,
+            }
+        })
+    }
+
+    fn compute(&mut self, batch: Batch, wait: Duration) -> anyhow::Result<Option<Computed>> {
+        let step = self.trainer.steps_taken();
+        let shutdown = self.shutdown.clone();
+        let abandoned = move || shutdown.requested();
+        let trained = match &batch {
+            Batch::Groups(groups) => {
+                let figures =
+                    train_on_groups(&mut self.trainer, groups, &self.settings, &abandoned);
+                figures.map(|done| done.map(|(report, figures)| (report, Some(figures))))
+            }
+            Batch::Examples(ExampleBatch { step: of, examples }) => {
+                ensure!(*of == step, "examples of step {of} came for step {step}");
+                let report = self.trainer.sft_step(examples, &abandoned);
+                report.map(|done| done.map(|report| (report, None)))
+            }
+        };
+        let trained = trained.with_context(|| format!("step {step} failed"))?;
+        let Some((report, figures)) = trained else {
+            info!(step, "abandoned the step in hand");
+            return Ok(None);
+        };
+        let trained = match (&batch, &figures) {
+            (Batch::Examples(batch), _) => batch.examples.len() as u32,
+            (_, Some(figures)) => figures.tally.groups_trained as u32,
+            (_, None) => 0,
+        };
+        let phases = Phases { wait, ..Phases::default() };
+        Ok(Some(Computed { report, figures, trained, batch, phases }))
+    }
+
+    /// Makes a computed step known. `false` where a stop kept it from being committed.
+    fn conclude(&mut self, mut computed: Computed) -> anyhow::Result<bool> {
+        let version = PolicyVersion { step: self.trainer.steps_taken(), ..self.version };
+        let weights = self.trainer.weights()?;
+        let started = Instant::now();
+        let checkpoint =
+            self.is_due(version.step).then(|| self.write_checkpoint(version, &weights));
+        let checkpoint = checkpoint.transpose()?;
+        computed.phases.checkpoint = started.elapsed();
+        if let Batch::Groups(groups) = &computed.batch {
+            self.files.rollouts.write(version.step, groups)?;
+        }
+        let started = Instant::now();
+        let published = self.publish(version, &weights);
+        computed.phases.publish = started.elapsed();
+        let committed = published.and_then(|()| {
+            let record = self.record(&computed, version, checkpoint);
+            let started = Instant::now();
+            self.outlet.commit(&record)?;
+            let seconds = started.elapsed().as_secs_f64();
+            metrics::STEP_SECONDS.record(seconds, &[("phase", "commit")]);
+            Ok(())
+        });
+        if !self.unless_stopping(committed)? {
+            return Ok(false);
+        }
+        self.version = version;
+        self.health.beat();
+        metrics::STEPS.increment(1, &[]);
+        record(&computed.report, computed.figures.as_ref(), &computed.phases);
+        if let Batch::Groups(groups) = &computed.batch {
+            record_staleness(groups, version.step - 1);
+        }
+        Ok(true)
+    }
+
+    fn record(
+        &self,
+        computed: &Computed,
+        version: PolicyVersion,
+        checkpoint: Option<String>,
+    ) -> StepRecord {
+        let counts = match &self.source {
+            Source::Groups(inbox) => inbox.take_counts(),
+            Source::Examples(_) => Default::default(),
+        };
+        let tally = computed.figures.map(|figures| figures.tally);
+        let strong_tokens = tally.map_or(computed.report.tokens, |t| t.strong_tokens as u64);
+        StepRecord {
+            // The outlet knows who it is.
+            member: MemberId::default(),
+            step: version.step,
+            version,
+            groups_trained: computed.trained,
+            groups_zero_variance: tally.map_or(0, |t| t.groups_zero_variance as u32),
+            groups_stale: counts.stale,
+            duplicates_refused: counts.duplicates,
+            strong_tokens,
+            weak_tokens: tally.map_or(0, |t| t.weak_tokens as u64),
+            values: values(&computed.report, computed.figures.as_ref(), &computed.phases),
+            checkpoint,
+        }
+    }
+
+    /// The weights are those of a step that nobody may know of. Checkpoints are written before
+    /// their step is committed anyway, so one of these is better than none at all.
+    fn keep_uncommitted(&self) -> anyhow::Result<()> {
+        if self.files.checkpoints.newest()?.is_none() {
+            let version = PolicyVersion { step: self.trainer.steps_taken(), ..self.version };
+            self.write_checkpoint(version, &self.trainer.weights()?)?;
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, step: u32) -> bool {
+        let every = self.settings.checkpoint.every_steps;
+        step >= self.settings.train.steps || (every > 0 && step.is_multiple_of(every))
+    }
+
+    fn write_checkpoint(&self, version: PolicyVersion, weights: &[u8]) -> anyhow::Result<String> {
+        let (optimizer, settings) = (self.trainer.optimizer(), &self.settings);
+        let mut state = State::new(version, settings.groups_per_step(), settings.seed);
+        state.optimizer_updates = optimizer.step_count();
+        state.learning_rate = self.trainer.last_learning_rate();
+        let RunFiles { checkpoints, config_json, tokenizer_json, .. } = &self.files;
+        let optimizer = &optimizer.state()?;
+        let contents = Contents { state, config_json, tokenizer_json, weights, optimizer };
+        let name = checkpoints.write(contents)?;
+        metrics::CHECKPOINTS.increment(1, &[]);
+        info!(%version, checkpoint = name, "wrote a checkpoint");
+        Ok(name)
+    }
+
+    /// An error while the process is stopping only means that the coordinator has gone first.
+    fn unless_stopping(&self, outcome: anyhow::Result<()>) -> anyhow::Result<bool> {
+        match outcome {
+            Ok(()) => Ok(true),
+            Err(error) if self.shutdown.requested() => {
+                warn!(error = format!("{error:#}"), "the last step is not committed");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// One policy step on the groups of this rank, which must be all of its step: rewards to weights
+/// over the whole step, then [`Trainer::policy_step`]. `None` where it was abandoned.
+///
+/// # Errors
+/// Groups of another step, an objective without rewards, anything that is not finite.
+pub fn train_on_groups(
+    trainer: &mut Trainer,
+    groups: &[RolloutGroup],
+    settings: &Settings,
+    abandoned: &dyn Fn() -> bool,
+) -> anyhow::Result<Option<(StepReport, RolloutFigures)>> {
+    let step = trainer.steps_taken();
+    let estimator = estimator(settings.train.objective);
+    let estimator = estimator.context("supervised training takes no rollouts")?;
+    let mut rewards = RewardTable::new(groups, step, settings)?;
+    rewards.all_reduce(trainer.collective())?;
+    let reward_mean = rewards.mean();
+    if settings.reward.shuffle {
+        rewards.shuffle(settings.seed);
+    }
+    let mut tally = Tally::of(groups, step);
+    let mut weighted: Vec<(&Rollout, f32)> = Vec::new();
+    for group in groups {
+        let weights = group_weights(&rewards.of(group), estimator);
+        if weights.is_empty() {
+            tally.groups_zero_variance += 1.0;
+        } else {
+            tally.groups_trained += 1.0;
+        }
+        weighted.extend(group.samples.iter().zip(weights.weights));
+    }
+    tally.all_reduce(trainer.collective())?;
+    let report = trainer.policy_step(&weighted, abandoned)?;
+    Ok(report.map(|report| (report, RolloutFigures { tally, reward_mean })))
+}
+
+fn record_staleness(groups: &[RolloutGroup], step: u32) {
+    for oldest in groups.iter().filter_map(oldest_step) {
+        metrics::STALENESS.record(f64::from(step.saturating_sub(oldest)), &[]);
+    }
+}
+
+#[cfg(test)]
+mod tests;

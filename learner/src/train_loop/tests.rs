@@ -1,0 +1,239 @@
+//! Whole small runs against a recording coordinator.
+
+use std::sync::Mutex;
+
+use proto::ReceiptCode;
+use settings::Objective;
+use types::{Generation, Hash, WeightManifest};
+
+use super::*;
+use crate::checkpoint::load_checkpoint;
+use crate::collective::Solo;
+use crate::examples::example;
+use crate::fixtures::{Miniature, with_parts};
+
+/// What reached the coordinator.
+#[derive(Default)]
+struct Seen {
+    published: Vec<(PolicyVersion, Hash)>,
+    committed: Vec<StepRecord>,
+}
+
+type OnPublish = Box<dyn FnMut(PolicyVersion) + Send>;
+
+struct Recorder {
+    seen: Arc<Mutex<Seen>>,
+    on_publish: OnPublish,
+    takes_commits: bool,
+}
+
+impl Outlet for Recorder {
+    fn publish(&mut self, manifest: &WeightManifest, bytes: &[u8]) -> anyhow::Result<()> {
+        assert_eq!((manifest.hash, manifest.bytes), (Hash::of(bytes), bytes.len() as u64));
+        self.seen.lock().unwrap().published.push((manifest.version, manifest.hash));
+        (self.on_publish)(manifest.version);
+        Ok(())
+    }
+
+    fn commit(&mut self, record: &StepRecord) -> anyhow::Result<()> {
+        ensure!(self.takes_commits, "the coordinator is gone");
+        self.seen.lock().unwrap().committed.push(record.clone());
+        Ok(())
+    }
+}
+
+/// A run directory, an async runtime, and the parts of one training loop.
+struct Bench {
+    world: Arc<Miniature>,
+    dir: tempfile::TempDir,
+    runtime: tokio::runtime::Runtime,
+    seen: Arc<Mutex<Seen>>,
+    shutdown: Shutdown,
+    takes_commits: bool,
+}
+
+impl Bench {
+    fn new(world: Miniature) -> Self {
+        Self {
+            world: Arc::new(world),
+            dir: tempfile::tempdir().unwrap(),
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+            seen: Arc::default(),
+            shutdown: Shutdown::new(),
+            takes_commits: true,
+        }
+    }
+
+    fn inbox(&self) -> Inbox {
+        let (returns, _) = mpsc::channel(64);
+        Inbox::new(self.world.admission(), self.world.assembler(0), returns)
+    }
+
+    fn run(&self, source: Source, on_publish: OnPublish) {
+        let world = &self.world;
+        let solo = Box::new(Solo::new(Generation(1)));
+        let trainer =
+            Trainer::new(&world.settings, &world.files, world.task.stops(), solo).unwrap();
+        let (dir, tokenizer) = (self.dir.path(), world.files.tokenizer.clone());
+        let files = RunFiles {
+            checkpoints: CheckpointStore::open(dir.join("checkpoints"), 3).unwrap(),
+            rollouts: RolloutLog::open(dir.join("rollouts"), tokenizer, 8).unwrap(),
+            config_json: world.files.config.to_json(),
+            tokenizer_json: world.files.tokenizer.json().to_owned(),
+        };
+        let train_loop = TrainLoop {
+            trainer,
+            source,
+            outlet: Box::new(Recorder {
+                seen: Arc::clone(&self.seen),
+                on_publish,
+                takes_commits: self.takes_commits,
+            }),
+            settings: Arc::clone(&world.settings),
+            files,
+            version: PolicyVersion::new(1, 0),
+            runtime: self.runtime.handle().clone(),
+            shutdown: self.shutdown.clone(),
+            readiness: Readiness::new(&["published"]),
+            health: Health::alive(),
+        };
+        train_loop.run().unwrap();
+    }
+
+    /// An actor that writes each step's groups as soon as its weights are out.
+    fn actor(&self, inbox: &Inbox, change: fn(RolloutGroup) -> RolloutGroup) -> OnPublish {
+        let (world, inbox) = (Arc::clone(&self.world), inbox.clone());
+        Box::new(move |version: PolicyVersion| {
+            let groups = world.settings.groups_per_step();
+            let waiting = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            for id in u64::from(version.step) * groups..(u64::from(version.step) + 1) * groups {
+                let group = change(world.group(id, version.step));
+                let receipt = waiting.block_on(inbox.receive(group));
+                assert_eq!(receipt.code, ReceiptCode::Accepted, "{}", receipt.reason);
+            }
+        })
+    }
+
+    fn files(&self, dir: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.path().join(dir)).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn as_is(group: RolloutGroup) -> RolloutGroup {
+    group
+}
+
+fn all_correct(mut group: RolloutGroup) -> RolloutGroup {
+    for sample in 0..group.samples.len() {
+        group = with_parts(group, sample, |parts| parts.verdict.reward = 1.0);
+    }
+    group
+}
+
+#[test]
+fn a_run_publishes_every_version_and_commits_every_step() {
+    let bench = Bench::new(Miniature::with(|s| s.checkpoint.every_steps = 2));
+    let inbox = bench.inbox();
+    bench.run(Source::Groups(inbox.clone()), bench.actor(&inbox, as_is));
+    let seen = bench.seen.lock().unwrap();
+    let versions: Vec<String> = seen.published.iter().map(|(v, _)| v.to_string()).collect();
+    assert_eq!(versions, ["g1s0", "g1s1", "g1s2", "g1s3"]);
+    assert!(seen.published.windows(2).all(|pair| pair[0].1 != pair[1].1));
+    let steps: Vec<u32> = seen.committed.iter().map(|record| record.step).collect();
+    assert_eq!(steps, [1, 2, 3]);
+    for record in &seen.committed {
+        assert_eq!((record.groups_trained, record.groups_zero_variance), (2, 0));
+        assert!(record.strong_tokens > record.weak_tokens && record.weak_tokens > 0);
+        assert_eq!(record.version.step, record.step);
+        let names = ["loss", "reward_mean", "jargon_rate", "weak_token_share", "grad_norm", "kl"];
+        let more = ["learning_rate", "mismatch_kl", "log_ratio_abs_max", "seconds_wait", "tokens"];
+        for name in names.iter().chain(&more) {
+            assert!(record.values[*name].is_finite(), "{name}");
+        }
+        assert_eq!((record.values["reward_mean"], record.values["live_groups"]), (0.5, 2.0));
+    }
+    let checkpoints: Vec<Option<&str>> =
+        seen.committed.iter().map(|record| record.checkpoint.as_deref()).collect();
+    assert_eq!(checkpoints, [None, Some("step-000002"), Some("step-000003")]);
+    assert_eq!(bench.files("checkpoints"), ["step-000002", "step-000003"]);
+    let rollouts = ["step-000001.jsonl", "step-000002.jsonl", "step-000003.jsonl"];
+    assert_eq!(bench.files("rollouts"), rollouts);
+    let last = load_checkpoint(&bench.dir.path().join("checkpoints/step-000003")).unwrap();
+    assert_eq!((last.state.groups_consumed, last.state.optimizer_updates), (6, 3));
+    let bytes = model::to_safetensors(&last.files.tensors).unwrap();
+    assert_eq!(Hash::of(&bytes), seen.published[3].1, "what was published is what is kept");
+}
+
+#[test]
+fn steps_without_live_groups_commit_and_publish_unchanged_weights() {
+    let bench = Bench::new(Miniature::small());
+    let inbox = bench.inbox();
+    bench.run(Source::Groups(inbox.clone()), bench.actor(&inbox, all_correct));
+    let seen = bench.seen.lock().unwrap();
+    assert_eq!(seen.published.len(), 4);
+    assert!(seen.published.iter().all(|(_, hash)| *hash == seen.published[0].1));
+    for record in &seen.committed {
+        assert_eq!((record.groups_trained, record.groups_zero_variance), (0, 2));
+        assert_eq!((record.values["live_groups"], record.values["tokens"]), (0.0, 0.0));
+    }
+}
+
+#[test]
+fn a_stop_keeps_the_last_committed_version() {
+    let bench = Bench::new(Miniature::small());
+    let inbox = bench.inbox();
+    let mut actor = bench.actor(&inbox, as_is);
+    let shutdown = bench.shutdown.clone();
+    let until_first: OnPublish = Box::new(move |version| match version.step {
+        0 => actor(version),
+        _ => shutdown.trigger("the test has seen enough"),
+    });
+    bench.run(Source::Groups(inbox), until_first);
+    let seen = bench.seen.lock().unwrap();
+    assert_eq!((seen.published.len(), seen.committed.len()), (2, 1));
+    assert_eq!(bench.files("checkpoints"), ["step-000001"]);
+    let kept = load_checkpoint(&bench.dir.path().join("checkpoints/step-000001")).unwrap();
+    let bytes = model::to_safetensors(&kept.files.tensors).unwrap();
+    assert_eq!(Hash::of(&bytes), seen.published[1].1);
+}
+
+#[test]
+fn a_stop_before_the_first_commit_still_leaves_a_checkpoint() {
+    let bench = Bench { takes_commits: false, ..Bench::new(Miniature::small()) };
+    let inbox = bench.inbox();
+    let mut actor = bench.actor(&inbox, as_is);
+    let shutdown = bench.shutdown.clone();
+    let until_first: OnPublish = Box::new(move |version| match version.step {
+        0 => actor(version),
+        _ => shutdown.trigger("the test has seen enough"),
+    });
+    bench.run(Source::Groups(inbox), until_first);
+    assert!(bench.seen.lock().unwrap().committed.is_empty());
+    assert_eq!(bench.files("checkpoints"), ["step-000001"]);
+}
+
+#[test]
+fn supervised_steps_run_through_the_same_loop() {
+    let bench = Bench::new(Miniature::with(|s| {
+        s.train.objective = Objective::Sft;
+        s.train.steps = 2;
+    }));
+    let (sender, batches) = mpsc::channel(2);
+    for step in 0..2 {
+        let problems = (0..4).map(|id| bench.world.problem(id));
+        let examples = problems.map(|p| example(&bench.world.task, &p).unwrap()).collect();
+        sender.try_send(ExampleBatch { step, examples }).unwrap();
+    }
+    bench.run(Source::Examples(batches), Box::new(|_| ()));
+    let seen = bench.seen.lock().unwrap();
+    assert_eq!((seen.published.len(), seen.committed.len()), (3, 2));
+    let losses: Vec<f64> = seen.committed.iter().map(|record| record.values["loss"]).collect();
+    assert!(losses[1] < losses[0], "{losses:?}");
+    assert!(seen.committed.iter().all(|record| record.groups_trained == 4));
+    assert_eq!(bench.files("checkpoints"), ["step-000002"]);
+    assert!(bench.files("rollouts").is_empty());
+}

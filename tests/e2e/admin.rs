@@ -1,0 +1,23 @@
+//! The admin port of every process, during a run.
+
+use tests::{Run, admin_address, http_get, promtool, samples, wait_until};
+
+use crate::{LIMIT, small};
+
+#[test]
+fn every_process_answers_on_its_admin_port_and_promtool_accepts_its_metrics() {
+    let run = Run::start(&small(&["--steps", "500", "--set", "eval.enabled=false"]));
+    run.wait_for_steps(2, LIMIT);
+    for process in ["coordinator", "learner-0", "weak-server-0", "actor-0", "actor-1"] {
+        let address = wait_until("admin address", LIMIT, || admin_address(&run.log(process)));
+        assert_eq!(http_get(&address, "/healthz").0, 200, "{process}");
+        wait_until("readiness", LIMIT, || (http_get(&address, "/readyz").0 == 200).then_some(()));
+        let (status, metrics) = http_get(&address, "/metrics");
+        assert_eq!(status, 200, "{process}");
+        promtool(&metrics).unwrap_or_else(|e| panic!("{process}: {e}"));
+        if process.starts_with("actor") {
+            let rollouts = samples(&metrics, "tandem_actor_rollouts_total");
+            assert_eq!(rollouts.len(), 2 * 2 * 4, "{rollouts:?}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! A short run from start to end: what it prints and what it leaves behind.
+
+use serde_json::Value;
+use tests::Run;
+
+use crate::{LIMIT, small};
+
+fn lines(path: &std::path::Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_run_ends_with_its_table_and_a_whole_run_directory() {
+    let (mut run, ended) = Run::to_end(&small(&["--steps", "4", "--seed", "3"]), LIMIT);
+    ended.expect_code(0);
+    for word in ["before", "after", "jargon", "token:0.25", "line:0.5", "weak"] {
+        assert!(ended.stdout.contains(word), "no {word} in:\n{}", ended.stdout);
+    }
+
+    let summary = run.summary();
+    assert_eq!(summary.number("steps") as u32, 4);
+    assert_eq!(summary.number("seed") as u32, 3);
+    assert_eq!(summary.number("groups/consumed") as u32, 4 * 8);
+    let trained = summary.number("groups/trained") + summary.number("groups/zero_variance");
+    assert_eq!(trained as u32, 4 * 8);
+    assert_eq!(summary.number("groups/trained_twice") as u32, 0);
+    assert_eq!(summary.number("before/problems") as u32, 16);
+    for side in ["before", "after"] {
+        for key in ["solo_accuracy", "solo_accuracy_greedy", "jargon_rate", "weak_solo_accuracy"] {
+            let value = summary.number(&format!("{side}/{key}"));
+            assert!((0.0..=1.0).contains(&value), "{side} {key} {value}");
+        }
+    }
+    let share = summary.weak_share();
+    assert!((0.15..0.35).contains(&share), "weak share {share}");
+
+    let steps = lines(&run.dir().join("metrics.jsonl"));
+    let numbers: Vec<_> = steps.iter().map(|s| s["step"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 2, 3, 4]);
+
+    let rollouts = lines(&run.dir().join("rollouts/step-000002.jsonl"));
+    assert!(!rollouts.is_empty());
+    for rollout in &rollouts {
+        let tokens = rollout["tokens"].as_array().unwrap().len();
+        assert_eq!(rollout["authors"].as_array().unwrap().len(), tokens);
+        assert!(rollout["prompt"].as_str().unwrap().contains("how many"), "{rollout}");
+        assert!(rollout["gold"].is_string() && rollout["text"].is_string(), "{rollout}");
+    }
+
+    let last = run.dir().join("checkpoints/step-000004");
+    for file in [
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ] {
+        assert!(last.join(file).is_file(), "no {file} in {}", last.display());
+    }
+
+    let evaluated = run.then(&["eval", "{dir}", "--limit", "8"], LIMIT);
+    evaluated.expect_code(0);
+    assert!(evaluated.stdout.contains("token:0.25"), "{}", evaluated.stdout);
+}
+
+#[test]
+fn the_plan_is_shown_without_starting_anything() {
+    let (run, ended) = Run::to_end(&small(&["--dry-run"]), LIMIT);
+    ended.expect_code(0);
+    assert!(
+        ended.stdout.contains("actor") && ended.stdout.contains("weak-server"),
+        "{}",
+        ended.stdout
+    );
+    assert!(!run.dir().join("logs").exists());
+}
+
+#[test]
+fn a_child_that_dies_ends_the_run_by_name() {
+    let mut run = Run::start(&small(&["--steps", "500", "--set", "eval.enabled=false"]));
+    run.wait_for_steps(1, LIMIT);
+    let weak = *run
+        .children()
+        .iter()
+        .find(|pid| {
+            let command =
+                std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.split('\0').next().unwrap_or_default().ends_with("weak-server")
+        })
+        .expect("a weak-server among the children");
+    let pid = nix::unistd::Pid::from_raw(weak.cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let ended = run.wait(LIMIT);
+    ended.expect_code(1);
+    assert!(ended.stderr.contains("weak-server-0"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("SIGKILL") || ended.stderr.contains("signal 9"),
+        "{}",
+        ended.stderr
+    );
+}

@@ -1,0 +1,32 @@
+//! The programs as a user starts them, in runs of seconds.
+
+mod admin;
+mod bad_input;
+mod gsm8k;
+mod launch;
+mod stopping;
+
+use std::time::Duration;
+
+/// More than any of these runs needs on a busy machine.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// Flags of a run that is as small as it can be and still has every phase.
+const SMALL: [&str; 11] = [
+    "launch",
+    "--actors",
+    "2",
+    "--run-dir",
+    "{dir}",
+    "--set",
+    "eval.problems=16",
+    "--set",
+    "train.samples_per_problem=4",
+    "--set",
+    "checkpoint.every_steps=2",
+];
+
+/// `SMALL` with further flags.
+fn small<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    SMALL.iter().copied().chain(more.iter().copied()).collect()
+}

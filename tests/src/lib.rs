@@ -1,0 +1,16 @@
+//! What the end-to-end tests stand on: the built programs, runs in temporary directories, waiting
+//! for predicates. It tests nothing itself.
+
+mod admin;
+mod data;
+mod programs;
+mod run;
+mod summary;
+mod wait;
+
+pub use admin::{Scraper, admin_address, http_get, promtool, sample, samples};
+pub use data::gsm8k_dir;
+pub use programs::Programs;
+pub use run::{Ended, Run};
+pub use summary::Summary;
+pub use wait::{alive, wait_until};
