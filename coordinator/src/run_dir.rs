@@ -195,7 +195,8 @@ impl RunDir {
         fs::create_dir_all(path).map_err(fault)?;
         let of_run = path.join(CONFIG).is_file();
         let empty = fs::read_dir(path).map_err(fault)?.next().is_none();
-        if !empty && !(of_run && never_began(path).map_err(fault)?) {
+        let fresh = empty || (of_run && never_began(path).map_err(fault)?);
+        if !fresh {
             let refusal = if of_run { RunDirError::Run } else { RunDirError::NotEmpty };
             return Err(refusal(path.to_owned()));
         }

@@ -1,4 +1,5 @@
 //! The programs as a user starts them, in runs of seconds.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 mod admin;
 mod bad_input;

@@ -24,16 +24,19 @@ impl Summary {
     /// No number there.
     #[must_use]
     pub fn number(&self, path: &str) -> f64 {
-        let found = path.split('/').fold(Some(&self.0), |value, key| value?.get(key));
-        found.and_then(Value::as_f64).unwrap_or_else(|| panic!("no number at {path} in {}", self.0))
+        let found = self.at(path).and_then(Value::as_f64);
+        found.unwrap_or_else(|| panic!("no number at {path} in {}", self.0))
     }
 
     /// # Panics
     /// The path leads nowhere.
     #[must_use]
     pub fn is_null(&self, path: &str) -> bool {
-        let found = path.split('/').fold(Some(&self.0), |value, key| value?.get(key));
-        found.unwrap_or_else(|| panic!("no {path} in {}", self.0)).is_null()
+        self.at(path).unwrap_or_else(|| panic!("no {path} in {}", self.0)).is_null()
+    }
+
+    fn at(&self, path: &str) -> Option<&Value> {
+        path.split('/').try_fold(&self.0, |value, key| value.get(key))
     }
 
     /// Weak tokens among all generated ones.

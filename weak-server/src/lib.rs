@@ -21,7 +21,6 @@ use std::time::Duration;
 use anyhow::Context;
 use member::{Process, ProgramMetrics};
 use model::RaggedEngine;
-use proto::wire::weak::weak_server::WeakServer;
 use runtime::TaskGroup;
 use settings::Settings;
 use task::Task;
@@ -93,9 +92,7 @@ pub fn start(
         hello_timeout: Duration::from_millis(u64::from(settings.limits.call_timeout_ms)),
     };
     let message_bytes = usize::try_from(settings.limits.message_bytes).unwrap_or(usize::MAX);
-    let service = WeakServer::new(WeakService::new(engine, tasks.clone(), service))
-        .max_decoding_message_size(message_bytes)
-        .max_encoding_message_size(message_bytes);
+    let service = WeakService::new(engine, tasks.clone(), service).into_server(message_bytes);
     let stop = tasks.shutdown().wait();
     tasks.spawn("weak-grpc", async move {
         let server = Server::builder().tcp_nodelay(true).add_service(service);

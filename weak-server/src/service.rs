@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use proto::wire::weak as wire;
-use proto::wire::weak::weak_server::Weak;
+use proto::wire::weak::weak_server::{Weak, WeakServer};
 use proto::{ErrorCode, SpanReply, WeakMessage};
 use runtime::{Shutdown, TaskGroup, within};
 use tokio::sync::{mpsc, oneshot};
@@ -38,6 +38,14 @@ pub struct WeakService {
 }
 
 impl WeakService {
+    /// As a gRPC service that takes and sends messages of at most `message_bytes`.
+    #[must_use]
+    pub fn into_server(self, message_bytes: usize) -> WeakServer<Self> {
+        WeakServer::new(self)
+            .max_decoding_message_size(message_bytes)
+            .max_encoding_message_size(message_bytes)
+    }
+
     #[must_use]
     pub fn new(engine: EngineHandle, tasks: TaskGroup, settings: ServiceSettings) -> Self {
         Self { engine, tasks, settings, next_stream: AtomicU64::new(0) }

@@ -42,7 +42,9 @@ impl RunState {
     pub(super) fn after_commit(&mut self) {
         let steps = self.spec.training.as_ref().map_or(0, |training| training.steps);
         match self.spec.eval_every.clone() {
-            Some((every, plan)) if self.committed < steps && self.committed % every == 0 => {
+            Some((every, plan))
+                if self.committed < steps && self.committed.is_multiple_of(every) =>
+            {
                 self.start_eval(Stage::During, plan);
             }
             _ if self.committed == steps => self.train_or_finish(),

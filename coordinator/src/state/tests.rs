@@ -382,6 +382,10 @@ fn interleave(seed: u64) {
         }
     }
     assert_eq!(*state.phase(), Phase::Done, "{seed}: stuck at step {step}");
+    check_consumed(&state, &consumed, seed);
+}
+
+fn check_consumed(state: &RunState, consumed: &Consumed, seed: u64) {
     assert_eq!(consumed.times.len() as u64, u64::from(STEPS) * GROUPS, "{seed}");
     assert!(consumed.times.values().all(|times| *times == 1), "{seed}");
     assert_eq!(state.totals().trained_twice, 0, "{seed}");

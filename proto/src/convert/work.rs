@@ -1,4 +1,4 @@
-//! The coordinator's messages.
+//! The messages between the coordinator and its members, and the learner's receipts.
 
 use std::time::Duration;
 

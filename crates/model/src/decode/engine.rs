@@ -200,11 +200,12 @@ impl RaggedEngine {
             let first = plan.ids.len();
             plan.ids.extend(tokens);
             plan.chunks.push(Chunk { row, first, count, past });
-            let readers = (0..count).map(|i| Reader { token: first + i, row, position: past + i });
+            let mut readers =
+                (0..count).map(|i| Reader { token: first + i, row, position: past + i });
             plan.all.extend(readers.clone());
             match want {
                 Want::Nothing => {}
-                Want::Last => plan.wanted.extend(readers.last()),
+                Want::Last => plan.wanted.extend(readers.next_back()),
                 Want::All => plan.wanted.extend(readers),
             }
         }

@@ -1,5 +1,6 @@
 //! The decoder's numerics against independent computations, and its files against damage. Sampler,
 //! tokenizer and configuration are tested beside their code.
+#![allow(clippy::unwrap_used, reason = "all of this is test code, its helpers too")]
 
 mod agreement;
 mod engine;
