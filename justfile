@@ -39,6 +39,14 @@ deny:
 tidy:
     cargo test -p tests --test tidy
 
-# Train the built-in miniature from start to table, two minutes.
-miniature *ARGS: build
+# Train the built-in miniature from start to table.
+try *ARGS: build
     target/release/coordinator launch --actors 2 {{ARGS}}
+
+# Make the miniature's weights anew; each recipe checks its gates.
+miniature: build
+    rm -rf runs/miniature-strong runs/miniature-weak
+    target/release/coordinator sft --config config/sft-miniature-strong.toml --run-dir runs/miniature-strong
+    target/release/coordinator sft --config config/sft-miniature-weak.toml --run-dir runs/miniature-weak
+    cp runs/miniature-strong/checkpoints/step-001800/model.safetensors assets/miniature/strong.safetensors
+    cp runs/miniature-weak/checkpoints/step-000650/model.safetensors assets/miniature/weak.safetensors
