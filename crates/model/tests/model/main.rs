@@ -8,3 +8,4 @@ mod files;
 mod gradients;
 mod oracle;
 mod tiny;
+mod trained;
