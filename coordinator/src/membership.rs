@@ -43,6 +43,8 @@ struct Member {
     watches: u32,
     /// Since when there is none; a member that never watched is not missed.
     absent_since: Option<Duration>,
+    /// When it last asked for work, or when another first did.
+    asked: Option<Duration>,
 }
 
 /// The processes that have registered and not left.
@@ -65,7 +67,8 @@ impl Membership {
         }
         self.next += 1;
         let member = MemberId(self.next);
-        self.members.insert(member, Member { registration, watches: 0, absent_since: None });
+        self.members
+            .insert(member, Member { registration, watches: 0, absent_since: None, asked: None });
         (member, replaced)
     }
 
@@ -90,6 +93,22 @@ impl Membership {
     pub fn absent(&self, now: Duration, limit: Duration) -> Vec<MemberId> {
         let gone = |known: &Member| known.absent_since.is_some_and(|since| now >= since + limit);
         self.members.iter().filter(|(_, known)| gone(known)).map(|(id, _)| *id).collect()
+    }
+
+    /// An actor asked for work; the others' patience runs from the first such moment.
+    pub fn asked(&mut self, member: MemberId, now: Duration) {
+        for (id, known) in &mut self.members {
+            let asked = known.asked.get_or_insert(now);
+            *asked = if *id == member { now } else { *asked };
+        }
+    }
+
+    /// How many actors have asked for work within `limit`: those that work is divided among.
+    #[must_use]
+    pub fn asking(&self, now: Duration, limit: Duration) -> u64 {
+        let is_actor = |known: &&Member| known.registration.role == Role::Actor;
+        let recent = |known: &&Member| known.asked.is_some_and(|asked| now < asked + limit);
+        self.members.values().filter(is_actor).filter(recent).count() as u64
     }
 
     /// False if it had left already.

@@ -1,8 +1,11 @@
 //! Real GSM8K problems with a tiny random model.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use coordinator::source::Gsm8k;
 use serde_json::Value;
+use settings::Settings;
 use tests::{Run, gsm8k_dir};
 
 use crate::LIMIT;
@@ -69,4 +72,27 @@ fn a_tiny_model_learns_from_real_solutions_and_writes_real_rollouts() {
     };
     // The same numbers, whatever the order of the tensors in the file.
     assert_eq!(tensors(&hash("step-000003")), tensors(&before));
+}
+
+#[test]
+fn an_epoch_deals_every_problem_of_the_real_file_once() {
+    let Some(data) = gsm8k_dir("gsm8k epoch") else { return };
+    let mut settings = Settings::default();
+    settings.data.path = data.to_str().unwrap().to_owned();
+    settings.eval.enabled = false;
+    let mut source = Gsm8k::open(&settings).unwrap();
+    assert_eq!(source.epoch_problems(), 7_473);
+    let questions = std::fs::read_to_string(data.join("train.jsonl")).unwrap();
+    let question = |line: &str| {
+        let parsed: Value = serde_json::from_str(line).unwrap();
+        parsed["question"].as_str().unwrap().to_owned()
+    };
+    let mut expected: Vec<String> = questions.lines().map(question).collect();
+    let mut dealt: Vec<String> = (0..7_473).map(|at| source.train(at).question).collect();
+    assert_ne!(dealt, expected, "dealt in a drawn order");
+    let ids: BTreeSet<u64> = (0..7_473).map(|at| source.train(at).id).collect();
+    assert_eq!(ids.len(), 7_473);
+    expected.sort();
+    dealt.sort();
+    assert_eq!(dealt, expected);
 }

@@ -17,6 +17,7 @@ impl RunState {
     /// Anyone but a registered actor.
     pub fn lease(&mut self, ask: &LeaseAsk, now: Duration) -> Result<Vec<WorkItem>, StateError> {
         self.members.expect(ask.member, Role::Actor)?;
+        self.members.asked(ask.member, now);
         let mut items = Vec::new();
         let (Some(applied), Some(published)) = (ask.applied_version, self.published) else {
             return Ok(items);
@@ -42,7 +43,7 @@ impl RunState {
         let deadline = now + self.spec.lease_deadline;
         let grant = Grant { lease: LeaseId(self.next_lease + 1), member: ask.member, deadline };
         let item = match self.phase {
-            Phase::Training => self.next_train(grant, applied, room),
+            Phase::Training => self.next_train(grant, applied, room, now),
             Phase::Evaluating(_) => self.next_eval(grant, applied, room),
             _ => None,
         };
@@ -50,7 +51,13 @@ impl RunState {
         item
     }
 
-    fn next_train(&mut self, grant: Grant, applied: PolicyVersion, room: u32) -> Option<WorkItem> {
+    fn next_train(
+        &mut self,
+        grant: Grant,
+        applied: PolicyVersion,
+        room: u32,
+        now: Duration,
+    ) -> Option<WorkItem> {
         let training = self.spec.training.as_ref()?;
         let TrainingWork::Rollouts { schedule, samples, sampling, .. } = &training.work else {
             return None;
@@ -58,7 +65,8 @@ impl RunState {
         let (schedule, samples, sampling) = (schedule.clone(), *samples, sampling.clone());
         // Later groups belong to the same or later steps: where the first is not due, none is.
         let group = self.train.first_waiting().unwrap_or(GroupId(self.next_group));
-        if samples > room || !self.is_due(group, applied) || self.has_its_share(&grant, group) {
+        if samples > room || !self.is_due(group, applied) || self.has_its_share(&grant, group, now)
+        {
             return None;
         }
         if group.0 == self.next_group {
@@ -82,11 +90,12 @@ impl RunState {
     }
 
     /// Whether the member already writes an equal part of the group's step: the first to ask would
-    /// otherwise take the whole step and leave the others idle.
-    fn has_its_share(&self, grant: &Grant, group: GroupId) -> bool {
+    /// otherwise take the whole step and leave the others idle. One that has not asked for as long
+    /// as a member may be absent has no part: nothing waits for it.
+    fn has_its_share(&self, grant: &Grant, group: GroupId, now: Duration) -> bool {
         let Some(training) = &self.spec.training else { return false };
         let of_step = training.groups_per_step;
-        let share = of_step.div_ceil(u64::from(self.spec.members.of(Role::Actor)).max(1));
+        let share = of_step.div_ceil(self.members.asking(now, self.spec.absence_max).max(1));
         let first = group.0 / of_step * of_step;
         let held = self.train.held(grant.member, GroupId(first)..GroupId(first + of_step));
         held as u64 >= share

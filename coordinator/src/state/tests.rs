@@ -111,6 +111,16 @@ fn the_first_to_ask_leaves_the_others_their_part_of_a_step() {
 }
 
 #[test]
+fn an_actor_that_never_asks_holds_nothing_back() {
+    let (mut state, actors, _) = training(2);
+    let patience = state.spec().absence_max;
+    let mut dealt = |now| groups(&state.lease(&ask(actors[0], 0, 1_000), now).unwrap());
+    assert_eq!(dealt(Duration::ZERO), [0, 1]);
+    assert_eq!(dealt(patience - Duration::from_millis(1)), [0_u64; 0]);
+    assert_eq!(dealt(patience), [2, 3, 4, 5]);
+}
+
+#[test]
 fn work_names_its_keys_and_problem() {
     let (mut state, actors, _) = training(1);
     let items = state.lease(&ask(actors[0], 0, SAMPLES), Duration::ZERO).unwrap();
