@@ -15,6 +15,7 @@ pub use ids::{
 pub use problem::Problem;
 pub use rollout::{
     Finish, Rollout, RolloutError, RolloutParts, Sampling, Share, Span, SpanEnd, Verdict,
+    is_sampled_logprob,
 };
 pub use token::{Author, TokenId, UnknownAuthor};
 pub use weights::{Dtype, Hash, TensorInfo, WeightManifest};

@@ -109,10 +109,12 @@ pub enum RolloutError {
     NoResponse { prompt: usize, tokens: usize },
     #[error("token {index} is by {found} but the prompt has {prompt} tokens")]
     PromptAuthor { index: usize, found: &'static str, prompt: usize },
-    #[error("log-probability {value} of token {index} is not a number at most 0")]
+    #[error("log-probability {value} of token {index} is not a finite number at most 0")]
     Logprob { index: usize, value: f32 },
     #[error("spans do not tile the response: span {span} starts at {start}, expected {expected}")]
     Spans { span: usize, start: u32, expected: u32 },
+    #[error("spans do not tile the response: span {span} has {len} tokens where {rest} are left")]
+    SpanLength { span: usize, len: u32, rest: u32 },
     #[error("span {span} is by {by} but its token {index} is by {found}")]
     SpanAuthor { span: usize, by: &'static str, index: usize, found: &'static str },
     #[error("reward {0} is not finite")]
@@ -122,7 +124,7 @@ pub enum RolloutError {
 impl Rollout {
     /// # Errors
     /// Any column of another length, an author out of place, spans that do not tile the response,
-    /// a log-probability above 0 or not a number.
+    /// a log-probability above 0 or not finite.
     pub fn new(parts: RolloutParts) -> Result<Self, RolloutError> {
         parts.check_lengths()?;
         parts.check_authors()?;
@@ -168,6 +170,13 @@ impl Rollout {
     }
 }
 
+/// Whether a token can have been sampled with this log-probability: what was drawn was not
+/// impossible, and sums in f32 may end a little above 0.
+#[must_use]
+pub fn is_sampled_logprob(value: f32) -> bool {
+    value.is_finite() && value <= 1e-4
+}
+
 impl RolloutParts {
     fn check_lengths(&self) -> Result<(), RolloutError> {
         let tokens = self.tokens.len();
@@ -195,7 +204,7 @@ impl RolloutParts {
                 return Err(RolloutError::PromptAuthor { index, found, prompt });
             }
             let value = self.logprobs[index];
-            if value.is_nan() || value > 1e-4 {
+            if !is_sampled_logprob(value) {
                 return Err(RolloutError::Logprob { index, value });
             }
         }
@@ -203,21 +212,25 @@ impl RolloutParts {
     }
 
     fn check_spans(&self) -> Result<(), RolloutError> {
+        let response = (self.tokens.len() - self.prompt_len) as u32;
         let mut expected = 0;
         for (span, s) in self.spans.iter().enumerate() {
             if s.start != expected || s.len == 0 {
                 return Err(RolloutError::Spans { span, start: s.start, expected });
             }
+            let rest = response - expected;
+            if s.len > rest {
+                return Err(RolloutError::SpanLength { span, len: s.len, rest });
+            }
             expected += s.len;
             let first = self.prompt_len + s.start as usize;
-            for index in first..(first + s.len as usize).min(self.tokens.len()) {
+            for index in first..first + s.len as usize {
                 if self.authors[index] != s.author {
                     let (by, found) = (s.author.name(), self.authors[index].name());
                     return Err(RolloutError::SpanAuthor { span, by, index, found });
                 }
             }
         }
-        let response = (self.tokens.len() - self.prompt_len) as u32;
         if expected != response {
             let span = self.spans.len();
             return Err(RolloutError::Spans { span, start: response, expected });
@@ -279,7 +292,9 @@ mod tests {
         assert!(refused(|p| p.authors.swap(1, 2)).contains("span 0 is by strong"));
         assert!(refused(|p| p.logprobs[1] = f32::NAN).contains("NaN"));
         assert!(refused(|p| p.logprobs[1] = 0.5).contains("0.5"));
+        assert!(refused(|p| p.logprobs[2] = f32::NEG_INFINITY).contains("-inf"));
         assert!(refused(|p| p.spans[1].start = 2).contains("do not tile"));
+        assert!(refused(|p| p.spans[1].len = u32::MAX).contains("where 1 are left"));
         assert!(refused(|p| p.spans.truncate(1)).contains("do not tile"));
         assert!(refused(|p| p.prompt_len = 3).contains("no response"));
         assert!(refused(|p| p.verdict.reward = f32::INFINITY).contains("inf"));
