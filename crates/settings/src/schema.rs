@@ -74,13 +74,14 @@ impl Settings {
         let handoff = &self.handoff;
         let p = handoff.probability;
         let schedule = match handoff.unit.as_str() {
-            "chunk" => Schedule::Chunk { n: handoff.chunk_tokens, p },
             "markov" => Schedule::Markov { p, stay: handoff.stay },
+            "alternate:chunk" => Schedule::Alternate { unit: Unit::Chunk(handoff.chunk_tokens) },
+            alternate if alternate.starts_with("alternate:") => {
+                return alternate.parse().map_err(|e| format!("handoff.unit: {e}"));
+            }
+            "chunk" => Schedule::Bernoulli { unit: Unit::Chunk(handoff.chunk_tokens), p },
             name => match Unit::from_name(name) {
                 Some(unit) => Schedule::Bernoulli { unit, p },
-                None if name.starts_with("alternate:") => {
-                    return name.parse().map_err(|e| format!("handoff.unit: {e}"));
-                }
                 None => {
                     return Err(format!(
                         "handoff.unit is '{name}': write token, word, line, sentence, chunk, \

@@ -109,7 +109,6 @@ impl Authors {
             Schedule::Bernoulli { unit, .. } | Schedule::Alternate { unit } => {
                 (self.ends(unit, token), unit == Unit::Word)
             }
-            Schedule::Chunk { n, .. } => (self.since_boundary >= n, false),
             Schedule::Markov { .. } => (true, false),
             Schedule::Takeover { .. } => (self.ends(Unit::Word, token), true),
         };
@@ -136,7 +135,14 @@ impl Authors {
     }
 
     fn ends(&mut self, unit: Unit, token: TokenId) -> bool {
-        self.rule.boundaries.ends(unit, token, &mut self.tail)
+        let ends = self.rule.boundaries.ends(token, &mut self.tail);
+        match unit {
+            Unit::Token => true,
+            Unit::Word => ends.word,
+            Unit::Line => ends.line,
+            Unit::Sentence => ends.sentence,
+            Unit::Chunk(tokens) => self.since_boundary >= tokens,
+        }
     }
 
     fn redraw(&mut self, forced: bool) -> Boundary {
@@ -151,7 +157,7 @@ impl Authors {
     fn drawn(&self, boundary: u64) -> Author {
         let coin = || self.key.coin(boundary);
         let weak = match self.rule.schedule {
-            Schedule::Bernoulli { p, .. } | Schedule::Chunk { p, .. } => coin() < p,
+            Schedule::Bernoulli { p, .. } => coin() < p,
             Schedule::Markov { p, stay } => {
                 let u = coin();
                 if boundary == 0 {

@@ -3,8 +3,6 @@
 
 use types::TokenId;
 
-use crate::Unit;
-
 /// Boundary tokens that a data source names itself, instead of having them read off their texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamedBoundaries {
@@ -19,6 +17,14 @@ pub struct Boundaries {
     effects: Vec<Effect>,
     /// Of every token beyond the table.
     other: Effect,
+}
+
+/// What a token ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) word: bool,
+    pub(crate) line: bool,
+    pub(crate) sentence: bool,
 }
 
 /// The end of the emitted text, as far as sentences need it.
@@ -44,8 +50,9 @@ struct Sentence {
 
 impl Boundaries {
     /// Reads boundaries off the decoded texts of the whole vocabulary, index = token id. A word
-    /// ends after a token whose text starts with white space; a line after one that completes
-    /// `\n`; a sentence after one that completes `\n\n`, alone or together with the token before.
+    /// ends after a token whose text starts with a space (arXiv 2606.28166: BPE's `Ġ`); a line
+    /// after one that completes `\n`; a sentence after one that completes `\n\n`, alone or together
+    /// with the token before.
     #[must_use]
     pub fn from_pieces(pieces: &[String]) -> Self {
         let effects = pieces.iter().map(|piece| Effect::of(piece)).collect();
@@ -68,24 +75,19 @@ impl Boundaries {
         Self { effects, other }
     }
 
-    /// Whether `token`, emitted after a text ending in `tail`, ends a `unit`; advances `tail`.
-    pub(crate) fn ends(&self, unit: Unit, token: TokenId, tail: &mut Tail) -> bool {
+    /// What `token`, emitted after a text ending in `tail`, ends; advances `tail`.
+    pub(crate) fn ends(&self, token: TokenId, tail: &mut Tail) -> Ends {
         let effect = self.effects.get(token as usize).unwrap_or(&self.other);
         let sentence = if tail.line_break { effect.after_line_break } else { effect.after_text };
         *tail = sentence.tail;
-        match unit {
-            Unit::Token => true,
-            Unit::Word => effect.word,
-            Unit::Line => effect.line,
-            Unit::Sentence => sentence.ends,
-        }
+        Ends { word: effect.word, line: effect.line, sentence: sentence.ends }
     }
 }
 
 impl Effect {
     fn of(piece: &str) -> Self {
         Self {
-            word: piece.starts_with(char::is_whitespace),
+            word: piece.starts_with(' '),
             line: piece.contains('\n'),
             after_text: Sentence::read(piece, Tail { line_break: false }),
             after_line_break: Sentence::read(piece, Tail { line_break: true }),
@@ -112,40 +114,42 @@ mod tests {
 
     const PIECES: [&str; 8] = ["The", " cat", "s", "\n", ".\n\n", ".\n", "\nSo", ""];
 
-    fn ends(unit: Unit, tokens: &[TokenId]) -> Vec<bool> {
+    fn ends(unit: fn(Ends) -> bool, tokens: &[TokenId]) -> Vec<bool> {
         let boundaries = Boundaries::from_pieces(&PIECES.map(str::to_owned));
         let mut tail = Tail::default();
-        tokens.iter().map(|t| boundaries.ends(unit, *t, &mut tail)).collect()
+        tokens.iter().map(|t| unit(boundaries.ends(*t, &mut tail))).collect()
     }
+
+    const WORD: fn(Ends) -> bool = |ends| ends.word;
+    const LINE: fn(Ends) -> bool = |ends| ends.line;
+    const SENTENCE: fn(Ends) -> bool = |ends| ends.sentence;
 
     #[test]
     fn words_end_after_the_token_that_begins_one() {
-        assert_eq!(ends(Unit::Word, &[0, 1, 2, 3, 7]), [false, true, false, true, false]);
-        assert_eq!(ends(Unit::Token, &[0, 2]), [true, true]);
+        assert_eq!(ends(WORD, &[0, 1, 2, 3, 6, 7]), [false, true, false, false, false, false]);
     }
 
     #[test]
     fn lines_end_where_a_line_break_is_completed() {
-        assert_eq!(ends(Unit::Line, &[0, 3, 4, 5, 6, 2]), [false, true, true, true, true, false]);
+        assert_eq!(ends(LINE, &[0, 3, 4, 5, 6, 2]), [false, true, true, true, true, false]);
     }
 
     #[test]
     fn sentences_end_within_a_token_and_across_two() {
-        assert_eq!(ends(Unit::Sentence, &[0, 4, 1]), [false, true, false]);
-        assert_eq!(ends(Unit::Sentence, &[5, 3, 1]), [false, true, false]);
-        assert_eq!(ends(Unit::Sentence, &[5, 6, 3]), [false, true, false]);
+        assert_eq!(ends(SENTENCE, &[0, 4, 1]), [false, true, false]);
+        assert_eq!(ends(SENTENCE, &[5, 3, 1]), [false, true, false]);
+        assert_eq!(ends(SENTENCE, &[5, 6, 3]), [false, true, false]);
         // An empty piece does not come between two line breaks, a letter does.
-        assert_eq!(ends(Unit::Sentence, &[3, 7, 3]), [false, false, true]);
-        assert_eq!(ends(Unit::Sentence, &[3, 2, 3]), [false, false, false]);
+        assert_eq!(ends(SENTENCE, &[3, 7, 3]), [false, false, true]);
+        assert_eq!(ends(SENTENCE, &[3, 2, 3]), [false, false, false]);
         // Four line breaks in a row are two ends, not three.
-        assert_eq!(ends(Unit::Sentence, &[3, 3, 3, 3]), [false, true, false, true]);
-        assert_eq!(ends(Unit::Sentence, &[4, 3, 3]), [true, false, true]);
+        assert_eq!(ends(SENTENCE, &[3, 3, 3, 3]), [false, true, false, true]);
+        assert_eq!(ends(SENTENCE, &[4, 3, 3]), [true, false, true]);
     }
 
     #[test]
-    fn tokens_outside_the_vocabulary_end_nothing_but_themselves() {
-        assert_eq!(ends(Unit::Word, &[99]), [false]);
-        assert_eq!(ends(Unit::Token, &[99]), [true]);
+    fn tokens_outside_the_vocabulary_end_nothing() {
+        assert_eq!(ends(WORD, &[99]), [false]);
     }
 
     #[test]
@@ -155,9 +159,9 @@ mod tests {
             line_ends: vec![3],
             sentence_ends: vec![5],
         });
-        let ends = |unit: Unit, token: TokenId| boundaries.ends(unit, token, &mut Tail::default());
-        assert!(ends(Unit::Word, 0) && ends(Unit::Word, 3) && ends(Unit::Word, 1000));
-        assert!(ends(Unit::Line, 3) && !ends(Unit::Line, 4) && !ends(Unit::Line, 1000));
-        assert!(ends(Unit::Sentence, 5) && !ends(Unit::Sentence, 3));
+        let ends = |token: TokenId| boundaries.ends(token, &mut Tail::default());
+        assert!(ends(0).word && ends(3).word && ends(1000).word);
+        assert!(ends(3).line && !ends(4).line && !ends(1000).line);
+        assert!(ends(5).sentence && !ends(3).sentence);
     }
 }

@@ -10,34 +10,31 @@ pub enum Unit {
     Word,
     Line,
     Sentence,
+    /// `chunk:8`: after every so many tokens, at least one.
+    Chunk(u32),
 }
 
+/// Units whose name says all.
+const NAMED: [(&str, Unit); 4] = [
+    ("token", Unit::Token),
+    ("word", Unit::Word),
+    ("line", Unit::Line),
+    ("sentence", Unit::Sentence),
+];
+
 impl Unit {
-    pub const ALL: [Self; 4] = [Self::Token, Self::Word, Self::Line, Self::Sentence];
-
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Token => "token",
-            Self::Word => "word",
-            Self::Line => "line",
-            Self::Sentence => "sentence",
-        }
-    }
-
+    /// Of the units without a number: token, word, line, sentence.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|unit| unit.name() == name)
+        NAMED.iter().find(|(known, _)| *known == name).map(|(_, unit)| *unit)
     }
 }
 
 /// The rule that draws authors. Probabilities are the weak model's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Schedule {
-    /// `word:0.25`: redrawn at every boundary.
+    /// `word:0.25`, `chunk:8:0.25`: redrawn at every boundary.
     Bernoulli { unit: Unit, p: f64 },
-    /// `chunk:8:0.5`: redrawn after every `n` tokens.
-    Chunk { n: u32, p: f64 },
     /// `markov:0.25:0.8`: kept with probability `stay` after every token, else redrawn.
     Markov { p: f64, stay: f64 },
     /// `alternate:line`: strict turns, the strong model first.
@@ -48,7 +45,7 @@ pub enum Schedule {
 }
 
 const FORMS: &str = "known forms are token:P, word:P, line:P, sentence:P, chunk:N:P, \
-    markov:P:STAY, alternate:UNIT, takeover:F (for instance word:0.25)";
+    markov:P:STAY, alternate:UNIT, takeover:F (for instance word:0.25 or alternate:chunk:8)";
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
@@ -60,7 +57,9 @@ pub enum ScheduleError {
     Probability { schedule: String, what: &'static str, found: String },
     #[error("schedule '{schedule}': chunk length '{found}' is not a whole number of at least 1")]
     ChunkLength { schedule: String, found: String },
-    #[error("schedule '{schedule}': unit '{found}' is none of token, word, line, sentence")]
+    #[error(
+        "schedule '{schedule}': unit '{found}' is none of token, word, line, sentence, chunk:N"
+    )]
     Unit { schedule: String, found: String },
 }
 
@@ -75,13 +74,14 @@ impl Schedule {
     /// # Errors
     /// A probability outside 0..=1 or an empty chunk.
     pub fn check(&self) -> Result<(), ScheduleError> {
+        if let Self::Bernoulli { unit: Unit::Chunk(0), .. }
+        | Self::Alternate { unit: Unit::Chunk(0) } = self
+        {
+            let (schedule, found) = (self.to_string(), "0".to_owned());
+            return Err(ScheduleError::ChunkLength { schedule, found });
+        }
         let probabilities: &[(&'static str, f64)] = match *self {
             Self::Bernoulli { p, .. } => &[(PROBABILITY, p)],
-            Self::Chunk { n: 0, .. } => {
-                let (schedule, found) = (self.to_string(), "0".to_owned());
-                return Err(ScheduleError::ChunkLength { schedule, found });
-            }
-            Self::Chunk { p, .. } => &[(PROBABILITY, p)],
             Self::Markov { p, stay } => &[(PROBABILITY, p), (STAY, stay)],
             Self::Alternate { .. } => &[],
             Self::Takeover { f } => &[(FRACTION, f)],
@@ -98,12 +98,7 @@ impl Schedule {
     /// No coin can give the weak model a turn, so that no weak server is needed.
     #[must_use]
     pub fn is_strong_alone(&self) -> bool {
-        matches!(
-            *self,
-            Self::Bernoulli { p: 0.0, .. }
-                | Self::Chunk { p: 0.0, .. }
-                | Self::Markov { p: 0.0, .. }
-        )
+        matches!(*self, Self::Bernoulli { p: 0.0, .. } | Self::Markov { p: 0.0, .. })
     }
 
     /// No coin can give the strong model a turn.
@@ -112,20 +107,30 @@ impl Schedule {
         matches!(
             *self,
             Self::Bernoulli { p: 1.0, .. }
-                | Self::Chunk { p: 1.0, .. }
                 | Self::Markov { p: 1.0, .. }
                 | Self::Takeover { f: 0.0 }
         )
     }
 }
 
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chunk(tokens) => write!(f, "chunk:{tokens}"),
+            unit => {
+                let named = NAMED.iter().find(|(_, named)| named == unit);
+                f.write_str(named.map_or("", |(name, _)| name))
+            }
+        }
+    }
+}
+
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bernoulli { unit, p } => write!(f, "{}:{p}", unit.name()),
-            Self::Chunk { n, p } => write!(f, "chunk:{n}:{p}"),
+            Self::Bernoulli { unit, p } => write!(f, "{unit}:{p}"),
             Self::Markov { p, stay } => write!(f, "markov:{p}:{stay}"),
-            Self::Alternate { unit } => write!(f, "alternate:{}", unit.name()),
+            Self::Alternate { unit } => write!(f, "alternate:{unit}"),
             Self::Takeover { f: fraction } => write!(f, "takeover:{fraction}"),
         }
     }
@@ -135,30 +140,29 @@ impl FromStr for Schedule {
     type Err = ScheduleError;
 
     fn from_str(text: &str) -> Result<Self, ScheduleError> {
-        let mut parts = text.split(':');
-        let kind = parts.next().unwrap_or_default();
-        let form = Form { text, kind, parts: parts.collect() };
-        if let Some(unit) = Unit::from_name(kind) {
-            let [p] = form.parts()?;
-            return Ok(Self::Bernoulli { unit, p: form.probability(PROBABILITY, p)? });
-        }
-        match kind {
-            "chunk" => {
-                let [n, p] = form.parts()?;
-                Ok(Self::Chunk { n: form.chunk(n)?, p: form.probability(PROBABILITY, p)? })
-            }
-            "markov" => {
-                let [p, stay] = form.parts()?;
+        let parts: Vec<&str> = text.split(':').collect();
+        let form = Form { text, kind: parts[0] };
+        match (parts[0], &parts[1..]) {
+            ("markov", rest) => {
+                let [p, stay] = form.exactly(rest)?;
                 let p = form.probability(PROBABILITY, p)?;
                 Ok(Self::Markov { p, stay: form.probability(STAY, stay)? })
             }
-            "alternate" => {
-                let [unit] = form.parts()?;
-                Ok(Self::Alternate { unit: form.unit(unit)? })
-            }
-            "takeover" => {
-                let [f] = form.parts()?;
+            ("alternate", []) => Err(form.parts(0, 1)),
+            ("alternate", unit) => Ok(Self::Alternate { unit: form.unit(unit)? }),
+            ("takeover", rest) => {
+                let [f] = form.exactly(rest)?;
                 Ok(Self::Takeover { f: form.probability(FRACTION, f)? })
+            }
+            ("chunk", rest) => {
+                let [tokens, p] = form.exactly(rest)?;
+                let unit = form.unit(&["chunk", tokens])?;
+                Ok(Self::Bernoulli { unit, p: form.probability(PROBABILITY, p)? })
+            }
+            (kind, rest) if Unit::from_name(kind).is_some() => {
+                let [p] = form.exactly(rest)?;
+                let unit = form.unit(&[kind])?;
+                Ok(Self::Bernoulli { unit, p: form.probability(PROBABILITY, p)? })
             }
             _ => Err(ScheduleError::Unknown(text.to_owned())),
         }
@@ -172,17 +176,19 @@ const FRACTION: &str = "fraction";
 struct Form<'a> {
     text: &'a str,
     kind: &'a str,
-    parts: Vec<&'a str>,
 }
 
-impl<'a> Form<'a> {
-    fn parts<const N: usize>(&self) -> Result<[&'a str; N], ScheduleError> {
-        self.parts.as_slice().try_into().map_err(|_| ScheduleError::Parts {
-            schedule: self.text.to_owned(),
-            kind: self.kind.to_owned(),
-            found: self.parts.len(),
-            needed: N,
-        })
+impl Form<'_> {
+    fn exactly<'p, const N: usize>(
+        &self,
+        parts: &[&'p str],
+    ) -> Result<[&'p str; N], ScheduleError> {
+        parts.try_into().map_err(|_| self.parts(parts.len(), N))
+    }
+
+    fn parts(&self, found: usize, needed: usize) -> ScheduleError {
+        let (schedule, kind) = (self.text.to_owned(), self.kind.to_owned());
+        ScheduleError::Parts { schedule, kind, found, needed }
     }
 
     fn probability(&self, what: &'static str, part: &str) -> Result<f64, ScheduleError> {
@@ -194,18 +200,19 @@ impl<'a> Form<'a> {
         })
     }
 
-    fn chunk(&self, part: &str) -> Result<u32, ScheduleError> {
-        part.parse().ok().filter(|n| *n > 0).ok_or_else(|| ScheduleError::ChunkLength {
-            schedule: self.text.to_owned(),
-            found: part.to_owned(),
-        })
-    }
-
-    fn unit(&self, part: &str) -> Result<Unit, ScheduleError> {
-        Unit::from_name(part).ok_or_else(|| ScheduleError::Unit {
-            schedule: self.text.to_owned(),
-            found: part.to_owned(),
-        })
+    fn unit(&self, parts: &[&str]) -> Result<Unit, ScheduleError> {
+        let schedule = self.text.to_owned();
+        match *parts {
+            ["chunk", tokens] => {
+                let length = tokens.parse().ok().filter(|tokens| *tokens > 0);
+                let found = tokens.to_owned();
+                length.map(Unit::Chunk).ok_or(ScheduleError::ChunkLength { schedule, found })
+            }
+            _ => {
+                let found = parts.join(":");
+                Unit::from_name(&found).ok_or(ScheduleError::Unit { schedule, found })
+            }
+        }
     }
 }
 
@@ -221,9 +228,10 @@ mod tests {
             ("token:1", Schedule::WEAK_ALONE),
             ("line:0.5", Schedule::Bernoulli { unit: Unit::Line, p: 0.5 }),
             ("sentence:0.1", Schedule::Bernoulli { unit: Unit::Sentence, p: 0.1 }),
-            ("chunk:8:0.5", Schedule::Chunk { n: 8, p: 0.5 }),
+            ("chunk:8:0.5", Schedule::Bernoulli { unit: Unit::Chunk(8), p: 0.5 }),
             ("markov:0.25:0.8", Schedule::Markov { p: 0.25, stay: 0.8 }),
             ("alternate:line", Schedule::Alternate { unit: Unit::Line }),
+            ("alternate:chunk:8", Schedule::Alternate { unit: Unit::Chunk(8) }),
             ("takeover:0.5", Schedule::Takeover { f: 0.5 }),
         ];
         for (text, schedule) in cases {
@@ -250,7 +258,11 @@ mod tests {
             ("markov:0.5:2", "probability to stay '2'"),
             ("chunk:0:0.5", "chunk length '0' is not a whole number of at least 1"),
             ("chunk:2.5:0.5", "chunk length '2.5'"),
-            ("alternate:page", "unit 'page' is none of token, word, line, sentence"),
+            ("alternate", "has 0 parts after 'alternate' but needs 1"),
+            ("alternate:page", "unit 'page' is none of token, word, line, sentence, chunk:N"),
+            ("alternate:word:8", "unit 'word:8' is none of"),
+            ("alternate:chunk", "unit 'chunk' is none of"),
+            ("alternate:chunk:0", "chunk length '0'"),
             ("takeover:1.01", "fraction '1.01'"),
         ];
         for (text, message) in cases {
@@ -258,7 +270,8 @@ mod tests {
             assert!(error.contains(message), "{error}");
         }
         assert!(Schedule::Markov { p: 0.5, stay: f64::NAN }.check().is_err());
-        assert!(Schedule::Chunk { n: 0, p: 0.5 }.check().is_err());
+        assert!(Schedule::Bernoulli { unit: Unit::Chunk(0), p: 0.5 }.check().is_err());
+        assert!(Schedule::Alternate { unit: Unit::Chunk(0) }.check().is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use types::{
     Author, Finish, PolicyVersion, Rollout, RolloutError, RolloutParts, SampleIndex, Sampling,
-    Span, SpanEnd, TokenId, Verdict,
+    Span, SpanEnd, TokenId, Verdict, is_sampled_logprob,
 };
 
 use crate::authors::AuthorMismatch;
@@ -68,7 +68,7 @@ pub enum SessionError {
     SpanLength { tokens: usize, limit: u32 },
     #[error("{values} log-probabilities for {tokens} tokens from position {position}")]
     Logprobs { position: u32, tokens: usize, values: usize },
-    #[error("log-probability {value} at position {position} is not a number at most 0")]
+    #[error("log-probability {value} at position {position} is not a finite number at most 0")]
     Logprob { position: u32, value: f32 },
     #[error("position {position}: tokens follow the end of the text")]
     AfterEnd { position: u32 },
@@ -197,7 +197,9 @@ impl Session {
         if values.len() > tokens {
             return Err(SessionError::Logprobs { position, tokens, values: values.len() });
         }
-        for (at, value) in (position..).zip(values).filter(|(_, value)| !value.is_nan()) {
+        // To the weak model a strong token may well be impossible.
+        let scored = |value: f32| value.is_nan() || value == f32::NEG_INFINITY;
+        for (at, value) in (position..).zip(values).filter(|(_, value)| !scored(**value)) {
             check_logprob(at, *value)?;
         }
         for (index, value) in (start..).zip(values) {
@@ -217,12 +219,6 @@ impl Session {
     #[must_use]
     pub fn response(&self) -> &[TokenId] {
         &self.tokens
-    }
-
-    /// The response from `position` on: what a model that has seen less must be given.
-    #[must_use]
-    pub fn tokens_since(&self, position: u32) -> &[TokenId] {
-        self.tokens.get(position as usize..).unwrap_or_default()
     }
 
     /// The authors of the response so far.
@@ -336,11 +332,10 @@ impl Session {
 }
 
 fn check_logprob(position: u32, value: f32) -> Result<(), SessionError> {
-    // As in `types`: sums in f32 may end a little above 0.
-    if value.is_nan() || value > 1e-4 {
-        return Err(SessionError::Logprob { position, value });
+    if is_sampled_logprob(value) {
+        return Ok(());
     }
-    Ok(())
+    Err(SessionError::Logprob { position, value })
 }
 
 fn after<T>(mut head: Vec<T>, mut tail: Vec<T>) -> Vec<T> {

@@ -218,6 +218,15 @@ fn alternate_takes_strict_turns_strong_first() {
 }
 
 #[test]
+fn alternating_chunks_have_n_tokens_each() {
+    let authors = replay(&rule("alternate:chunk:3", 32, 40), key(1), &text(1, 40));
+    for (at, author) in authors.iter().enumerate() {
+        let expected = if at / 3 % 2 == 0 { Author::Strong } else { Author::Weak };
+        assert_eq!(*author, expected, "token {at}");
+    }
+}
+
+#[test]
 fn takeover_hands_over_once_at_the_first_word_boundary_after_the_fraction() {
     let rule = rule("takeover:0.5", 32, 100);
     for number in 0..50 {
