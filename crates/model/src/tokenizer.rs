@@ -46,8 +46,11 @@ impl Tokenizer {
         let refused = |reason: String| ModelError::Tokenizer { origin: origin.to_owned(), reason };
         let value: Value =
             serde_json::from_str(json).map_err(|e| refused(format!("not valid JSON: {e}")))?;
-        let inner: tokenizers::Tokenizer =
+        let mut inner: tokenizers::Tokenizer =
             json.parse().map_err(|e| refused(format!("not a tokenizer that can be read: {e}")))?;
+        // Fine-tuning saves these with the tokenizer; a text of ours is never cut or padded.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| refused(format!("its truncation stays: {e}")))?;
         let vocab = inner.get_vocab(true);
         let size = vocab.values().max().map_or(0, |id| *id as usize + 1);
         if size == 0 {
@@ -85,12 +88,12 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Special tokens are left out.
+    /// Special tokens are shown as the vocabulary writes them: nothing written is hidden.
     ///
     /// # Errors
     /// A decoder that fails on these ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        let text = self.0.inner.decode(ids, true);
+        let text = self.0.inner.decode(ids, false);
         text.map_err(|e| ModelError::Input(format!("{} tokens cannot be read: {e}", ids.len())))
     }
 
@@ -255,14 +258,27 @@ mod tests {
     }
 
     #[test]
-    fn words_are_encoded_and_decoded_without_special_tokens() {
+    fn words_are_encoded_and_decoded_with_nothing_added_or_hidden() {
         let t = words(json!({"<eos>": 0, "so": 1, "7": 2, ";": 3}));
         assert_eq!(t.encode("so 7 ; so").unwrap(), [1, 2, 3, 1]);
-        assert_eq!(t.decode(&[1, 2, 3, 0]).unwrap(), "so 7 ;");
+        assert_eq!(t.decode(&[1, 0, 2, 3]).unwrap(), "so <eos> 7 ;");
         assert_eq!(t.pieces(), ["", " so", " 7", " ;"]);
         assert_eq!((t.vocab_size(), t.id_of("7"), t.id_of("8")), (4, Some(2), None));
         let error = t.encode("so 8").unwrap_err().to_string();
         assert!(error.contains("\"so 8\""), "{error}");
+    }
+
+    #[test]
+    fn saved_truncation_and_padding_change_no_text() {
+        let plain = words(json!({"<eos>": 0, "so": 1, "7": 2, ";": 3}));
+        let mut value: Value = serde_json::from_str(plain.json()).unwrap();
+        value["truncation"] = json!({"direction": "Right", "max_length": 2, "stride": 0,
+                                     "strategy": "LongestFirst"});
+        value["padding"] = json!({"strategy": {"Fixed": 8}, "direction": "Right", "pad_id": 0,
+                                  "pad_type_id": 0, "pad_token": "<eos>",
+                                  "pad_to_multiple_of": null});
+        let saved = Tokenizer::from_json(&value.to_string(), "t.json").unwrap();
+        assert_eq!(saved.encode("so 7 ; so").unwrap(), [1, 2, 3, 1]);
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Task {
             None => None,
         };
         Ok(Verdict {
-            jargon: self.jargon(&text, tokens, authors),
+            jargon: self.jargon(tokens, authors)?,
             text,
             extracted: grade.extracted,
             answered_by,
@@ -152,16 +152,31 @@ impl Task {
         Ok(authors.get(low).copied())
     }
 
-    fn jargon(&self, text: &str, tokens: &[TokenId], authors: &[Author]) -> Share {
-        match self.0.source {
+    /// Among the strong model's own tokens.
+    fn jargon(&self, tokens: &[TokenId], authors: &[Author]) -> anyhow::Result<Share> {
+        Ok(match self.0.source {
             DataSource::Miniature => {
                 let pieces = self.0.tokenizer.pieces();
                 let word = |token: &TokenId| pieces.get(*token as usize).map_or("", |p| p.trim());
                 let by_strong = authors.iter().map(|author| *author == Author::Strong);
                 miniature::jargon_share(tokens.iter().map(word).zip(by_strong))
             }
-            DataSource::Gsm8k => gsm8k::jargon(text),
+            DataSource::Gsm8k => gsm8k::jargon(&self.strong_texts(tokens, authors)?),
+        })
+    }
+
+    /// The text of each strong span by itself: joined, two spans could spell what neither says.
+    fn strong_texts(&self, tokens: &[TokenId], authors: &[Author]) -> anyhow::Result<Vec<String>> {
+        let mut rest = tokens;
+        let mut texts = Vec::new();
+        for run in authors.chunk_by(|a, b| a == b) {
+            let (span, after) = rest.split_at(run.len());
+            rest = after;
+            if run[0] == Author::Strong {
+                texts.push(self.0.tokenizer.decode(span)?);
+            }
         }
+        Ok(texts)
     }
 }
 

@@ -1,5 +1,6 @@
-//! The task of the miniature, on sessions written by hand.
+//! The tasks of both sources, on sessions written by hand.
 
+use settings::Data;
 use tandem::{RandomKey, SessionPlan, Turn, WeakSpan};
 use types::{GroupId, PolicyVersion, Purpose, SampleIndex, Sampling};
 
@@ -15,14 +16,39 @@ fn problem() -> Problem {
     miniature::draw(miniature::Split::Train, 3, 5, miniature::Style::Plain)
 }
 
+/// GSM8K with a byte-level tokenizer of single characters.
+fn gsm8k_task() -> Task {
+    let characters = "Ġ\u{10a}0123456789#<>*=abcdefghijklmnopqrstuvwxyz";
+    let mut vocab: serde_json::Map<String, serde_json::Value> =
+        characters.chars().enumerate().map(|(id, c)| (c.to_string(), id.into())).collect();
+    let end = vocab.len() as TokenId;
+    vocab.insert("<end>".to_owned(), end.into());
+    let byte_level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false,
+                                        "trim_offsets": true, "use_regex": false});
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "added_tokens": [{"id": end, "content": "<end>", "single_word": false, "lstrip": false,
+                          "rstrip": false, "normalized": false, "special": true}],
+        "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    });
+    let tokenizer = Tokenizer::from_json(&json.to_string(), "characters").unwrap();
+    let data = Data { source: DataSource::Gsm8k, ..Data::default() };
+    Task::new(&Settings { data, ..Settings::default() }, tokenizer, vec![end])
+}
+
 /// Writes `tokens`, each by whoever's turn it is.
 fn written(task: &Task, schedule: &str, tokens: &[TokenId]) -> Session {
+    written_for(task, &problem(), schedule, tokens)
+}
+
+fn written_for(task: &Task, problem: &Problem, schedule: &str, tokens: &[TokenId]) -> Session {
     let schedule: Schedule = schedule.parse().unwrap();
-    let sampling = Sampling { temperature: 1.0, top_p: 1.0, max_tokens: 40, banned: vec![] };
+    let sampling = Sampling { temperature: 1.0, top_p: 1.0, max_tokens: 80, banned: vec![] };
     let plan = SessionPlan {
         rule: task.rule(schedule, sampling.max_tokens),
         key: RandomKey::new(1, Purpose::Train, &schedule, GroupId(2), SampleIndex(0)),
-        prompt: task.strong_prompt(&problem()).unwrap(),
+        prompt: task.strong_prompt(problem).unwrap(),
         sampling,
         stops: task.stops().to_vec(),
         weak_may_end: true,
@@ -69,6 +95,37 @@ fn the_weak_models_words_are_not_the_strong_models_jargon() {
     let by_strong = task.verdict(&written(&task, "token:0", &tokens), &problem).unwrap();
     assert_eq!(by_strong.jargon, Share { count: 6, of: 6 });
     assert_eq!(by_strong.extracted.as_deref(), Some("6"));
+}
+
+#[test]
+fn nothing_may_stand_between_the_miniatures_answer_and_its_end() {
+    let (task, problem) = (task(), problem());
+    let pad = task.tokenizer().id_of("<pad>").unwrap();
+    let mut tokens = task.solution(&problem).unwrap();
+    tokens.insert(tokens.len() - 1, pad);
+    let verdict = task.verdict(&written(&task, "token:0", &tokens), &problem).unwrap();
+    assert!(!verdict.correct && verdict.text.ends_with("<pad>"), "{}", verdict.text);
+}
+
+#[test]
+fn gsm8k_counts_each_models_annotations_as_its_own() {
+    let task = gsm8k_task();
+    let problem = Problem { id: 1, question: "so".into(), answer: "6".into(), solution: None };
+    let graded = |schedule: &str, text: &str| {
+        let tokens = [&*task.tokenizer().encode(text).unwrap(), task.stops()].concat();
+        let session = written_for(&task, &problem, schedule, &tokens);
+        task.verdict(&session, &problem).unwrap()
+    };
+    // The strong model writes the first and the last line.
+    let by_weak = graded("alternate:line", "it is\n2*3=<<2*3=6>>6\n#### 6");
+    assert_eq!(by_weak.jargon, Share { count: 0, of: 1 });
+    assert_eq!((by_weak.correct, by_weak.answered_by), (true, Some(Author::Strong)));
+    let by_strong = graded("alternate:line", "2*3=<<2*3=6>>6\n#### 6");
+    assert_eq!(by_strong.jargon, Share { count: 1, of: 1 });
+    assert_eq!((by_strong.correct, by_strong.answered_by), (true, Some(Author::Weak)));
+    assert_eq!(graded("token:1", "2*3=<<2*3=6>>6").jargon, Share { count: 0, of: 0 });
+    // Strong spans put side by side would spell a mark that none of them holds.
+    assert_eq!(graded("alternate:token", "<a<#### 6").jargon, Share { count: 0, of: 1 });
 }
 
 #[test]

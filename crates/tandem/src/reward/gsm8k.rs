@@ -2,7 +2,7 @@
 //!
 //! The pattern is the strict match of the common evaluation harness, `#### (\-?[0-9\.\,]+)`, first
 //! match, with two leniencies: a `$` may precede the number, and a match without any digit does
-//! not count. Numbers are compared without `$`, thousands separators, a trailing full stops, zeros
+//! not count. Numbers are compared without `$`, thousands separators, trailing full stops, zeros
 //! after the decimals and zeros before the digits, so that `$1,018.00` is `1018`.
 
 use types::Share;
@@ -55,11 +55,12 @@ pub fn normal(text: &str) -> Option<String> {
     })
 }
 
-/// 1 of 1 if the strong model's own text holds a calculator annotation `<<…>>`.
+/// 1 of 1 if any of the strong model's spans holds a mark of a calculator annotation `<<…>>`; 0 of
+/// 0 if it wrote nothing.
 #[must_use]
-pub fn jargon(strong_text: &str) -> Share {
-    let found = strong_text.contains("<<") || strong_text.contains(">>");
-    Share { count: u32::from(found), of: 1 }
+pub fn jargon(strong_spans: &[String]) -> Share {
+    let found = strong_spans.iter().any(|text| text.contains("<<") || text.contains(">>"));
+    Share { count: u32::from(found), of: u32::from(!strong_spans.is_empty()) }
 }
 
 pub(super) fn grade(text: &str, gold: &str) -> Grade {
@@ -125,8 +126,12 @@ mod tests {
 
     #[test]
     fn annotations_are_jargon() {
-        assert_eq!(jargon("2*3=<<2*3=6>>6"), Share { count: 1, of: 1 });
-        assert_eq!(jargon("6>> so"), Share { count: 1, of: 1 });
-        assert_eq!(jargon("2 < 3 > 1"), Share { count: 0, of: 1 });
+        let of =
+            |spans: &[&str]| jargon(&spans.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
+        assert_eq!(of(&["so", "2*3=<<2*3=6>>6"]), Share { count: 1, of: 1 });
+        assert_eq!(of(&["6>> so"]), Share { count: 1, of: 1 });
+        assert_eq!(of(&["2 < 3 > 1"]), Share { count: 0, of: 1 });
+        assert_eq!(of(&["2*3=<", "<"]), Share { count: 0, of: 1 });
+        assert_eq!(of(&[]), Share { count: 0, of: 0 });
     }
 }
