@@ -12,7 +12,7 @@ use grpo::{
     sft_loss, strong_tokens,
 };
 use model::{Decoder, ModelFiles, logprobs};
-use settings::{Objective, Settings};
+use settings::{Objective, Ratio, Settings};
 use types::{Rollout, TokenId};
 
 use crate::checkpoint::Checkpoint;
@@ -320,9 +320,10 @@ impl Sums {
 
 fn loss_settings(settings: &Settings) -> LossSettings {
     let train = &settings.train;
-    let ratio = match train.objective {
-        Objective::Grpo | Objective::Sft => RatioLevel::Token,
-        Objective::Reinforce => RatioLevel::Off,
+    let ratio = match (train.objective, train.ratio) {
+        (Objective::Reinforce, _) => RatioLevel::Off,
+        (_, Ratio::Token) => RatioLevel::Token,
+        (_, Ratio::Sequence) => RatioLevel::Sequence,
     };
     LossSettings {
         clip_low: train.clip_low,

@@ -17,7 +17,8 @@ pub enum RatioLevel {
     Token,
     /// exp of the mean log-ratio over the sequence's strong tokens (GSPO, arXiv 2507.18071, eq. 7).
     Sequence,
-    /// No ratio and no clipping: −weight · logp (REINFORCE).
+    /// No clipping: −weight · logp (REINFORCE), under a truncation cap c times the constant
+    /// min(r, c) of the token's own ratio r.
     Off,
 }
 
@@ -107,7 +108,7 @@ pub fn policy_loss(
     for (index, logp) in host.logprobs.iter().enumerate() {
         let weight = f64::from(inputs.columns.weights[index]);
         let mut term = match settings.ratio {
-            RatioLevel::Off => Term::linear(-weight * logp, -weight),
+            RatioLevel::Off => likelihood(*logp, host.log_ratios[index], weight, settings),
             RatioLevel::Token | RatioLevel::Sequence => {
                 surrogate(host.effective[index], weight, settings)
             }
@@ -226,10 +227,15 @@ struct Term {
     truncated: bool,
 }
 
-impl Term {
-    fn linear(value: f64, slope: f64) -> Self {
-        Self { value, slope, clipped: false, truncated: false }
-    }
+/// The weighted log-likelihood; truncated importance sampling corrects for older samplers.
+fn likelihood(logp: f64, log_ratio: f64, weight: f64, settings: &LossSettings) -> Term {
+    let ratio = log_ratio.exp();
+    let (factor, truncated) = match settings.truncate_ratio {
+        Some(cap) => (ratio.min(cap), ratio > cap),
+        None => (1.0, false),
+    };
+    let slope = -weight * factor;
+    Term { value: slope * logp, slope, clipped: false, truncated }
 }
 
 /// The clipped, truncated surrogate. Written by cases so that a huge ratio stays finite wherever
@@ -268,7 +274,6 @@ fn count_token(stats: &mut RawStats, lag: u32, log_ratio: f64, term: &Term) {
     let ratio = log_ratio.exp();
     let class = stats.class(lag);
     class.tokens += 1.0;
-    class.k1 -= log_ratio;
     class.k3 += log_ratio.exp_m1() - log_ratio;
     class.ratio += ratio;
     class.ratio_squared += ratio * ratio;

@@ -10,9 +10,8 @@ pub const LAG_CLASSES: usize = 3;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LagStats {
     pub tokens: f64,
-    /// Σ −log r: the k1 estimate of KL(sampler ‖ training), Schulman, "Approximating KL divergence".
-    pub k1: f64,
-    /// Σ (r − 1 − log r), the k3 estimate of the same.
+    /// Σ (r − 1 − log r): the k3 estimate of KL(sampler ‖ training), Schulman, "Approximating KL
+    /// divergence".
     pub k3: f64,
     /// Σ r and Σ r², for the effective sample size.
     pub ratio: f64,
@@ -25,7 +24,7 @@ pub struct LagStats {
     pub largest: f64,
 }
 
-const SUMS: usize = 7;
+const SUMS: usize = 6;
 const OVERALL: usize = 3;
 
 impl LagStats {
@@ -36,25 +35,19 @@ impl LagStats {
     }
 
     fn sums(&self) -> [f64; SUMS] {
-        let LagStats { tokens, k1, k3, ratio, ratio_squared, clipped, truncated, .. } = *self;
-        [tokens, k1, k3, ratio, ratio_squared, clipped, truncated]
+        let LagStats { tokens, k3, ratio, ratio_squared, clipped, truncated, .. } = *self;
+        [tokens, k3, ratio, ratio_squared, clipped, truncated]
     }
 
     fn from_sums(sums: [f64; SUMS], largest: f64) -> Self {
-        let [tokens, k1, k3, ratio, ratio_squared, clipped, truncated] = sums;
-        Self { tokens, k1, k3, ratio, ratio_squared, clipped, truncated, largest }
+        let [tokens, k3, ratio, ratio_squared, clipped, truncated] = sums;
+        Self { tokens, k3, ratio, ratio_squared, clipped, truncated, largest }
     }
 
     /// KL(sampler ‖ training) per token, k3; 0 where there are no tokens, as all means here.
     #[must_use]
     pub fn mismatch_kl(&self) -> f64 {
         mean(self.k3, self.tokens)
-    }
-
-    /// The same by k1: unbiased too, of higher variance, can be negative.
-    #[must_use]
-    pub fn mismatch_k1(&self) -> f64 {
-        mean(self.k1, self.tokens)
     }
 
     /// Effective sample size (Σr)² / Σr² as a share of the tokens: 1 on policy.
@@ -202,10 +195,10 @@ mod tests {
     fn means_are_zero_without_tokens_and_right_with() {
         let none = RawStats::default();
         assert_eq!((none.mean_loss(), none.total().effective_share()), (0.0, 0.0));
-        let sums = [4.0, 1.0, 2.0, 4.0, 8.0, 1.0, 3.0];
+        let sums = [4.0, 2.0, 4.0, 8.0, 1.0, 3.0];
         let class = LagStats::from_sums(sums, 0.5);
         assert_eq!(class.effective_share(), 0.5);
-        assert_eq!((class.mismatch_k1(), class.mismatch_kl()), (0.25, 0.5));
+        assert_eq!(class.mismatch_kl(), 0.5);
         assert_eq!((class.clipped_share(), class.truncated_share()), (0.25, 0.75));
     }
 }

@@ -13,6 +13,6 @@ pub use preset::{PRESETS, preset};
 pub use schema::Settings;
 pub use sections::{
     Actor, Admin, Checkpoint, Coordinator, Data, DataSource, Eval, Gates, Handoff, Learner, Limits,
-    Log, LogFormat, Model, Objective, Prompt, Reward, Run, SamplingSettings, Shutdown, Staleness,
-    Train, TruncatedReward, WeakServer,
+    Log, LogFormat, Model, Objective, Prompt, Ratio, Reward, Run, SamplingSettings, Shutdown,
+    Staleness, Train, TruncatedReward, WeakServer,
 };

@@ -46,6 +46,16 @@ choice! {
     }
 }
 
+choice! {
+    /// What the importance ratio of `grpo` is taken over.
+    Ratio {
+        /// Each token by itself.
+        Token,
+        /// The mean over a rollout's strong tokens (GSPO).
+        Sequence,
+    }
+}
+
 section! {
     /// The learner's steps.
     Train {
@@ -65,6 +75,7 @@ section! {
         beta2: f64 = 0.999,
         /// Coefficient of the k3 estimate of the divergence from the run's start.
         kl: f64 = 0.05,
+        ratio: Ratio = Ratio::Token,
         clip_low: f64 = 0.2,
         clip_high: f64 = 0.2,
         /// Cap of the importance ratio where rollouts may be stale.
