@@ -11,9 +11,6 @@ pub const ANSWER: &str = "####";
 /// Ends a line.
 pub const LINE_END: &str = ";";
 
-/// Every token ends a word.
-pub const EVERY_TOKEN_ENDS_A_WORD: bool = true;
-
 pub(crate) const SPECIAL: [&str; 4] = ["<pad>", "<eos>", ANSWER, LINE_END];
 /// The first four are he, the others she.
 pub(crate) const NAMES: [&str; 8] = ["tom", "ben", "leo", "max", "ann", "mia", "eva", "zoe"];

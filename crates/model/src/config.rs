@@ -215,7 +215,7 @@ struct RawGeneration {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "eos_token_id must be a token id or a list of token ids")]
 enum Ids {
     One(u32),
     Many(Vec<u32>),
@@ -344,6 +344,14 @@ mod tests {
         assert_eq!(shape("lm_head.weight"), Some(vec![20, 8]));
         // 2·20·8 + 8 (norm) + 8·8+8 + 2·(4·8+4) + 8·8 + 2·8 + 3·8·12
         assert_eq!(config.parameters(), 320 + 8 + 72 + 72 + 64 + 16 + 288);
+    }
+
+    #[test]
+    fn ends_that_are_no_ids_are_refused_by_name() {
+        for value in [json!(-1), json!("</s>"), json!([1, "x"])] {
+            let text = refusal(|v| v["eos_token_id"] = value);
+            assert!(text.contains("eos_token_id must be a token id"), "{text}");
+        }
     }
 
     #[test]

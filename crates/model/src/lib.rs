@@ -20,7 +20,7 @@ pub use decode::{RaggedEngine, RowInput, StepOutput, Want, Wanted};
 pub use decoder::Decoder;
 pub use directory::write_directory;
 pub use error::ModelError;
-pub use sampler::{SampleError, Sampled, SamplerSettings, logprob_of, sample, sample_rows};
+pub use sampler::{SampleError, Sampled, SamplerSettings, logprob_of, sample};
 pub use source::{ModelFiles, ModelOutline, ModelSource};
 pub use tokenizer::Tokenizer;
 pub use train::logprobs;

@@ -1,10 +1,6 @@
 //! Drawing one token from logits, exactly and in f64, as a pure function of (logits, settings, u).
 //! Where the uniform number u comes from is the caller's business.
 
-use candle_core::{DType, Tensor};
-
-use crate::ModelError;
-
 /// The distribution that is sampled from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerSettings {
@@ -37,8 +33,6 @@ pub enum SampleError {
     Setting { name: &'static str, value: f64, allowed: &'static str },
     #[error("{what} {id} is outside the {vocab} tokens")]
     Token { what: &'static str, id: u32, vocab: usize },
-    #[error("{found} {what} for {rows} rows of logits")]
-    Rows { what: &'static str, found: usize, rows: usize },
 }
 
 /// The token at which the cumulative distribution, in the order of ids, first exceeds `u` in
@@ -79,26 +73,6 @@ pub fn logprob_of(
         return Err(SampleError::Token { what: "token", id: token, vocab: logits.len() });
     };
     Ok((weight / weights.iter().sum::<f64>()).ln() as f32)
-}
-
-/// One draw per row of `logits` `[n,V]`, on whatever device they are.
-///
-/// # Errors
-/// As [`sample`], and settings or uniform numbers for another number of rows.
-pub fn sample_rows(
-    logits: &Tensor,
-    settings: &[&SamplerSettings],
-    uniforms: &[f64],
-) -> Result<Vec<Sampled>, ModelError> {
-    let rows = logits.dim(0)?;
-    for (what, found) in [("settings", settings.len()), ("uniform numbers", uniforms.len())] {
-        if found != rows {
-            return Err(SampleError::Rows { what, found, rows }.into());
-        }
-    }
-    let logits = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-    let draws = logits.iter().zip(settings).zip(uniforms);
-    Ok(draws.map(|((logits, s), u)| sample(logits, s, *u)).collect::<Result<_, _>>()?)
 }
 
 /// Weights proportional to the probabilities, in the order of ids.

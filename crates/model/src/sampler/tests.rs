@@ -1,7 +1,5 @@
 //! The sampler against distributions worked out by hand.
 
-use candle_core::{Device, Tensor};
-
 use super::*;
 
 fn settings() -> SamplerSettings {
@@ -140,14 +138,4 @@ fn broken_logits_and_settings_are_refused() {
     assert!(message(&[0.0], &s).contains("top_p 0"));
     assert!(sample(&[0.0], &settings(), 1.0).unwrap_err().to_string().contains("u 1"));
     assert!(logprob_of(&[0.0], &settings(), 7).unwrap_err().to_string().contains("token 7"));
-}
-
-#[test]
-fn rows_of_a_tensor_are_sampled_one_by_one() {
-    let l = Tensor::new(&[[0f32, 9.0], [9.0, 0.0]], &Device::Cpu).unwrap();
-    let s = settings();
-    let drawn = sample_rows(&l, &[&s, &s], &[0.5, 0.5]).unwrap();
-    assert_eq!((drawn[0].token, drawn[1].token), (1, 0));
-    let error = sample_rows(&l, &[&s, &s], &[0.5]).unwrap_err().to_string();
-    assert_eq!(error, "1 uniform numbers for 2 rows of logits");
 }

@@ -1,7 +1,7 @@
 //! What the ragged engine refuses, and how it changes weights.
 
 use candle_core::{DType, Var};
-use model::{Decoder, Family, RaggedEngine, RowInput, Want};
+use model::{Decoder, RaggedEngine, RowInput, Want};
 
 use crate::tiny::{self, distance, feed};
 
@@ -11,7 +11,7 @@ fn input(row: usize, tokens: &[u32]) -> RowInput<'_> {
 
 #[test]
 fn impossible_steps_are_refused_and_change_nothing() {
-    let decoder = tiny::decoder(Family::Llama, false, DType::F32);
+    let decoder = tiny::decoder(tiny::LLAMA, DType::F32);
     let mut engine = RaggedEngine::new(&decoder, 2, 6).unwrap();
     assert_eq!((engine.rows(), engine.capacity(), engine.is_empty()), (2, 6, true));
     feed(&mut engine, 1, &[1, 2, 3, 4]);
@@ -35,14 +35,14 @@ fn impossible_steps_are_refused_and_change_nothing() {
     assert_eq!(engine.len(1), 6);
     let error = RaggedEngine::new(&decoder, 2, 65).err().unwrap().to_string();
     assert!(error.contains("max_position_embeddings = 64"), "{error}");
-    let half = tiny::decoder(Family::Llama, false, DType::F16);
+    let half = tiny::decoder(tiny::LLAMA, DType::F16);
     let error = RaggedEngine::new(&half, 2, 6).err().unwrap().to_string();
     assert!(error.contains("not F16"), "{error}");
 }
 
 #[test]
 fn new_weights_clear_the_rows_and_writes_to_variables_wait_for_them() {
-    let config = tiny::config(Family::Qwen2, false);
+    let config = tiny::config(tiny::QWEN2);
     let vars: Vec<(String, Var)> = tiny::tensors(&config, DType::F64)
         .iter()
         .map(|(name, tensor)| (name.clone(), Var::from_tensor(tensor).unwrap()))
@@ -63,7 +63,7 @@ fn new_weights_clear_the_rows_and_writes_to_variables_wait_for_them() {
     engine.set_decoder(&decoder).unwrap();
     assert_eq!(engine.len(0), 0);
     assert!(distance(&feed(&mut engine, 0, &text), &after) < 1e-9);
-    let other = tiny::decoder(Family::Llama, false, DType::F64);
+    let other = tiny::decoder(tiny::LLAMA, DType::F64);
     assert!(engine.set_decoder(&other).unwrap_err().to_string().contains("another configuration"));
     assert_eq!(engine.len(0), 7);
 }

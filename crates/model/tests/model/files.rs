@@ -5,8 +5,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use model::{
-    Family, ModelFiles, ModelSource, Placement, Tensors, from_safetensors, load, manifest,
-    to_safetensors, write_directory,
+    ModelFiles, ModelSource, Placement, Tensors, from_safetensors, load, manifest, to_safetensors,
+    write_directory,
 };
 use tempfile::TempDir;
 use types::{Dtype, Hash, PolicyVersion};
@@ -19,12 +19,12 @@ const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": nul
     "vocab": {"so": 0, "7": 1, ";": 2}, "unk_token": "<unk>"}}"#;
 
 fn tensors() -> Tensors {
-    tiny::tensors(&tiny::config(Family::Qwen2, false), DType::F32)
+    tiny::tensors(&tiny::config(tiny::QWEN2), DType::F32)
 }
 
 fn directory(tensors: &Tensors) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let config = tiny::config(Family::Qwen2, false).to_json();
+    let config = tiny::config(tiny::QWEN2).to_json();
     write_directory(dir.path(), &config, TOKENIZER, &to_safetensors(tensors).unwrap()).unwrap();
     dir
 }
@@ -43,10 +43,10 @@ fn a_directory_loads_as_it_was_written() {
     let written = tensors();
     let dir = directory(&written);
     let files = open(dir.path()).unwrap();
-    assert_eq!(files.config, tiny::config(Family::Qwen2, false));
+    assert_eq!(files.config, tiny::config(tiny::QWEN2));
     assert_eq!(files.tokenizer.encode("so ; 7").unwrap(), [0, 2, 1]);
     let text = tiny::ids(4, 5);
-    let expected = tiny::decoder(Family::Qwen2, false, DType::F32);
+    let expected = tiny::decoder(tiny::QWEN2, DType::F32);
     let found = files.decoder().unwrap();
     assert_eq!(tiny::train_logits(&found, &text), tiny::train_logits(&expected, &text));
     assert_eq!(to_safetensors(&files.tensors).unwrap(), to_safetensors(&written).unwrap());
@@ -141,7 +141,7 @@ fn types_are_converted_and_announced() {
     let first = &manifest.tensors[0];
     assert_eq!((first.name.as_str(), first.dtype), ("lm_head.weight", Dtype::Bf16));
     assert_eq!(first.shape, [23, 24]);
-    let config = tiny::config(Family::Qwen2, false);
+    let config = tiny::config(tiny::QWEN2);
     let wide = load(&config, &bytes, "b", &Placement::cpu(DType::F64)).unwrap();
     let name = "model.norm.weight";
     let exact = half(&tensors()[name]).to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();

@@ -1,7 +1,7 @@
 //! Every variable gets the gradient that finite differences measure.
 
 use candle_core::{DType, Device, Tensor, Var};
-use model::{Decoder, Family, ModelConfig, Tensors, logprobs};
+use model::{Decoder, ModelConfig, Tensors, logprobs};
 
 use crate::tiny;
 
@@ -27,8 +27,8 @@ fn loss(config: &ModelConfig, tensors: Tensors) -> Tensor {
     own.mul(&weights).unwrap().sum_all().unwrap()
 }
 
-fn check(family: Family, tied: bool) {
-    let config = tiny::config(family, tied);
+fn check(kind: tiny::Kind) {
+    let config = tiny::config(kind);
     let start = tiny::tensors(&config, DType::F64);
     let vars: Vec<(String, Var)> =
         start.iter().map(|(n, t)| (n.clone(), Var::from_tensor(t).unwrap())).collect();
@@ -52,20 +52,13 @@ fn check(family: Family, tied: bool) {
         let h = 2e-4;
         let central = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
         let relative = (analytic - central).abs() / analytic.abs();
-        assert!(relative < 1e-5, "{family:?} tied={tied} {name}: {analytic} against {central}");
+        assert!(relative < 1e-5, "{kind:?} {name}: {analytic} against {central}");
     }
 }
 
 #[test]
-fn llama_gradients_agree_with_finite_differences() {
-    check(Family::Llama, false);
-    check(Family::Llama, true);
-}
-
-#[test]
-fn qwen2_gradients_agree_with_finite_differences() {
-    check(Family::Qwen2, false);
-    check(Family::Qwen2, true);
+fn gradients_agree_with_finite_differences() {
+    tiny::KINDS.into_iter().for_each(check);
 }
 
 #[test]
@@ -91,7 +84,7 @@ fn logprobs_sum_the_stops_and_scale_by_temperature() {
 
 #[test]
 fn positions_outside_the_batch_are_refused() {
-    let decoder = tiny::decoder(Family::Llama, false, DType::F32);
+    let decoder = tiny::decoder(tiny::LLAMA, DType::F32);
     let (tokens, ..) = inputs();
     let select = Tensor::new(&[27u32], &Device::Cpu).unwrap();
     let error = decoder.logits(&tokens, &select).unwrap_err().to_string();

@@ -3,16 +3,32 @@
 use candle_core::{DType, Device, Tensor};
 use model::{Decoder, Family, ModelConfig, RaggedEngine, RowInput, Tensors, Want};
 
-/// Family and whether the head is tied.
-pub(crate) const KINDS: [(Family, bool); 4] =
-    [(Family::Llama, false), (Family::Llama, true), (Family::Qwen2, false), (Family::Qwen2, true)];
+/// What sets one supported decoder apart from another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    pub(crate) family: Family,
+    pub(crate) tied: bool,
+    /// `attention_bias`, Llama's only.
+    pub(crate) bias: bool,
+}
 
-pub(crate) fn config(family: Family, tied: bool) -> ModelConfig {
+pub(crate) const LLAMA: Kind = Kind { family: Family::Llama, tied: false, bias: false };
+pub(crate) const QWEN2: Kind = Kind { family: Family::Qwen2, tied: false, bias: false };
+pub(crate) const KINDS: [Kind; 5] = [
+    LLAMA,
+    Kind { tied: true, ..LLAMA },
+    Kind { bias: true, ..LLAMA },
+    QWEN2,
+    Kind { tied: true, ..QWEN2 },
+];
+
+pub(crate) fn config(kind: Kind) -> ModelConfig {
+    let Kind { family, tied, bias } = kind;
     let value = format!(
         r#"{{"model_type": "{}", "vocab_size": 23, "hidden_size": 24, "num_hidden_layers": 3,
             "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 20,
             "rms_norm_eps": 1e-5, "rope_theta": 100.0, "max_position_embeddings": 64,
-            "tie_word_embeddings": {tied}, "eos_token_id": [3, 7]}}"#,
+            "tie_word_embeddings": {tied}, "attention_bias": {bias}, "eos_token_id": [3, 7]}}"#,
         family.name()
     );
     ModelConfig::parse(&value, None, "tiny").unwrap()
@@ -46,8 +62,8 @@ pub(crate) fn tensors(config: &ModelConfig, dtype: DType) -> Tensors {
     config.tensors().into_iter().enumerate().map(tensor).collect()
 }
 
-pub(crate) fn decoder(family: Family, tied: bool, dtype: DType) -> Decoder {
-    let config = config(family, tied);
+pub(crate) fn decoder(kind: Kind, dtype: DType) -> Decoder {
+    let config = config(kind);
     let tensors = tensors(&config, dtype);
     Decoder::new(config, tensors).unwrap()
 }
