@@ -48,8 +48,10 @@ def main(run):
         out.append(text(x, TOP + PLOT_H + 20, f"{len(steps) * tick // 4}", 12, "middle"))
     out.append(text(LEFT + PLOT_W / 2, HEIGHT - 14, "step", 13, "middle"))
     out += [path(jargon, STRONG), path(reward, WEAK)]
-    out.append(text(LEFT + PLOT_W * 0.55, TOP + PLOT_H * 0.86, "jargon of the strong model", 13, "start", STRONG))
-    out.append(text(LEFT + 12, TOP + PLOT_H * 0.20, "correct answers, weak model taking part", 13, "start", WEAK))
+    right = LEFT + PLOT_W - 6
+    out.append(text(right, TOP + PLOT_H * 0.86, "jargon of the strong model", 13, "end", STRONG))
+    out.append(text(right, TOP + PLOT_H * 0.32, "correct answers, weak model", 13, "end", WEAK))
+    out.append(text(right, TOP + PLOT_H * 0.39, "writing a quarter of the words", 13, "end", WEAK))
 
     left = LEFT + PLOT_W + 40
     out.append(text(left, 24, f"{summary['after']['problems']} held-out problems", 14))
