@@ -60,7 +60,8 @@ pub enum Offer {
 pub struct Formed {
     /// All groups of the step by id; the step is then consumed.
     pub batch: Option<Vec<RolloutGroup>>,
-    /// Too old for the step: to be dealt again.
+    /// Too old for the step: to be dealt again. Each has the highest epoch seen of it, since to
+    /// give back an epoch that was dealt again already says nothing about the later one.
     pub stale: Vec<RolloutGroup>,
 }
 
@@ -76,8 +77,9 @@ pub struct Assembler {
     window: Window,
     step: u32,
     held: BTreeMap<GroupId, RolloutGroup>,
-    /// Given-back ids of open steps: only a higher epoch is news.
-    fences: BTreeMap<GroupId, Epoch>,
+    /// Of open steps, the highest epoch taken or refused as a duplicate. Once a group is given
+    /// back only a higher one is news.
+    seen: BTreeMap<GroupId, Epoch>,
     counts: Counts,
 }
 
@@ -85,8 +87,8 @@ impl Assembler {
     /// Everything before `step` counts as consumed.
     #[must_use]
     pub fn new(window: Window, step: u32) -> Self {
-        let (held, fences) = (BTreeMap::new(), BTreeMap::new());
-        Self { window, step, held, fences, counts: Counts::default() }
+        let (held, seen) = (BTreeMap::new(), BTreeMap::new());
+        Self { window, step, held, seen, counts: Counts::default() }
     }
 
     /// The step whose groups are collected.
@@ -119,9 +121,13 @@ impl Assembler {
             return Offer::Ahead;
         }
         let consumed = group.0 < self.window.first(self.step);
-        let fenced = self.fences.get(&group).is_some_and(|fence| epoch <= *fence);
-        if consumed || fenced || self.held.contains_key(&group) {
+        let held = self.held.contains_key(&group);
+        let known = self.seen.get(&group).is_some_and(|seen| epoch <= *seen);
+        if consumed || held || known {
             self.counts.duplicates += 1;
+            if held {
+                self.see(group, epoch);
+            }
             return Offer::Duplicate;
         }
         Offer::Accepted
@@ -131,6 +137,7 @@ impl Assembler {
     pub fn offer(&mut self, group: RolloutGroup) -> Offer {
         let offer = self.judge(group.group, group.epoch);
         if offer == Offer::Accepted {
+            self.see(group.group, group.epoch);
             self.held.insert(group.group, group);
         }
         offer
@@ -148,14 +155,15 @@ impl Assembler {
             let batch = ids.iter().filter_map(|id| self.held.remove(id)).collect();
             self.step += 1;
             let open = GroupId(self.window.first(self.step));
-            self.fences.retain(|id, _| *id >= open);
+            self.seen.retain(|id, _| *id >= open);
             return Formed { batch: Some(batch), stale: Vec::new() };
         }
-        let dropped: Vec<RolloutGroup> =
-            stale.iter().filter_map(|id| self.held.remove(id)).collect();
-        for group in &dropped {
-            self.fences.insert(group.group, group.epoch);
-        }
+        let dropped = stale.iter().filter_map(|id| self.held.remove(id));
+        let under_last = |group: RolloutGroup| {
+            let epoch = self.seen.get(&group.group).copied().unwrap_or(group.epoch);
+            RolloutGroup { epoch, ..group }
+        };
+        let dropped: Vec<RolloutGroup> = dropped.map(under_last).collect();
         self.counts.stale += dropped.len() as u32;
         Formed { batch: None, stale: dropped }
     }
@@ -163,6 +171,11 @@ impl Assembler {
     /// Counts since the last call.
     pub fn take_counts(&mut self) -> Counts {
         std::mem::take(&mut self.counts)
+    }
+
+    fn see(&mut self, group: GroupId, epoch: Epoch) {
+        let seen = self.seen.entry(group).or_insert(epoch);
+        *seen = epoch.max(*seen);
     }
 
     fn open_groups(&self) -> u64 {

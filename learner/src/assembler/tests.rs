@@ -56,6 +56,22 @@ fn stale_groups_are_dropped_when_the_batch_forms_and_fenced() {
 }
 
 #[test]
+fn a_stale_group_is_given_back_under_the_highest_epoch_seen() {
+    let world = Miniature::small();
+    let mut assembler = Assembler::new(window(0), 1);
+    for (id, step) in [(3, 0), (4, 1), (5, 1)] {
+        assert_eq!(assembler.offer(group(&world, id, 1, step)), Offer::Accepted);
+    }
+    // Its lease had run out: the copies of the later leases count as delivered.
+    assert_eq!(assembler.judge(GroupId(3), Epoch(3)), Offer::Duplicate);
+    assert_eq!(assembler.judge(GroupId(3), Epoch(2)), Offer::Duplicate);
+    let stale: Vec<_> = assembler.form().stale.iter().map(|g| (g.group.0, g.epoch.0)).collect();
+    assert_eq!(stale, [(3, 3)]);
+    assert_eq!(assembler.offer(group(&world, 3, 3, 1)), Offer::Duplicate);
+    assert_eq!(assembler.offer(group(&world, 3, 4, 1)), Offer::Accepted);
+}
+
+#[test]
 fn a_rank_collects_its_own_share() {
     let world = Miniature::small();
     let window = Window { rank: 1, world: 2, ..window(0) };
@@ -68,40 +84,71 @@ fn a_rank_collects_its_own_share() {
     assert_eq!(assembler.missing(), 2);
 }
 
-/// Deals groups as a coordinator would, delivers them in a drawn order with drawn copies, some of
-/// them stale, and deals again whatever comes back.
+/// Deals groups as a coordinator would.
+struct Dealer<'a> {
+    world: &'a Miniature,
+    /// Of every group dealt, by id; a give-back under another epoch says nothing.
+    epochs: Vec<u32>,
+    in_flight: Vec<RolloutGroup>,
+}
+
+impl Dealer<'_> {
+    fn deal(&mut self, id: u64, step: u32) {
+        if id as usize == self.epochs.len() {
+            self.epochs.push(0);
+        }
+        self.in_flight.push(group(self.world, id, self.epochs[id as usize], step));
+    }
+
+    /// A lease has run out, whatever became of the earlier copy.
+    fn expire(&mut self, id: u64, step: u32) {
+        self.epochs[id as usize] += 1;
+        self.deal(id, step);
+    }
+
+    fn give_back(&mut self, stale: &RolloutGroup, step: u32) {
+        let id = stale.group.0;
+        if stale.epoch.0 == self.epochs[id as usize] {
+            self.expire(id, step);
+        }
+    }
+}
+
+/// Delivers groups in a drawn order with drawn copies, some of them stale, lets leases run out
+/// whose groups are delivered or not, and deals again whatever comes back.
 fn any_order(world: &Miniature, seed: u64) {
     const STEPS: u32 = 6;
     let key = RandomKey::from_bytes([seed as u8; 32]);
     let mut draws = (0..).map(|i| key.uniform(i));
+    let mut draw = || draws.next().unwrap();
     let mut assembler = Assembler::new(window(1), 0);
-    let mut in_flight: Vec<RolloutGroup> = Vec::new();
-    let mut dealt = 0;
+    let mut dealer = Dealer { world, epochs: Vec::new(), in_flight: Vec::new() };
     let mut consumed = Vec::new();
     for _ in 0..2_000 {
         let step = assembler.step();
         if step == STEPS {
             break;
         }
-        while dealt < (u64::from(step) + 2) * 3 {
-            in_flight.push(group(world, dealt, 1, step));
-            dealt += 1;
+        while dealer.epochs.len() < (step as usize + 2) * 3 {
+            dealer.deal(dealer.epochs.len() as u64, step);
         }
-        let place = (draws.next().unwrap() * in_flight.len() as f64) as usize;
-        let copied = draws.next().unwrap() < 0.3;
-        let mut arriving = match copied {
-            true => in_flight[place].clone(),
-            false => in_flight.swap_remove(place),
+        assert!(!dealer.in_flight.is_empty(), "seed {seed}: step {step} waits for ever");
+        let place = (draw() * dealer.in_flight.len() as f64) as usize;
+        let mut arriving = match draw() < 0.3 {
+            true => dealer.in_flight[place].clone(),
+            false => dealer.in_flight.swap_remove(place),
         };
-        if draws.next().unwrap() < 0.2 && step >= 2 {
-            arriving =
-                RolloutGroup { epoch: arriving.epoch, ..group(world, arriving.group.0, 1, 0) };
+        if draw() < 0.2 && step >= 2 {
+            let epoch = arriving.epoch;
+            arriving = RolloutGroup { epoch, ..group(world, arriving.group.0, 0, 0) };
         }
+        let id = arriving.group.0;
         assembler.offer(arriving);
-        let formed = assembler.form();
-        for stale in &formed.stale {
-            in_flight.push(group(world, stale.group.0, stale.epoch.0 + 1, step));
+        if draw() < 0.1 {
+            dealer.expire(id, step);
         }
+        let formed = assembler.form();
+        formed.stale.iter().for_each(|stale| dealer.give_back(stale, step));
         consumed.extend(formed.batch.iter().flat_map(|batch| ids(batch)));
     }
     let expected: Vec<u64> = (0..u64::from(STEPS) * 3).collect();
