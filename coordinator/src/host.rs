@@ -22,6 +22,7 @@ pub struct Host {
     /// Triggered by Ctrl-C and SIGTERM; a second one ends the process at once.
     pub signals: Shutdown,
     pub readiness: Readiness,
+    pub health: Health,
     pub admin_address: String,
 }
 
@@ -45,8 +46,11 @@ pub fn run<T>(
         runtime::listen_for_signals(&tasks, signals.clone())
             .context("cannot listen for signals")?;
         let readiness = Readiness::new(&["members"]);
-        let admin_address = serve_admin(settings, &tasks, readiness.clone()).await?;
-        let done = command(&Host { started, signals, readiness, admin_address }).await;
+        let limit = Duration::from_millis(u64::from(settings.admin.progress_limit_ms));
+        let health = Health::of_progress(limit);
+        let answers = (readiness.clone(), health.clone());
+        let admin_address = serve_admin(settings, &tasks, answers).await?;
+        let done = command(&Host { started, signals, readiness, health, admin_address }).await;
         closing.trigger("the command is done");
         let joined = tasks.join(JOIN_GRACE).await;
         done.and_then(|value| joined.map(|()| value))
@@ -56,7 +60,7 @@ pub fn run<T>(
 async fn serve_admin(
     settings: &Settings,
     tasks: &TaskGroup,
-    readiness: Readiness,
+    (readiness, health): (Readiness, Health),
 ) -> anyhow::Result<String> {
     let exporter = Exporter::install(&[])?;
     telemetry::describe(metrics::ALL);
@@ -66,7 +70,7 @@ async fn serve_admin(
     })?;
     let admin = AdminServer::bind(address).await?;
     let bound = admin.address().to_string();
-    let state = AdminState { exporter, health: Health::alive(), readiness };
+    let state = AdminState { exporter, health, readiness };
     let stop = tasks.shutdown().wait();
     tasks.spawn("admin", async move { admin.serve(state, stop).await });
     Ok(bound)

@@ -154,6 +154,7 @@ impl Driver<'_> {
     }
 
     fn tick(&self) -> anyhow::Result<()> {
+        self.host.health.beat();
         let now = self.hub.now();
         let (phase, missing, published) = self.hub.change(|state| {
             state.tick(now);

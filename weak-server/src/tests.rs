@@ -7,6 +7,9 @@ use proto::{
     WeakOutbox,
 };
 use runtime::{Shutdown, within};
+use telemetry::{AdminServer, AdminState, Exporter, Readiness};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use types::Hash;
 
@@ -35,7 +38,7 @@ async fn serve(settings: &Settings) -> Running {
     let tokenizer = model.tokenizer.fingerprint();
     let (listener, address) = member::bind("127.0.0.1:0").await.unwrap();
     let tasks = TaskGroup::new(Shutdown::new());
-    start(settings, model, listener, &tasks, Health::alive()).unwrap();
+    start(settings, model, listener, &tasks, Health::of_progress(AMPLE)).unwrap();
     Running { address: address.to_string(), tasks, tokenizer }
 }
 
@@ -160,7 +163,7 @@ async fn a_stream_that_does_not_read_is_closed_and_the_engine_goes_on() {
     let tasks = TaskGroup::new(Shutdown::new());
     let cache = RaggedEngine::new(&decoder(), LIMITS.sessions, fixtures::CAPACITY).unwrap();
     let batcher = Batcher::new(LIMITS, rulebook());
-    let engine = engine::start(&tasks, cache, batcher, 64, Health::alive()).unwrap();
+    let engine = engine::start(&tasks, cache, batcher, 64, Health::of_progress(AMPLE)).unwrap();
     let mut ends = Vec::new();
     for stream in [StreamId(0), StreamId(1)] {
         let (replies, messages) = mpsc::channel(1);
@@ -187,6 +190,70 @@ async fn a_stream_that_does_not_read_is_closed_and_the_engine_goes_on() {
     assert!(reason.contains("weak_server.reply_messages"), "{reason}");
     assert_eq!(unread.recv().await.map(|replies| replies.len()), Some(1));
     assert_eq!(unread.recv().await, None);
+    tasks.shutdown().trigger("the test is over");
+    tasks.join(AMPLE).await.unwrap();
+}
+
+async fn healthz(address: std::net::SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = "GET /healthz HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+async fn until_healthz(address: std::net::SocketAddr, status: &str) -> String {
+    let answered = async {
+        loop {
+            let answer = healthz(address).await;
+            if answer.starts_with(status) {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(status, AMPLE, answered).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_engine_is_unhealthy_until_it_goes_on() {
+    let tasks = TaskGroup::new(Shutdown::new());
+    let health = Health::of_progress(Duration::from_secs(2));
+    let admin = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = admin.address();
+    let (_recorder, exporter) = Exporter::build(&[]).unwrap();
+    let readiness = Readiness::new(&[]);
+    let state = AdminState { exporter, health: health.clone(), readiness };
+    let stop = tasks.shutdown().wait();
+    tasks.spawn("admin", async move { admin.serve(state, stop).await });
+
+    // The rule of a session is made on the engine's thread, which waits in there for the test.
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let rule_of = rulebook().rule_of;
+    let book = Rulebook {
+        rule_of: Arc::new(move |schedule, max_tokens| {
+            let _ = released.lock().unwrap().recv();
+            rule_of(schedule, max_tokens)
+        }),
+        ..rulebook()
+    };
+    let cache = RaggedEngine::new(&decoder(), LIMITS.sessions, fixtures::CAPACITY).unwrap();
+    let engine = engine::start(&tasks, cache, Batcher::new(LIMITS, book), 64, health).unwrap();
+    until_healthz(address, "HTTP/1.1 200").await;
+
+    let (replies, _messages) = mpsc::channel(1);
+    let (open_end, _closed) = oneshot::channel();
+    let outbox = Outbox { replies, refusal: Arc::default(), open: open_end };
+    let (stream, received) = (StreamId(0), std::time::Instant::now());
+    engine.send(Command::Open { stream, outbox }).await.unwrap();
+    let requests = vec![Player::new(1, open("token:1", 1)).request()];
+    engine.send(Command::Spans { stream, requests, received }).await.unwrap();
+    let answer = until_healthz(address, "HTTP/1.1 503").await;
+    assert!(answer.contains("no progress for ") && answer.contains("the limit is 2 s"), "{answer}");
+    drop(release);
+    until_healthz(address, "HTTP/1.1 200").await;
     tasks.shutdown().trigger("the test is over");
     tasks.join(AMPLE).await.unwrap();
 }

@@ -34,7 +34,7 @@ async fn run(script: &[Script], limits: SpanLimits) -> Run {
     let (status, _) = watch::channel(Status::default());
     let ports = Ports { commands: engine_commands, weak, learner, coordinator, status };
     let writer = Writer::new(rules(), 1);
-    let engine = Engine::new(writer, ports, shutdown.clone(), Health::alive());
+    let engine = Engine::new(writer, ports, shutdown.clone(), Health::of_progress(AMPLE));
     let runtime = Handle::current();
     tasks.spawn_thread("engine", move || engine.run(&runtime)).unwrap();
 

@@ -11,6 +11,7 @@ use settings::Settings;
 use telemetry::{AdminServer, AdminState, Exporter, Health, Metric, Readiness};
 
 use crate::MemberArgs;
+use crate::join::Stopped;
 
 /// How long a process without its parent may live on.
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);
@@ -93,7 +94,10 @@ where
     let grace = Duration::from_secs_f64(settings.shutdown.grace_seconds);
     let process = start(role, &args, settings, program).await?;
     let Process { tasks, shutdown, .. } = process.clone();
-    let worked = body(process).await;
+    let worked = match body(process).await {
+        Err(error) if error.is::<Stopped>() => Ok(()),
+        worked => worked,
+    };
     if worked.is_err() {
         shutdown.trigger("its work failed");
     }
@@ -134,7 +138,8 @@ async fn start(
     let admin = AdminServer::bind(address).await?;
     let admin_address = admin.address().to_string();
     let readiness = Readiness::new(program.readiness);
-    let health = Health::alive();
+    let limit = Duration::from_millis(u64::from(settings.admin.progress_limit_ms));
+    let health = Health::of_progress(limit);
     let state = AdminState { exporter, health: health.clone(), readiness: readiness.clone() };
     let stop = shutdown.clone();
     tasks.spawn("admin", async move { admin.serve(state, stop.wait()).await });

@@ -308,6 +308,9 @@ section! {
     /// `/metrics`, `/healthz`, `/readyz`.
     Admin {
         listen: String = "127.0.0.1:0".to_owned(),
+        /// Without progress for so long, `/healthz` says no. Idle processes look around every
+        /// second, which is progress.
+        progress_limit_ms: u32 = 120_000,
     }
 }
 

@@ -50,6 +50,7 @@ fn at_least_one(s: &Settings, faults: &mut Vec<String>) {
         ("coordinator.group_deals_max", s.coordinator.group_deals_max),
         ("coordinator.weights_kept", s.coordinator.weights_kept),
         ("coordinator.keepalive_ms", s.coordinator.keepalive_ms),
+        ("admin.progress_limit_ms", s.admin.progress_limit_ms),
     ];
     for (key, value) in counts {
         if value == 0 {

@@ -1,55 +1,53 @@
 //! Health is progress: a process that is alive but stuck is not healthy. Who restarts it is
 //! decided elsewhere.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// When the process last got something done. Clones share the record.
 #[derive(Clone, Debug)]
 pub struct Health {
-    progress: Option<Progress>,
-}
-
-#[derive(Clone, Debug)]
-struct Progress {
-    last: Arc<Mutex<Instant>>,
+    /// `None` once there is nothing left to do.
+    last: Arc<Mutex<Option<Instant>>>,
     limit: Duration,
 }
 
 impl Health {
-    /// Healthy for as long as it answers at all; for a process that may rightly be idle.
-    pub fn alive() -> Self {
-        Self { progress: None }
-    }
-
     /// Healthy while the last `beat` is at most `limit` old; the creation counts as a beat.
     pub fn of_progress(limit: Duration) -> Self {
-        Self { progress: Some(Progress { last: Arc::new(Mutex::new(Instant::now())), limit }) }
+        Self { last: Arc::new(Mutex::new(Some(Instant::now()))), limit }
     }
 
-    /// Something got done.
+    /// Something got done, or was looked for and is not there yet.
     pub fn beat(&self) {
         self.beat_at(Instant::now());
     }
 
     /// As `beat`, at a given time; an earlier time than the last one changes nothing.
     pub fn beat_at(&self, now: Instant) {
-        if let Some(progress) = &self.progress {
-            let mut last = progress.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = self.lock().as_mut() {
             *last = now.max(*last);
         }
     }
 
+    /// All work is done: from here on idleness is right.
+    pub fn rest(&self) {
+        *self.lock() = None;
+    }
+
     /// `Err` says for how long nothing got done.
     pub fn check(&self, now: Instant) -> Result<(), String> {
-        let Some(progress) = &self.progress else { return Ok(()) };
-        let last = *progress.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(last) = *self.lock() else { return Ok(()) };
         let idle = now.saturating_duration_since(last);
-        if idle <= progress.limit {
+        if idle <= self.limit {
             return Ok(());
         }
-        let (idle, limit) = (idle.as_secs(), progress.limit.as_secs());
+        let (idle, limit) = (idle.as_secs(), self.limit.as_secs());
         Err(format!("no progress for {idle} s, the limit is {limit} s"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,8 +70,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_without_a_limit_is_healthy_for_ever() {
+    fn a_process_that_is_done_may_idle() {
+        let health = Health::of_progress(Duration::ZERO);
         let later = Instant::now() + Duration::from_secs(86_400);
-        assert_eq!(Health::alive().check(later), Ok(()));
+        let stuck = "no progress for 86400 s, the limit is 0 s".to_owned();
+        assert_eq!(health.check(later), Err(stuck));
+        health.clone().rest();
+        health.beat_at(Instant::now());
+        assert_eq!(health.check(later), Ok(()));
     }
 }
