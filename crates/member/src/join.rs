@@ -1,9 +1,12 @@
 //! Joining the coordinator and following its directives.
 
+use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use proto::{ChannelSettings, CoordinatorClient, Directive, DirectiveStream, Registration};
+use anyhow::Context;
+use proto::{
+    ChannelError, ChannelSettings, CoordinatorClient, Directive, DirectiveStream, Registration,
+};
 use runtime::{Attempt, RetryPolicy, Shutdown, retry, within};
 use tokio::sync::watch;
 use types::MemberId;
@@ -18,14 +21,34 @@ pub struct Membership {
     pub directives: watch::Receiver<Directive>,
 }
 
+/// The stop came before the process had joined; not a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stopped;
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the process is stopping and did not join")
+    }
+}
+
+impl std::error::Error for Stopped {}
+
 impl Process {
     /// Connects, registers and follows directives; `address` is where peers reach this process,
     /// empty for an actor. A stop directive, or a coordinator that is lost for good, triggers the
     /// shutdown.
     ///
     /// # Errors
-    /// The coordinator does not answer or refuses the registration.
+    /// The coordinator does not answer or refuses the registration, or the stop comes before.
     pub async fn join(&self, address: String) -> anyhow::Result<Membership> {
+        tokio::select! {
+            biased;
+            () = self.shutdown.wait() => Err(Stopped.into()),
+            joined = self.join_unless_stopped(address) => joined,
+        }
+    }
+
+    async fn join_unless_stopped(&self, address: String) -> anyhow::Result<Membership> {
         let at = &self.settings.coordinator.address;
         let channel_settings = self.channel_settings();
         let mut coordinator = connect(at, &channel_settings).await?;
@@ -53,32 +76,6 @@ impl Process {
     }
 }
 
-impl Membership {
-    /// Waits for at most `limit` until a directive has what `pick` looks for.
-    ///
-    /// # Errors
-    /// The limit is reached, or the process is stopping.
-    pub async fn wait_for<T>(
-        &self,
-        what: &str,
-        limit: Duration,
-        mut pick: impl FnMut(&Directive) -> Option<T>,
-    ) -> anyhow::Result<T> {
-        let mut directives = self.directives.clone();
-        let found = async {
-            loop {
-                if let Some(value) = pick(&directives.borrow_and_update()) {
-                    return Ok(value);
-                }
-                if directives.changed().await.is_err() {
-                    bail!("the coordinator is gone while waiting for {what}");
-                }
-            }
-        };
-        within(what, limit, found).await?
-    }
-}
-
 /// Several keepalives may be late on a busy machine; a dead peer must still be noticed.
 fn silence_max(keepalive_ms: u32) -> Duration {
     Duration::from_millis(u64::from(keepalive_ms) * 30)
@@ -87,9 +84,12 @@ fn silence_max(keepalive_ms: u32) -> Duration {
 async fn connect(at: &str, settings: &ChannelSettings) -> anyhow::Result<CoordinatorClient> {
     let policy = RetryPolicy { attempts: 8, ..RetryPolicy::default() };
     let channel = retry(policy, "connecting to the coordinator", || async {
-        proto::connect(at, settings).await.map_err(Attempt::Again)
+        proto::connect(at, settings).await.map_err(|error| match error {
+            ChannelError::Address { .. } => Attempt::Stop(error),
+            ChannelError::Connect { .. } => Attempt::Again(error),
+        })
     });
-    let channel = channel.await.map_err(|gave_up| gave_up.error);
+    let channel = channel.await;
     let channel = channel.with_context(|| format!("cannot join the coordinator at {at}"))?;
     Ok(CoordinatorClient::new(channel, settings))
 }
@@ -149,8 +149,73 @@ impl Follower {
         let policy = RetryPolicy { attempts: 4, ..RetryPolicy::default() };
         let stream = retry(policy, "watching the coordinator again", || {
             let mut coordinator = coordinator.clone();
-            async move { coordinator.watch(member).await.map_err(Attempt::Again) }
+            async move {
+                coordinator.watch(member).await.map_err(|error| match error.code.retryable() {
+                    true => Attempt::Again(error),
+                    false => Attempt::Stop(error),
+                })
+            }
         });
         Ok(stream.await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proto::Role;
+    use runtime::TaskGroup;
+    use settings::Settings;
+    use telemetry::{Health, Readiness};
+
+    use super::*;
+
+    const AMPLE: Duration = Duration::from_secs(60);
+
+    fn process(coordinator: &str) -> Process {
+        let mut settings = Settings::default();
+        settings.coordinator.address = coordinator.to_owned();
+        let shutdown = Shutdown::new();
+        Process {
+            settings: Arc::new(settings),
+            role: Role::Actor,
+            index: 0,
+            tasks: TaskGroup::new(shutdown.clone()),
+            shutdown,
+            readiness: Readiness::new(&[]),
+            health: Health::of_progress(AMPLE),
+            admin_address: String::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_the_wait_for_a_silent_coordinator() {
+        let (silent, address) = crate::bind("127.0.0.1:0").await.unwrap();
+        let process = process(&address.to_string());
+        let joined = async {
+            let join = process.join(String::new());
+            let stop = async {
+                // It is connected and waits for an answer.
+                let connection = silent.accept().await.unwrap();
+                process.shutdown.trigger("the test has seen enough");
+                connection
+            };
+            let (joined, _connection) = tokio::join!(join, stop);
+            joined
+        };
+        // Far less than the limits of the call would take.
+        let joined = within("the stop", Duration::from_secs(10), joined).await.unwrap();
+        assert!(joined.unwrap_err().is::<Stopped>());
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_none_is_not_tried_again() {
+        let settings = ChannelSettings::default();
+        let error = connect("no address", &settings).await.unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("cannot join the coordinator at no address"), "{text}");
+        assert!(text.contains("failed after 1 attempts"), "{text}");
+        assert!(text.contains("write host:port"), "{text}");
     }
 }
