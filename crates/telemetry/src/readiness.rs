@@ -24,10 +24,6 @@ impl Readiness {
     pub fn missing(&self) -> Vec<&'static str> {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
-
-    pub fn is_ready(&self) -> bool {
-        self.missing().is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -42,8 +38,7 @@ mod tests {
         readiness.set("weights");
         readiness.set("never named");
         assert_eq!(readiness.missing(), ["coordinator"]);
-        assert!(!readiness.is_ready());
         readiness.set("coordinator");
-        assert!(readiness.is_ready());
+        assert!(readiness.missing().is_empty());
     }
 }
