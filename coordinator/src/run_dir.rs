@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 const CONFIG: &str = "config.toml";
 const WEIGHTS: &str = "model.safetensors";
+/// With it a checkpoint is whole; the learner's word.
+const STATE: &str = "state.json";
 const STEP_PREFIX: &str = "step-";
 /// Runs of one name before the search for a free one gives up.
 const RUNS_MAX: u32 = 100_000;
@@ -165,7 +167,7 @@ impl RunDir {
             let name = entry.file_name().into_string().ok()?;
             let step = name.strip_prefix(STEP_PREFIX)?.parse().ok()?;
             let found = CheckpointDir { step, path: entry.path() };
-            found.weights().is_file().then_some(found)
+            found.path.join(STATE).is_file().then_some(found)
         };
         let mut found: Vec<_> = entries.filter_map(|entry| step(entry.ok()?)).collect();
         found.sort_by_key(|checkpoint| checkpoint.step);
@@ -289,9 +291,10 @@ mod tests {
         for name in ["step-000020", "step-000100", "step-000040", ".unfinished-step-000120"] {
             let dir = root.path().join("checkpoints").join(name);
             fs::create_dir_all(&dir).unwrap();
-            fs::write(dir.join(WEIGHTS), "").unwrap();
+            fs::write(dir.join(STATE), "").unwrap();
         }
         fs::create_dir(root.path().join("checkpoints/step-000140")).unwrap();
+        fs::write(root.path().join("checkpoints/step-000140").join(WEIGHTS), "").unwrap();
         assert_eq!(run.checkpoint(CheckpointChoice::Latest).unwrap().step, 100);
         assert_eq!(run.checkpoint("40".parse().unwrap()).unwrap().step, 40);
         assert_eq!(run.checkpoint("step-000020".parse().unwrap()).unwrap().step, 20);

@@ -11,6 +11,7 @@ use model::{
     ModelFiles, ModelSource, Placement, from_safetensors, to_safetensors, write_directory,
 };
 use serde::{Deserialize, Serialize};
+use settings::Settings;
 use types::Hash;
 
 const FORMAT: u32 = 1;
@@ -18,9 +19,12 @@ const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const FILES: [&str; 4] = ["config.json", "tokenizer.json", "model.safetensors", OPTIMIZER];
 const PREFIX: &str = "step-";
-/// Leading dot: never taken for a checkpoint.
+/// Leading dot: never taken for a checkpoint. Being written.
 const UNFINISHED: &str = ".unfinished-";
+/// Whole: it stands in for its step until the new one is in place.
 const REPLACED: &str = ".replaced-";
+/// Being deleted.
+const RETIRED: &str = ".retired-";
 
 /// What `state.json` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,6 +87,26 @@ impl State {
             hashes: BTreeMap::new(),
         }
     }
+
+    /// Whether a run with these settings may go on from it.
+    ///
+    /// # Errors
+    /// Names the setting that differs.
+    pub fn check(&self, settings: &Settings) -> anyhow::Result<()> {
+        let (seed, step) = (self.random_state.seed, self.step);
+        ensure!(
+            seed == settings.seed,
+            "seed is {} but the checkpoint was made with {seed}: set seed={seed}",
+            settings.seed
+        );
+        let (consumed, per_step) = (self.groups_consumed, settings.groups_per_step());
+        ensure!(
+            consumed == u64::from(step) * per_step,
+            "train.problems_per_step is {per_step} but the {step} steps of the checkpoint took \
+             {consumed} groups: set it as it was"
+        );
+        Ok(())
+    }
 }
 
 /// The `checkpoints` directory of a run.
@@ -93,16 +117,22 @@ pub struct CheckpointStore {
 }
 
 impl CheckpointStore {
-    /// `keep` is how many of the newest stay. Leftovers of an interrupted write are removed.
+    /// `keep` is how many of the newest stay. What an interrupted write left is put in order: a
+    /// checkpoint that stepped aside comes back unless its successor is there, the rest goes.
     ///
     /// # Errors
-    /// The directory cannot be made or read.
+    /// The directory cannot be made, read or put in order.
     pub fn open(dir: PathBuf, keep: u32) -> anyhow::Result<Self> {
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let store = Self { dir, keep: keep.max(1) as usize };
         for name in store.names()? {
-            if name.starts_with(UNFINISHED) || name.starts_with(REPLACED) {
+            if name.starts_with(UNFINISHED) || name.starts_with(RETIRED) {
                 store.remove(&name)?;
+            } else if let Some(of) = name.strip_prefix(REPLACED) {
+                match store.dir.join(of).exists() {
+                    true => store.retire(&name)?,
+                    false => store.rename(&name, of)?,
+                }
             }
         }
         Ok(store)
@@ -114,6 +144,8 @@ impl CheckpointStore {
         format!("{PREFIX}{step:06}")
     }
 
+    /// `state.json` says that a checkpoint is whole: a directory gets its name with the file in it
+    /// and loses the name before the file.
     #[must_use]
     pub fn has(&self, step: u32) -> bool {
         self.dir.join(Self::name(step)).join(STATE).is_file()
@@ -124,7 +156,13 @@ impl CheckpointStore {
     /// # Errors
     /// The directory cannot be read.
     pub fn newest(&self) -> anyhow::Result<Option<PathBuf>> {
-        Ok(self.steps()?.last().map(|step| self.dir.join(Self::name(*step))))
+        Ok(self.newest_step()?.map(|step| self.dir.join(Self::name(step))))
+    }
+
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn newest_step(&self) -> anyhow::Result<Option<u32>> {
+        Ok(self.steps()?.last().copied())
     }
 
     /// Writes a checkpoint under another name, then gives it its own; deletes the oldest beyond
@@ -144,7 +182,7 @@ impl CheckpointStore {
         }
         let steps = self.steps()?;
         for step in steps.iter().rev().skip(self.keep) {
-            self.remove(&Self::name(*step))?;
+            self.retire(&Self::name(*step))?;
         }
         Ok(name)
     }
@@ -168,20 +206,37 @@ impl CheckpointStore {
     }
 
     /// Renames into place. A directory cannot replace another in one move, so an older checkpoint
-    /// of the same step steps aside first.
+    /// of the same step steps aside first, and comes back if the new one cannot take its place.
     fn put(&self, name: &str) -> anyhow::Result<()> {
-        let (unfinished, target) =
-            (self.dir.join(format!("{UNFINISHED}{name}")), self.dir.join(name));
-        let aside = self.dir.join(format!("{REPLACED}{name}"));
-        if target.exists() {
-            fs::rename(&target, &aside)?;
+        let (unfinished, aside) = (format!("{UNFINISHED}{name}"), format!("{REPLACED}{name}"));
+        let replaces = self.dir.join(name).exists();
+        if replaces {
+            self.rename(name, &aside)?;
         }
-        fs::rename(&unfinished, &target)?;
+        if let Err(error) = self.rename(&unfinished, name) {
+            if replaces {
+                self.rename(&aside, name)?;
+            }
+            return Err(error);
+        }
         sync(&self.dir)?;
-        if aside.exists() {
-            fs::remove_dir_all(&aside)?;
+        if replaces { self.retire(&aside) } else { Ok(()) }
+    }
+
+    /// Deletes a whole checkpoint. It loses its name first, so that a torn one is never found.
+    fn retire(&self, name: &str) -> anyhow::Result<()> {
+        let retired = format!("{RETIRED}{name}");
+        if self.dir.join(&retired).exists() {
+            self.remove(&retired)?;
         }
-        Ok(())
+        self.rename(name, &retired)?;
+        self.remove(&retired)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> anyhow::Result<()> {
+        let (from, to) = (self.dir.join(from), self.dir.join(to));
+        fs::rename(&from, &to)
+            .with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))
     }
 
     fn remove(&self, name: &str) -> anyhow::Result<()> {
@@ -251,78 +306,4 @@ fn sync(path: &Path) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use types::PolicyVersion;
-
-    const TOKENIZER: fn() -> String = miniature::tokenizer_json;
-
-    fn contents<'a>(
-        step: u32,
-        weights: &'a [u8],
-        optimizer: &'a BTreeMap<String, Tensor>,
-    ) -> Contents<'a> {
-        let config_json = Box::leak(miniature::config_json(miniature::Role::Strong).into());
-        let tokenizer_json = Box::leak(TOKENIZER().into());
-        let state = State::new(PolicyVersion::new(1, step), 8, 5);
-        Contents { state, config_json, tokenizer_json, weights, optimizer }
-    }
-
-    fn moments() -> BTreeMap<String, Tensor> {
-        let tensor = Tensor::new(&[0.5_f32, -1.0], &candle_core::Device::Cpu).unwrap();
-        [("first_moment.w".to_owned(), tensor)].into()
-    }
-
-    #[test]
-    fn the_newest_stay_and_leftovers_go() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = CheckpointStore::open(dir.path().join("checkpoints"), 2).unwrap();
-        let weights = miniature::fresh_weights(miniature::Role::Strong, 1);
-        let moments = moments();
-        for step in [2, 4, 10, 4] {
-            let name = store.write(contents(step, &weights, &moments)).unwrap();
-            assert_eq!(name, CheckpointStore::name(step));
-        }
-        assert_eq!(store.steps().unwrap(), [4, 10]);
-        assert_eq!(store.newest().unwrap().unwrap(), store.dir.join("step-000010"));
-        fs::create_dir(store.dir.join(".unfinished-step-000012")).unwrap();
-        let again = CheckpointStore::open(store.dir.clone(), 2).unwrap();
-        let mut names = again.names().unwrap();
-        names.sort();
-        assert_eq!(names, ["step-000004", "step-000010"]);
-    }
-
-    #[test]
-    fn what_is_read_back_is_what_was_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = CheckpointStore::open(dir.path().to_owned(), 1).unwrap();
-        let weights = miniature::fresh_weights(miniature::Role::Strong, 1);
-        store.write(contents(20, &weights, &moments())).unwrap();
-        let checkpoint = load_checkpoint(&store.newest().unwrap().unwrap()).unwrap();
-        assert_eq!(to_safetensors(&checkpoint.files.tensors).unwrap().len(), weights.len());
-        let moment = checkpoint.optimizer["first_moment.w"].to_vec1::<f32>().unwrap();
-        assert_eq!(moment, [0.5, -1.0]);
-        let State { step, generation, groups_consumed, random_state, .. } = checkpoint.state;
-        assert_eq!((step, generation, groups_consumed, random_state.seed), (20, 1, 160, 5));
-    }
-
-    #[test]
-    fn damage_and_other_directories_are_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = |path: &Path| format!("{:#}", load_checkpoint(path).err().unwrap());
-        assert!(error(dir.path()).contains("is no checkpoint"));
-        let store = CheckpointStore::open(dir.path().to_owned(), 1).unwrap();
-        let weights = miniature::fresh_weights(miniature::Role::Strong, 1);
-        store.write(contents(3, &weights, &moments())).unwrap();
-        let path = store.newest().unwrap().unwrap();
-        let file = path.join("model.safetensors");
-        let mut bytes = fs::read(&file).unwrap();
-        *bytes.last_mut().unwrap() ^= 1;
-        fs::write(&file, bytes).unwrap();
-        let text = error(&path);
-        assert!(text.contains("model.safetensors is damaged"), "{text}");
-        fs::remove_file(path.join(OPTIMIZER)).unwrap();
-        fs::write(&file, &weights).unwrap();
-        assert!(error(&path).contains("optimizer.safetensors"), "{}", error(&path));
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proto::{CoordinatorClient, Receipt, ReceiptCode, ReturnReason, ReturnedGroup};
 use runtime::{Attempt, RetryPolicy, retry};
+use telemetry::Health;
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, warn};
 use types::{Epoch, GroupId, MemberId, PolicyVersion, Purpose, RolloutGroup};
@@ -14,8 +15,10 @@ use crate::admission::{Admission, Lineage};
 use crate::assembler::{Assembler, Counts, Offer};
 use crate::metrics;
 
-/// How long a step may lack groups before a line says so, again and again.
-const WAIT_NOTICE: Duration = Duration::from_secs(30);
+/// How often a wait for a batch looks around and says that it is alive.
+pub(crate) const IDLE_BEAT: Duration = Duration::from_secs(1);
+/// After so many looks without a batch a line says so, again and again.
+const LOOKS_PER_NOTICE: u32 = 30;
 
 /// A group that goes back to the coordinator, to be dealt again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,8 +118,9 @@ impl Inbox {
     }
 
     /// All groups of the current step, once they are there and fresh; stale ones are given back.
-    /// The caller bounds the wait by dropping the future.
-    pub async fn next_batch(&self) -> Vec<RolloutGroup> {
+    /// The caller bounds the wait by dropping the future. Every look at the groups is a beat.
+    pub async fn next_batch(&self, health: &Health) -> Vec<RolloutGroup> {
+        let mut looks: u32 = 0;
         loop {
             let changed = self.0.changed.notified();
             let (formed, step, missing) = {
@@ -131,8 +135,12 @@ impl Inbox {
                 metrics::INBOX.set(self.lock().assembler.held() as f64, &[]);
                 return batch;
             }
-            if tokio::time::timeout(WAIT_NOTICE, changed).await.is_err() {
-                warn!(step, missing, "still waiting for groups");
+            health.beat();
+            if tokio::time::timeout(IDLE_BEAT, changed).await.is_err() {
+                looks += 1;
+                if looks.is_multiple_of(LOOKS_PER_NOTICE) {
+                    warn!(step, missing, "still waiting for groups");
+                }
             }
         }
     }
@@ -216,56 +224,4 @@ fn receipt(group: GroupId, epoch: Epoch, code: ReceiptCode, reason: String) -> R
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::{Miniature, flip_author};
-
-    fn inbox(world: &Miniature) -> (Inbox, mpsc::Receiver<GivenBack>) {
-        let (sender, receiver) = mpsc::channel(8);
-        let inbox = Inbox::new(world.admission(), world.assembler(0), sender);
-        inbox.announce(PolicyVersion::new(1, 0));
-        (inbox, receiver)
-    }
-
-    #[tokio::test]
-    async fn a_step_is_handed_out_when_its_last_group_comes() {
-        let world = Miniature::small();
-        let (inbox, _returns) = inbox(&world);
-        for group in [1, 0] {
-            let receipt = inbox.receive(world.group(group, 0)).await;
-            assert_eq!((receipt.code, &*receipt.reason), (ReceiptCode::Accepted, ""));
-        }
-        let again = inbox.receive(world.group(1, 0)).await;
-        assert_eq!(again.code, ReceiptCode::Duplicate);
-        let batch = inbox.next_batch().await;
-        assert_eq!(batch.iter().map(|g| g.group.0).collect::<Vec<_>>(), [0, 1]);
-        assert_eq!(inbox.receive(world.group(0, 0)).await.code, ReceiptCode::Duplicate);
-        assert_eq!(inbox.take_counts(), Counts { stale: 0, duplicates: 2 });
-        assert_eq!(inbox.take_counts(), Counts::default());
-    }
-
-    #[tokio::test]
-    async fn refused_and_stale_groups_are_given_back() {
-        let world = Miniature::small();
-        let (inbox, mut returns) = inbox(&world);
-        let forged = flip_author(world.group(0, 0));
-        let receipt = inbox.receive(forged).await;
-        assert_eq!(receipt.code, ReceiptCode::Refused);
-        assert!(receipt.reason.contains("the schedule gives it to"), "{}", receipt.reason);
-        let given = returns.try_recv().unwrap();
-        assert_eq!((given.group, given.reason), (GroupId(0), ReturnReason::Refused));
-        // The honest copy is still welcome.
-        assert_eq!(inbox.receive(world.group(0, 0)).await.code, ReceiptCode::Accepted);
-        let ahead = inbox.receive(world.group(99, 0)).await;
-        assert!(ahead.reason.contains("not open yet"), "{}", ahead.reason);
-    }
-
-    #[tokio::test]
-    async fn nothing_is_taken_before_the_first_publication() {
-        let world = Miniature::small();
-        let (sender, _receiver) = mpsc::channel(8);
-        let inbox = Inbox::new(world.admission(), world.assembler(0), sender);
-        let receipt = inbox.receive(world.group(0, 0)).await;
-        assert!(receipt.reason.contains("no weights are published yet"), "{}", receipt.reason);
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ use runtime::Shutdown;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use types::{Epoch, GroupId, Purpose, RolloutGroup};
 
 use crate::inbox::Inbox;
@@ -69,9 +69,21 @@ impl Learner for Ingest {
         })?;
         let receipts = request.into_inner().then(move |message| {
             let inbox = inbox.clone();
-            async move { Ok(answer(&inbox, message?).await) }
+            async move { Ok(answer(&inbox, message.map_err(unreadable)?).await) }
         });
         Ok(Response::new(Box::pin(receipts)))
+    }
+}
+
+/// A message over the bound ends its stream; everything before it has its receipt.
+fn unreadable(status: Status) -> Status {
+    match status.code() {
+        Code::OutOfRange => ErrorCode::Invalid.status(format!(
+            "a group is over limits.message_bytes, raise it for actors and learner or lower \
+             train.samples_per_problem: {}",
+            status.message()
+        )),
+        _ => status,
     }
 }
 
@@ -100,7 +112,7 @@ mod tests {
     use types::PolicyVersion;
 
     use super::*;
-    use crate::fixtures::Miniature;
+    use crate::fixtures::{Miniature, with_parts};
 
     fn wire_group(world: &Miniature, group: u64) -> rollout::RolloutGroup {
         world.group(group, 0).into()
@@ -134,28 +146,74 @@ mod tests {
         assert_eq!(honest.code(), wire::ReceiptCode::Accepted);
     }
 
+    struct Served {
+        address: String,
+        tasks: runtime::TaskGroup,
+        _returns: mpsc::Receiver<crate::inbox::GivenBack>,
+    }
+
+    impl Served {
+        async fn start(world: &Miniature, message_bytes_max: usize) -> Self {
+            let (inbox, _returns) = inbox(world);
+            let (listener, address) = member::bind("127.0.0.1:0").await.unwrap();
+            let shutdown = Shutdown::new();
+            let tasks = runtime::TaskGroup::new(shutdown.clone());
+            let serving = Ingest::new(Some(inbox)).serve(listener, message_bytes_max, shutdown);
+            tasks.spawn("ingest", serving);
+            Self { address: address.to_string(), tasks, _returns }
+        }
+
+        /// The receipts of one stream of groups, and why it ended early if it did.
+        async fn submit(
+            &self,
+            groups: Vec<RolloutGroup>,
+        ) -> (Vec<(u64, ReceiptCode)>, Option<proto::RpcError>) {
+            let settings = ChannelSettings::default();
+            let channel = proto::connect(&self.address, &settings).await.unwrap();
+            let groups = tokio_stream::iter(groups);
+            let mut receipts = LearnerClient::new(channel, &settings).submit(groups).await.unwrap();
+            let mut found = Vec::new();
+            loop {
+                match receipts.next().await {
+                    Ok(Some(receipt)) => found.push((receipt.group.0, receipt.code)),
+                    Ok(None) => return (found, None),
+                    Err(error) => return (found, Some(error)),
+                }
+            }
+        }
+
+        async fn stop(self) {
+            self.tasks.shutdown().trigger("the test is over");
+            self.tasks.join(std::time::Duration::from_secs(5)).await.unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn receipts_come_in_order_over_the_wire() {
         let world = Miniature::small();
-        let (inbox, _returns) = inbox(&world);
-        let (listener, address) = member::bind("127.0.0.1:0").await.unwrap();
-        let (shutdown, tasks) = {
-            let shutdown = Shutdown::new();
-            (shutdown.clone(), runtime::TaskGroup::new(shutdown))
-        };
-        tasks.spawn("ingest", Ingest::new(Some(inbox)).serve(listener, 1 << 20, shutdown.clone()));
-        let settings = ChannelSettings::default();
-        let channel = proto::connect(&address.to_string(), &settings).await.unwrap();
-        let groups = [0, 1, 0].map(|group| world.group(group, 0));
-        let groups = tokio_stream::iter(groups);
-        let mut receipts = LearnerClient::new(channel, &settings).submit(groups).await.unwrap();
-        let mut found = Vec::new();
-        while let Some(receipt) = receipts.next().await.unwrap() {
-            found.push((receipt.group.0, receipt.code));
-        }
+        let served = Served::start(&world, 1 << 20).await;
+        let (found, error) = served.submit([0, 1, 0].map(|id| world.group(id, 0)).into()).await;
         let (accepted, duplicate) = (ReceiptCode::Accepted, ReceiptCode::Duplicate);
         assert_eq!(found, [(0, accepted), (1, accepted), (0, duplicate)]);
-        shutdown.trigger("the test is over");
-        tasks.join(std::time::Duration::from_secs(5)).await.unwrap();
+        assert!(error.is_none(), "{error:?}");
+        served.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_group_over_the_bound_is_refused_by_name_and_the_others_survive_a_new_stream() {
+        let world = Miniature::small();
+        let served = Served::start(&world, 64 << 10).await;
+        let fits = |id| world.group(id, 0);
+        let long = with_parts(fits(1), 0, |parts| parts.verdict.text = "so ".repeat(50_000));
+        let (found, error) = served.submit(vec![fits(0), long, fits(1)]).await;
+        let error = error.expect("the stream ends");
+        assert_eq!(error.code, ErrorCode::Invalid, "not worth a repetition");
+        assert!(error.message.contains("limits.message_bytes"), "{error}");
+        assert!(found.len() <= 1, "{found:?}");
+        // Whether the first receipt was read before the end or not, its group was taken.
+        let (found, error) = served.submit(vec![fits(0), fits(1)]).await;
+        assert_eq!(found, [(0, ReceiptCode::Duplicate), (1, ReceiptCode::Accepted)]);
+        assert!(error.is_none(), "{error:?}");
+        served.stop().await;
     }
 }

@@ -1,7 +1,7 @@
 //! The learner as a member of a run: loads the model, opens its files and port, joins, and hands
 //! everything to the training thread.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -137,18 +137,26 @@ fn open_files(settings: &Settings, start: &ModelFiles) -> anyhow::Result<RunFile
     })
 }
 
-/// A later generation goes on from the newest checkpoint, where there is one.
+/// A later generation goes on from the newest checkpoint, where there is one. The first starts
+/// afresh, and only where there is none: two runs in one directory would delete each other's.
 fn resume(
     trainer: &mut Trainer,
     settings: &Settings,
     checkpoints: &CheckpointStore,
 ) -> anyhow::Result<()> {
-    if settings.learner.generation <= 1 {
-        return Ok(());
-    }
     let Some(path) = checkpoints.newest()? else { return Ok(()) };
-    let went_on = || format!("cannot go on from {}", Path::new(&path).display());
+    let generation = settings.learner.generation;
+    if generation <= 1 {
+        bail!(
+            "{} is of an earlier run: choose another run.dir, or go on from it with \
+             learner.generation={}",
+            path.display(),
+            generation + 1
+        );
+    }
+    let went_on = || format!("cannot go on from {}", path.display());
     let checkpoint = load_checkpoint(&path).with_context(went_on)?;
+    checkpoint.state.check(settings).with_context(went_on)?;
     trainer.restore(&checkpoint).with_context(went_on)?;
     tracing::info!(step = trainer.steps_taken(), "goes on from its newest checkpoint");
     Ok(())
@@ -188,4 +196,68 @@ fn spawn_examples(process: &Process, membership: &Membership, task: Task, from: 
         }
     });
     Source::Examples(batches)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::checkpoint::{Contents, State};
+    use crate::fixtures::Miniature;
+
+    fn trainer(world: &Miniature) -> Trainer {
+        let solo = Box::new(Solo::new(Generation(1)));
+        Trainer::new(&world.settings, &world.files, world.task.stops(), solo).unwrap()
+    }
+
+    /// A directory with a checkpoint of two steps.
+    fn left_behind(dir: &Path) -> CheckpointStore {
+        let world = Miniature::small();
+        let store = CheckpointStore::open(dir.to_owned(), 1).unwrap();
+        let trainer = trainer(&world);
+        let version = PolicyVersion::new(1, 2);
+        let groups = world.settings.groups_per_step();
+        let contents = Contents {
+            state: State::new(version, groups, world.settings.seed),
+            config_json: &world.files.config.to_json(),
+            tokenizer_json: world.files.tokenizer.json(),
+            weights: &trainer.weights().unwrap(),
+            optimizer: &trainer.optimizer().state().unwrap(),
+        };
+        store.write(contents).unwrap();
+        store
+    }
+
+    #[test]
+    fn only_a_later_generation_goes_on_and_only_with_the_same_settings() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = left_behind(dir.path());
+        let resumed = |change: fn(&mut Settings)| {
+            let world = Miniature::with(change);
+            let mut trainer = trainer(&world);
+            let outcome = resume(&mut trainer, &world.settings, &store);
+            outcome.map(|()| trainer.steps_taken()).map_err(|error| format!("{error:#}"))
+        };
+        let first = resumed(|_| ()).unwrap_err();
+        assert!(first.contains("step-000002 is of an earlier run"), "{first}");
+        assert!(first.contains("run.dir") && first.contains("learner.generation=2"), "{first}");
+        assert_eq!(resumed(|s| s.learner.generation = 2), Ok(2));
+        let other_seed = resumed(|s| (s.learner.generation, s.seed) = (2, 12)).unwrap_err();
+        assert!(other_seed.contains("seed is 12 but the checkpoint was made with 11"));
+        let other_groups =
+            resumed(|s| (s.learner.generation, s.train.problems_per_step) = (2, 3)).unwrap_err();
+        let named = "train.problems_per_step is 3 but the 2 steps of the checkpoint took 4 groups";
+        assert!(other_groups.contains(named), "{other_groups}");
+    }
+
+    #[test]
+    fn any_generation_starts_in_an_empty_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path().to_owned(), 1).unwrap();
+        let world = Miniature::with(|s| s.learner.generation = 2);
+        let mut trainer = trainer(&world);
+        resume(&mut trainer, &world.settings, &store).unwrap();
+        assert_eq!(trainer.steps_taken(), 0);
+    }
 }

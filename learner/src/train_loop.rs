@@ -17,7 +17,7 @@ use types::{MemberId, PolicyVersion, Rollout, RolloutGroup};
 use crate::assembler::oldest_step;
 use crate::checkpoint::{CheckpointStore, Contents, State};
 pub use crate::examples::ExampleBatch;
-use crate::inbox::Inbox;
+use crate::inbox::{IDLE_BEAT, Inbox};
 use crate::metrics;
 use crate::publisher::Outlet;
 pub use crate::report::RolloutFigures;
@@ -88,7 +88,7 @@ impl TrainLoop {
             let wait = started.elapsed();
             let Some(computed) = self.compute(batch, wait)? else { break };
             if !self.conclude(computed)? {
-                return self.keep_uncommitted();
+                return Ok(());
             }
         }
         if !self.files.checkpoints.has(self.version.step) {
@@ -96,6 +96,7 @@ impl TrainLoop {
             self.write_checkpoint(self.version, &weights)?;
         }
         info!(version = %self.version, "training ended");
+        self.health.rest();
         Ok(())
     }
 
@@ -126,12 +127,14 @@ impl TrainLoop {
     /// The next step's batch; `None` on a stop.
     fn wait(&mut self) -> anyhow::Result<Option<Batch>> {
         let (stop, failure) = (self.shutdown.wait(), self.shutdown.wait());
-        let (runtime, source) = (&self.runtime, &mut self.source);
+        let (runtime, source, health) = (&self.runtime, &mut self.source, &self.health);
         runtime.block_on(async {
             let next = async {
                 match source {
-                    Source::Groups(inbox) => Ok(Some(Batch::Groups(inbox.next_batch().await))),
-                    Source::Examples(batches) => match batches.recv().await {
+                    Source::Groups(inbox) => {
+                        Ok(Some(Batch::Groups(inbox.next_batch(health).await)))
+                    }
+                    Source::Examples(batches) => match next_examples(batches, health).await {
                         Some(batch) => Ok(Some(Batch::Examples(batch))),
                         // Whoever fetched them has failed; its own error is the one to report.
                         None => within("the stop after a failure", FAILURE_LIMIT, failure)
@@ -151,8 +154,12 @@ impl TrainLoop {
 
     fn compute(&mut self, batch: Batch, wait: Duration) -> anyhow::Result<Option<Computed>> {
         let step = self.trainer.steps_taken();
-        let shutdown = self.shutdown.clone();
-        let abandoned = move || shutdown.requested();
+        let (shutdown, health) = (self.shutdown.clone(), self.health.clone());
+        // Asked before every micro-batch, so that a long step is seen to go on.
+        let abandoned = move || {
+            health.beat();
+            shutdown.requested()
+        };
         let trained = match &batch {
             Batch::Groups(groups) => {
                 let figures =
@@ -202,8 +209,10 @@ impl TrainLoop {
             metrics::STEP_SECONDS.record(seconds, &[("phase", "commit")]);
             Ok(())
         });
-        if !self.unless_stopping(committed)? {
-            return Ok(false);
+        if let Err(error) = committed {
+            let kept = self.keep_uncommitted(version, &weights);
+            kept.with_context(|| format!("after {error:#}"))?;
+            return self.unless_stopping(Err(error));
         }
         self.version = version;
         self.health.beat();
@@ -243,12 +252,13 @@ impl TrainLoop {
         }
     }
 
-    /// The weights are those of a step that nobody may know of. Checkpoints are written before
-    /// their step is committed anyway, so one of these is better than none at all.
-    fn keep_uncommitted(&self) -> anyhow::Result<()> {
-        if self.files.checkpoints.newest()?.is_none() {
-            let version = PolicyVersion { step: self.trainer.steps_taken(), ..self.version };
-            self.write_checkpoint(version, &self.trainer.weights()?)?;
+    /// The weights are those of a step that nobody may know of, the ones before it are gone.
+    /// Checkpoints are written before their step is committed anyway, so this one is better than
+    /// one from before the last committed step.
+    fn keep_uncommitted(&self, version: PolicyVersion, weights: &[u8]) -> anyhow::Result<()> {
+        let newest = self.files.checkpoints.newest_step()?;
+        if newest.is_none_or(|newest| newest < self.version.step) {
+            self.write_checkpoint(version, weights)?;
         }
         Ok(())
     }
@@ -281,6 +291,18 @@ impl TrainLoop {
                 Ok(false)
             }
             Err(error) => Err(error),
+        }
+    }
+}
+
+async fn next_examples(
+    batches: &mut mpsc::Receiver<ExampleBatch>,
+    health: &Health,
+) -> Option<ExampleBatch> {
+    loop {
+        match tokio::time::timeout(IDLE_BEAT, batches.recv()).await {
+            Ok(batch) => return batch,
+            Err(_) => health.beat(),
         }
     }
 }

@@ -12,6 +12,8 @@ use crate::collective::Solo;
 use crate::examples::example;
 use crate::fixtures::{Miniature, with_parts};
 
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// What reached the coordinator.
 #[derive(Default)]
 struct Seen {
@@ -24,7 +26,8 @@ type OnPublish = Box<dyn FnMut(PolicyVersion) + Send>;
 struct Recorder {
     seen: Arc<Mutex<Seen>>,
     on_publish: OnPublish,
-    takes_commits: bool,
+    /// Up to this step.
+    takes_commits: u32,
 }
 
 impl Outlet for Recorder {
@@ -36,7 +39,7 @@ impl Outlet for Recorder {
     }
 
     fn commit(&mut self, record: &StepRecord) -> anyhow::Result<()> {
-        ensure!(self.takes_commits, "the coordinator is gone");
+        ensure!(record.step <= self.takes_commits, "the coordinator is gone");
         self.seen.lock().unwrap().committed.push(record.clone());
         Ok(())
     }
@@ -49,7 +52,8 @@ struct Bench {
     runtime: tokio::runtime::Runtime,
     seen: Arc<Mutex<Seen>>,
     shutdown: Shutdown,
-    takes_commits: bool,
+    health: Health,
+    takes_commits: u32,
 }
 
 impl Bench {
@@ -60,7 +64,8 @@ impl Bench {
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
             seen: Arc::default(),
             shutdown: Shutdown::new(),
-            takes_commits: true,
+            health: Health::of_progress(LIMIT),
+            takes_commits: u32::MAX,
         }
     }
 
@@ -70,6 +75,10 @@ impl Bench {
     }
 
     fn run(&self, source: Source, on_publish: OnPublish) {
+        self.outcome(source, on_publish).unwrap();
+    }
+
+    fn outcome(&self, source: Source, on_publish: OnPublish) -> anyhow::Result<()> {
         let world = &self.world;
         let solo = Box::new(Solo::new(Generation(1)));
         let trainer =
@@ -95,9 +104,9 @@ impl Bench {
             runtime: self.runtime.handle().clone(),
             shutdown: self.shutdown.clone(),
             readiness: Readiness::new(&["published"]),
-            health: Health::alive(),
+            health: self.health.clone(),
         };
-        train_loop.run().unwrap();
+        train_loop.run()
     }
 
     /// An actor that writes each step's groups as soon as its weights are out.
@@ -203,7 +212,7 @@ fn a_stop_keeps_the_last_committed_version() {
 
 #[test]
 fn a_stop_before_the_first_commit_still_leaves_a_checkpoint() {
-    let bench = Bench { takes_commits: false, ..Bench::new(Miniature::small()) };
+    let bench = Bench { takes_commits: 0, ..Bench::new(Miniature::small()) };
     let inbox = bench.inbox();
     let mut actor = bench.actor(&inbox, as_is);
     let shutdown = bench.shutdown.clone();
@@ -214,6 +223,80 @@ fn a_stop_before_the_first_commit_still_leaves_a_checkpoint() {
     bench.run(Source::Groups(inbox), until_first);
     assert!(bench.seen.lock().unwrap().committed.is_empty());
     assert_eq!(bench.files("checkpoints"), ["step-000001"]);
+}
+
+/// Steps 1 and 2 are committed, step 3 is not; a checkpoint every `every` steps.
+fn left_after_a_lost_commit(every: u32, stops: bool) -> (anyhow::Result<()>, Vec<String>) {
+    let world = Miniature::with(|s| (s.checkpoint.every_steps, s.train.steps) = (every, 4));
+    let bench = Bench { takes_commits: 2, ..Bench::new(world) };
+    let inbox = bench.inbox();
+    let mut actor = bench.actor(&inbox, as_is);
+    let shutdown = bench.shutdown.clone();
+    let until_third: OnPublish = Box::new(move |version| {
+        actor(version);
+        if stops && version.step == 3 {
+            shutdown.trigger("the test has seen enough");
+        }
+    });
+    let outcome = bench.outcome(Source::Groups(inbox), until_third);
+    assert_eq!(bench.seen.lock().unwrap().committed.len(), 2);
+    (outcome, bench.files("checkpoints"))
+}
+
+#[test]
+fn no_committed_step_is_lost_with_its_coordinator() {
+    let (outcome, left) = left_after_a_lost_commit(1, true);
+    outcome.unwrap();
+    assert_eq!(left, ["step-000001", "step-000002", "step-000003"]);
+    let (outcome, left) = left_after_a_lost_commit(2, true);
+    outcome.unwrap();
+    assert_eq!(left, ["step-000002"], "the last committed step is there");
+    let (_, left) = left_after_a_lost_commit(0, true);
+    assert_eq!(left, ["step-000003"]);
+    // Without a stop the loss is an error, and the weights are kept all the same.
+    let (outcome, left) = left_after_a_lost_commit(0, false);
+    assert!(outcome.unwrap_err().to_string().contains("the coordinator is gone"));
+    assert_eq!(left, ["step-000003"]);
+}
+
+#[test]
+fn a_checkpoint_older_than_the_last_committed_step_is_not_enough() {
+    // The checkpoint of step 1 is there, step 2 is committed, step 3 is in hand.
+    let world = Miniature::with(|s| (s.checkpoint.every_steps, s.train.steps) = (0, 4));
+    let bench = Bench { takes_commits: 2, ..Bench::new(world) };
+    let at = CheckpointStore::open(bench.dir.path().join("checkpoints"), 3).unwrap();
+    let world = &bench.world;
+    let empty = std::collections::BTreeMap::new();
+    let contents = Contents {
+        state: State::new(PolicyVersion::new(1, 1), 2, world.settings.seed),
+        config_json: &world.files.config.to_json(),
+        tokenizer_json: world.files.tokenizer.json(),
+        weights: &model::to_safetensors(&world.files.tensors).unwrap(),
+        optimizer: &empty,
+    };
+    at.write(contents).unwrap();
+    let inbox = bench.inbox();
+    let actor = bench.actor(&inbox, as_is);
+    bench.outcome(Source::Groups(inbox), actor).unwrap_err();
+    assert_eq!(bench.files("checkpoints"), ["step-000001", "step-000003"]);
+}
+
+#[test]
+fn a_stuck_step_is_no_progress_and_a_finished_run_may_idle() {
+    let bench = Bench::new(Miniature::small());
+    let inbox = bench.inbox();
+    let mut actor = bench.actor(&inbox, as_is);
+    let health = bench.health.clone();
+    let stuck: OnPublish = Box::new(move |version| {
+        // Nothing beats while the loop is in here, however long that takes.
+        let later = Instant::now() + LIMIT + Duration::from_secs(9);
+        let fault = health.check(later).unwrap_err();
+        assert!(fault.contains("no progress for") && fault.ends_with("the limit is 60 s"));
+        actor(version);
+    });
+    bench.run(Source::Groups(inbox), stuck);
+    let later = Instant::now() + Duration::from_secs(86_400);
+    assert_eq!(bench.health.check(later), Ok(()));
 }
 
 #[test]

@@ -1,0 +1,148 @@
+//! What a directory holds after every kind of write and interruption.
+
+use super::*;
+use types::PolicyVersion;
+
+const TOKENIZER: fn() -> String = miniature::tokenizer_json;
+
+fn contents<'a>(
+    step: u32,
+    weights: &'a [u8],
+    optimizer: &'a BTreeMap<String, Tensor>,
+) -> Contents<'a> {
+    let config_json = Box::leak(miniature::config_json(miniature::Role::Strong).into());
+    let tokenizer_json = Box::leak(TOKENIZER().into());
+    let state = State::new(PolicyVersion::new(1, step), 8, 5);
+    Contents { state, config_json, tokenizer_json, weights, optimizer }
+}
+
+fn moments() -> BTreeMap<String, Tensor> {
+    let tensor = Tensor::new(&[0.5_f32, -1.0], &candle_core::Device::Cpu).unwrap();
+    [("first_moment.w".to_owned(), tensor)].into()
+}
+
+#[test]
+fn the_newest_stay_and_leftovers_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::open(dir.path().join("checkpoints"), 2).unwrap();
+    let weights = miniature::fresh_weights(miniature::Role::Strong, 1);
+    let moments = moments();
+    for step in [2, 4, 10, 4] {
+        let name = store.write(contents(step, &weights, &moments)).unwrap();
+        assert_eq!(name, CheckpointStore::name(step));
+    }
+    assert_eq!(store.steps().unwrap(), [4, 10]);
+    assert_eq!(store.newest().unwrap().unwrap(), store.dir.join("step-000010"));
+    fs::create_dir(store.dir.join(".unfinished-step-000012")).unwrap();
+    let again = CheckpointStore::open(store.dir.clone(), 2).unwrap();
+    let mut names = again.names().unwrap();
+    names.sort();
+    assert_eq!(names, ["step-000004", "step-000010"]);
+}
+
+#[test]
+fn what_is_read_back_is_what_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::open(dir.path().to_owned(), 1).unwrap();
+    let weights = miniature::fresh_weights(miniature::Role::Strong, 1);
+    store.write(contents(20, &weights, &moments())).unwrap();
+    let checkpoint = load_checkpoint(&store.newest().unwrap().unwrap()).unwrap();
+    assert_eq!(to_safetensors(&checkpoint.files.tensors).unwrap().len(), weights.len());
+    let moment = checkpoint.optimizer["first_moment.w"].to_vec1::<f32>().unwrap();
+    assert_eq!(moment, [0.5, -1.0]);
+    let State { step, generation, groups_consumed, random_state, .. } = checkpoint.state;
+    assert_eq!((step, generation, groups_consumed, random_state.seed), (20, 1, 160, 5));
+}
+
+#[test]
+fn damage_and_other_directories_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |path: &Path| format!("{:#}", load_checkpoint(path).err().unwrap());
+    assert!(error(dir.path()).contains("is no checkpoint"));
+    let store = CheckpointStore::open(dir.path().to_owned(), 1).unwrap();
+    let weights = miniature::fresh_weights(miniature::Role::Strong, 1);
+    store.write(contents(3, &weights, &moments())).unwrap();
+    let path = store.newest().unwrap().unwrap();
+    let file = path.join("model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let text = error(&path);
+    assert!(text.contains("model.safetensors is damaged"), "{text}");
+    fs::remove_file(path.join(OPTIMIZER)).unwrap();
+    fs::write(&file, &weights).unwrap();
+    assert!(error(&path).contains("optimizer.safetensors"), "{}", error(&path));
+}
+
+fn names(store: &CheckpointStore) -> Vec<String> {
+    let mut names = store.names().unwrap();
+    names.sort();
+    names
+}
+
+/// A store with whole checkpoints of these steps; their weights are drawn from the step.
+fn store_of(dir: &Path, steps: &[u32]) -> CheckpointStore {
+    let store = CheckpointStore::open(dir.to_owned(), 9).unwrap();
+    for step in steps {
+        let weights = miniature::fresh_weights(miniature::Role::Strong, u64::from(*step));
+        store.write(contents(*step, &weights, &moments())).unwrap();
+    }
+    store
+}
+
+#[test]
+fn a_replacement_that_broke_off_leaves_the_old_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_of(dir.path(), &[4]);
+    let old = fs::read(dir.path().join("step-000004/model.safetensors")).unwrap();
+    // Between the two renames.
+    fs::rename(dir.path().join("step-000004"), dir.path().join(".replaced-step-000004")).unwrap();
+    fs::create_dir(dir.path().join(".unfinished-step-000004")).unwrap();
+    assert_eq!(store.newest().unwrap(), None);
+    let again = CheckpointStore::open(dir.path().to_owned(), 9).unwrap();
+    assert_eq!(names(&again), ["step-000004"]);
+    load_checkpoint(&again.newest().unwrap().unwrap()).unwrap();
+    assert_eq!(fs::read(dir.path().join("step-000004/model.safetensors")).unwrap(), old);
+}
+
+#[test]
+fn a_replacement_that_is_done_leaves_the_new_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    store_of(dir.path(), &[4]);
+    let aside = dir.path().join(".replaced-step-000004");
+    fs::create_dir(&aside).unwrap();
+    fs::write(aside.join("state.json"), "old").unwrap();
+    let again = CheckpointStore::open(dir.path().to_owned(), 9).unwrap();
+    assert_eq!(names(&again), ["step-000004"]);
+    load_checkpoint(&again.newest().unwrap().unwrap()).unwrap();
+}
+
+#[test]
+fn a_checkpoint_that_was_being_deleted_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_of(dir.path(), &[4, 6]);
+    // Retirement broke off after its first deletions.
+    let retired = dir.path().join(".retired-step-000004");
+    fs::rename(dir.path().join("step-000004"), &retired).unwrap();
+    fs::remove_file(retired.join("model.safetensors")).unwrap();
+    assert_eq!(store.steps().unwrap(), [6]);
+    let again = CheckpointStore::open(dir.path().to_owned(), 1).unwrap();
+    assert_eq!(names(&again), ["step-000006"]);
+    // A leftover of the same name is in nobody's way.
+    fs::create_dir(dir.path().join(".retired-step-000006")).unwrap();
+    again
+        .write(contents(8, &miniature::fresh_weights(miniature::Role::Strong, 8), &moments()))
+        .unwrap();
+    assert_eq!(names(&again), ["step-000008"]);
+}
+
+#[test]
+fn a_failed_replacement_puts_the_old_checkpoint_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_of(dir.path(), &[4]);
+    // Nothing was written that could take its place.
+    let error = store.put("step-000004").unwrap_err().to_string();
+    assert!(error.contains("cannot rename"), "{error}");
+    assert_eq!(names(&store), ["step-000004"]);
+    load_checkpoint(&store.newest().unwrap().unwrap()).unwrap();
+}

@@ -1,0 +1,161 @@
+//! Groups in, batches and returns out; the returns also over real gRPC.
+
+use std::time::Instant;
+
+use proto::ChannelSettings;
+use runtime::{Shutdown, TaskGroup, within};
+
+use super::*;
+use crate::fixtures::{Miniature, flip_author};
+use served::ServedCoordinator;
+
+mod served;
+
+const AMPLE: Duration = Duration::from_secs(60);
+
+fn inbox(world: &Miniature) -> (Inbox, mpsc::Receiver<GivenBack>) {
+    let (sender, receiver) = mpsc::channel(8);
+    let inbox = Inbox::new(world.admission(), world.assembler(0), sender);
+    inbox.announce(PolicyVersion::new(1, 0));
+    (inbox, receiver)
+}
+
+fn health() -> Health {
+    Health::of_progress(AMPLE)
+}
+
+#[tokio::test]
+async fn a_step_is_handed_out_when_its_last_group_comes() {
+    let world = Miniature::small();
+    let (inbox, _returns) = inbox(&world);
+    for group in [1, 0] {
+        let receipt = inbox.receive(world.group(group, 0)).await;
+        assert_eq!((receipt.code, &*receipt.reason), (ReceiptCode::Accepted, ""));
+    }
+    let again = inbox.receive(world.group(1, 0)).await;
+    assert_eq!(again.code, ReceiptCode::Duplicate);
+    let batch = inbox.next_batch(&health()).await;
+    assert_eq!(batch.iter().map(|g| g.group.0).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(inbox.receive(world.group(0, 0)).await.code, ReceiptCode::Duplicate);
+    assert_eq!(inbox.take_counts(), Counts { stale: 0, duplicates: 2 });
+    assert_eq!(inbox.take_counts(), Counts::default());
+}
+
+#[tokio::test]
+async fn a_refused_group_is_given_back() {
+    let world = Miniature::small();
+    let (inbox, mut returns) = inbox(&world);
+    let forged = flip_author(world.group(0, 0));
+    let receipt = inbox.receive(forged).await;
+    assert_eq!(receipt.code, ReceiptCode::Refused);
+    assert!(receipt.reason.contains("the schedule gives it to"), "{}", receipt.reason);
+    let given = returns.try_recv().unwrap();
+    assert_eq!((given.group, given.reason), (GroupId(0), ReturnReason::Refused));
+    // The honest copy is still welcome.
+    assert_eq!(inbox.receive(world.group(0, 0)).await.code, ReceiptCode::Accepted);
+    let ahead = inbox.receive(world.group(99, 0)).await;
+    assert!(ahead.reason.contains("not open yet"), "{}", ahead.reason);
+}
+
+#[tokio::test]
+async fn nothing_is_taken_before_the_first_publication() {
+    let world = Miniature::small();
+    let (sender, _receiver) = mpsc::channel(8);
+    let inbox = Inbox::new(world.admission(), world.assembler(0), sender);
+    let receipt = inbox.receive(world.group(0, 0)).await;
+    assert!(receipt.reason.contains("no weights are published yet"), "{}", receipt.reason);
+}
+
+#[tokio::test]
+async fn a_stale_group_is_given_back_and_its_redeal_completes_the_step() {
+    let world = Miniature::small();
+    let (sender, mut returns) = mpsc::channel(8);
+    let inbox = Inbox::new(world.admission(), world.assembler(2), sender);
+    inbox.announce(PolicyVersion::new(1, 2));
+    // Step 2 is groups 4 and 5; weights of step 0 are two behind it.
+    for (group, step) in [(4, 0), (5, 2)] {
+        let receipt = inbox.receive(world.group(group, step)).await;
+        assert_eq!(receipt.code, ReceiptCode::Accepted, "{}", receipt.reason);
+    }
+    // The lease had run out; the copy of the second one says under which epoch it is out now.
+    let copy = RolloutGroup { epoch: Epoch(2), ..world.group(4, 2) };
+    assert_eq!(inbox.receive(copy).await.code, ReceiptCode::Duplicate);
+    let health = health();
+    let redealt = async {
+        let given = returns.recv().await.unwrap();
+        let expected = GivenBack {
+            group: GroupId(4),
+            epoch: Epoch(2),
+            purpose: Purpose::Train,
+            reason: ReturnReason::Stale,
+            detail: "its oldest weights are of step 0, too old for step 2".to_owned(),
+        };
+        assert_eq!(given, expected);
+        let redealt = RolloutGroup { epoch: Epoch(3), ..world.group(4, 2) };
+        assert_eq!(inbox.receive(redealt).await.code, ReceiptCode::Accepted);
+    };
+    let both = async { tokio::join!(inbox.next_batch(&health), redealt).0 };
+    let batch = within("the batch", AMPLE, both).await.unwrap();
+    let found: Vec<_> = batch.iter().map(|g| (g.group.0, g.epoch.0)).collect();
+    assert_eq!(found, [(4, 3), (5, 1)]);
+    assert_eq!(inbox.take_counts(), Counts { stale: 1, duplicates: 1 });
+    assert!(returns.try_recv().is_err(), "given back once");
+}
+
+#[tokio::test]
+async fn a_wait_for_groups_is_progress_as_long_as_it_looks_around() {
+    let world = Miniature::small();
+    let (inbox, _returns) = inbox(&world);
+    let health = Health::of_progress(Duration::ZERO);
+    let beat_since = |moment: Instant| health.check(moment).is_ok();
+    let looks = async {
+        for _ in 0..2 {
+            let moment = Instant::now();
+            while !beat_since(moment) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    let waited = async {
+        tokio::select! {
+            batch = inbox.next_batch(&health) => panic!("a batch of {} groups", batch.len()),
+            () = looks => {}
+        }
+    };
+    within("two beats", AMPLE, waited).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_given_back_reaches_the_coordinator_in_order() {
+    let tasks = TaskGroup::new(Shutdown::new());
+    // The first call fails and is repeated.
+    let (served, address) = ServedCoordinator::start(1, &tasks).await;
+    let settings = ChannelSettings::default();
+    let channel = proto::connect(&address, &settings).await.unwrap();
+    let (sender, queue) = mpsc::channel(8);
+    let given = |group: u64, reason| GivenBack {
+        group: GroupId(group),
+        epoch: Epoch(3),
+        purpose: Purpose::Train,
+        reason,
+        detail: format!("why {group}"),
+    };
+    sender.send(given(5, ReturnReason::Stale)).await.unwrap();
+    sender.send(given(2, ReturnReason::Refused)).await.unwrap();
+    drop(sender);
+    let client = CoordinatorClient::new(channel, &settings);
+    let returning = return_groups(queue, client, MemberId(7));
+    within("the returns", AMPLE, returning).await.unwrap().unwrap();
+    let returned = |group: u64, reason| ReturnedGroup {
+        member: MemberId(7),
+        group: GroupId(group),
+        epoch: Epoch(3),
+        purpose: Purpose::Train,
+        reason,
+        detail: format!("why {group}"),
+    };
+    let expected = [returned(5, ReturnReason::Stale), returned(2, ReturnReason::Refused)];
+    assert_eq!(served.returned(), expected);
+    tasks.shutdown().trigger("the test is over");
+    tasks.join(AMPLE).await.unwrap();
+}
