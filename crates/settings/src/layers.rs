@@ -234,6 +234,12 @@ mod tests {
     }
 
     #[test]
+    fn the_miniature_preset_is_the_default() {
+        let layers = Layers { file: Some("miniature".to_owned()), ..layers(&[], &[]) };
+        assert_eq!(layers.load().unwrap(), Settings::default());
+    }
+
+    #[test]
     fn a_missing_file_lists_the_presets() {
         let layers = Layers { file: Some("absent.toml".into()), ..layers(&[], &[]) };
         let text = layers.load().unwrap_err().to_string();
