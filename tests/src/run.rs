@@ -1,5 +1,6 @@
 //! One invocation of the coordinator in a temporary directory.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -151,6 +152,14 @@ impl Run {
     #[must_use]
     pub fn summary(&self) -> Summary {
         Summary::read(&self.dir().join("summary.json"))
+    }
+
+    /// Names of the processes that left a log.
+    #[must_use]
+    pub fn logs(&self) -> BTreeSet<String> {
+        let files = std::fs::read_dir(self.dir().join("logs")).into_iter().flatten().flatten();
+        let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+        names.map(|name| name.trim_end_matches(".log").to_owned()).collect()
     }
 
     /// A log of one process, empty if there is none.
