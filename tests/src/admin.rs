@@ -9,6 +9,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::skip::say_skipped;
+
 /// The body of `GET path`, with its status code.
 ///
 /// # Panics
@@ -140,7 +142,7 @@ pub fn promtool(metrics: &str) -> Result<(), String> {
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut child) = started else {
-        eprintln!("SKIPPED promtool check: install the Debian package `prometheus`");
+        say_skipped("promtool check metrics", "install the Debian package `prometheus`");
         return Ok(());
     };
     child.stdin.take().expect("piped").write_all(metrics.as_bytes()).expect("written");

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::skip::say_skipped;
+
 /// The directory that holds `train.jsonl` and `test.jsonl`: `TANDEM_TEST_GSM8K`, or
 /// `shared/data/gsm8k` beside the project. Says loudly what is skipped where neither exists.
 #[must_use]
@@ -10,7 +12,7 @@ pub fn gsm8k_dir(test: &str) -> Option<PathBuf> {
     let named = std::env::var_os("TANDEM_TEST_GSM8K").map(PathBuf::from);
     let found = named.into_iter().chain([beside]).find(|dir| dir.join("train.jsonl").is_file());
     if found.is_none() {
-        eprintln!("SKIPPED {test}: no GSM8K files; set TANDEM_TEST_GSM8K to their directory");
+        say_skipped(test, "no GSM8K files, set TANDEM_TEST_GSM8K to their directory");
     }
     found
 }

@@ -5,6 +5,7 @@ mod admin;
 mod data;
 mod programs;
 mod run;
+mod skip;
 mod summary;
 mod wait;
 
