@@ -21,3 +21,18 @@ fn every_process_answers_on_its_admin_port_and_promtool_accepts_its_metrics() {
         }
     }
 }
+
+#[test]
+fn a_process_without_progress_for_longer_than_the_limit_is_unhealthy() {
+    // No process looks around every millisecond: each is over such a limit nearly always.
+    let limit = ["--set", "admin.progress_limit_ms=1", "--set", "eval.enabled=false"];
+    let run = Run::start(&small(&[["--steps", "500"].as_slice(), &limit].concat()));
+    for process in ["coordinator", "learner-0", "weak-server-0", "actor-0", "actor-1"] {
+        let address = wait_until("admin address", LIMIT, || admin_address(&run.log(process)));
+        let answer = wait_until("a 503", LIMIT, || {
+            let (status, text) = http_get(&address, "/healthz");
+            (status == 503).then_some(text)
+        });
+        assert_eq!(answer, "no progress for 0 s, the limit is 0 s\n", "{process}");
+    }
+}

@@ -35,7 +35,7 @@ fn model_dir(at: &Path, change: impl FnOnce(&Path)) -> String {
 
 #[test]
 fn a_wrong_key_is_named_with_the_right_one() {
-    refused(&small(&["--set", "train.stepz=4"]), &["train.stepz", "steps"]);
+    refused(&small(&["--set", "train.stepz=4"]), &["`train.stepz`", "did you mean `steps`"]);
 }
 
 #[test]
@@ -43,8 +43,10 @@ fn a_missing_model_file_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let set =
         model_dir(dir.path(), |at| std::fs::remove_file(at.join("model.safetensors")).unwrap());
-    refused(&small(&["--set", &set]), &["model.safetensors"]);
-    refused(&small(&["--set", "strong.model=nowhere"]), &["nowhere"]);
+    let missing = ["model.safetensors does not exist", "name another directory"];
+    refused(&small(&["--set", &set]), &missing);
+    let nowhere = ["nowhere does not exist", "give a Hugging Face model directory"];
+    refused(&small(&["--set", "strong.model=nowhere"]), &nowhere);
 }
 
 #[test]
@@ -55,7 +57,8 @@ fn corrupt_weights_are_refused() {
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
     });
-    refused(&small(&["--set", &set]), &["model.safetensors"]);
+    let corrupt = ["model.safetensors is not a valid safetensors file", "restore a checkpoint"];
+    refused(&small(&["--set", &set]), &corrupt);
 }
 
 #[test]
@@ -68,7 +71,10 @@ fn weights_that_are_not_numbers_are_refused_by_tensor() {
         bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
         std::fs::write(path, bytes).unwrap();
     });
-    refused(&small(&["--set", &set]), &["NaN", "weight"]);
+    refused(
+        &small(&["--set", &set]),
+        &["tensor model.norm.weight holds a NaN", "restore a checkpoint"],
+    );
 }
 
 #[test]
@@ -78,7 +84,10 @@ fn different_tokenizers_are_refused_where_they_differ() {
         let other = miniature::tokenizer_json().replace("\"nug\"", "\"gun\"");
         std::fs::write(at.join("tokenizer.json"), other).unwrap();
     });
-    refused(&small(&["--set", &set]), &["tokenizer", "gun"]);
+    refused(
+        &small(&["--set", &set]),
+        &["different tokenizers", "\"gun\"", "two models of one family"],
+    );
 }
 
 #[test]
@@ -90,14 +99,15 @@ fn a_malformed_gsm8k_line_is_named_by_file_and_number() {
     std::fs::write(dir.path().join("test.jsonl"), format!("{good}\n")).unwrap();
     let path = format!("data.path={}", dir.path().display());
     let args = ["--set", "data.source=gsm8k", "--set", &path];
-    refused(&small(&args), &["train.jsonl", "2"]);
+    refused(&small(&args), &["train.jsonl, line 2", "each line is {\"question\": …"]);
 }
 
 #[test]
 fn a_port_in_use_is_named() {
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
-    refused(&small(&["--set", &format!("coordinator.listen={address}")]), &[&address]);
+    let listen = format!("coordinator.listen={address}");
+    refused(&small(&["--set", &listen]), &[&address, "choose another port"]);
 }
 
 #[test]
@@ -105,7 +115,7 @@ fn a_directory_with_something_else_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("thesis.tex"), "years of work").unwrap();
     let path = dir.path().to_str().unwrap();
-    refused(&["launch", "--actors", "1", "--run-dir", path], &[path]);
+    refused(&["launch", "--actors", "1", "--run-dir", path], &[path, "choose another --run-dir"]);
     assert_eq!(std::fs::read_to_string(dir.path().join("thesis.tex")).unwrap(), "years of work");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
@@ -114,10 +124,11 @@ fn a_directory_with_something_else_is_left_alone() {
 fn wrong_flags_are_a_usage_error() {
     let (_run, ended) = Run::to_end(&["launch", "--actorz", "2"], LIMIT);
     ended.expect_code(2);
+    says(&ended, &["'--actorz'", "'--actors'"]);
 }
 
 #[test]
 fn config_check_reports_all_faults_together() {
     let args = ["config", "check", "--set", "train.stepz=4", "--set", "handoff.probability=2"];
-    refused(&args, &["train.stepz", "handoff"]);
+    refused(&args, &["did you mean `steps`", "'2' is not a number from 0 to 1"]);
 }

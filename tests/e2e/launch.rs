@@ -5,6 +5,28 @@ use tests::Run;
 
 use crate::{LIMIT, small};
 
+/// Of one line of `rollouts/`, sorted: the design's, and what else a reader asks for.
+const ROLLOUT_KEYS: [&str; 18] = [
+    "answered_by",
+    "authors",
+    "correct",
+    "epoch",
+    "extracted",
+    "finish",
+    "gold",
+    "group",
+    "logprobs",
+    "policy_versions",
+    "prompt",
+    "purpose",
+    "reward",
+    "sample",
+    "schedule",
+    "text",
+    "tokens",
+    "weak_logprobs",
+];
+
 fn lines(path: &std::path::Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -35,6 +57,8 @@ fn a_run_ends_with_its_table_and_a_whole_run_directory() {
     let share = summary.weak_share();
     assert!((0.15..0.35).contains(&share), "weak share {share}");
 
+    let processes = ["actor-0", "actor-1", "coordinator", "learner-0", "weak-server-0"];
+    assert_eq!(run.logs(), processes.map(str::to_owned).into());
     let steps = lines(&run.dir().join("metrics.jsonl"));
     let numbers: Vec<_> = steps.iter().map(|s| s["step"].as_u64().unwrap()).collect();
     assert_eq!(numbers, [1, 2, 3, 4]);
@@ -42,10 +66,20 @@ fn a_run_ends_with_its_table_and_a_whole_run_directory() {
     let rollouts = lines(&run.dir().join("rollouts/step-000002.jsonl"));
     assert!(!rollouts.is_empty());
     for rollout in &rollouts {
+        let keys: Vec<_> = rollout.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, ROLLOUT_KEYS);
         let tokens = rollout["tokens"].as_array().unwrap().len();
         assert_eq!(rollout["authors"].as_array().unwrap().len(), tokens);
         assert!(rollout["prompt"].as_str().unwrap().contains("how many"), "{rollout}");
+        assert_eq!(rollout["logprobs"].as_array().unwrap().len(), tokens);
         assert!(rollout["gold"].is_string() && rollout["text"].is_string(), "{rollout}");
+        // What was read out of the text, and what that earned.
+        let extracted = rollout["extracted"].as_str();
+        let answered = extracted.map(|answer| format!("#### {answer}"));
+        let text = rollout["text"].as_str().unwrap();
+        assert!(answered.is_none_or(|answer| text.ends_with(&answer)), "{rollout}");
+        let correct = extracted == rollout["gold"].as_str();
+        assert_eq!(rollout["reward"].as_f64(), Some(f64::from(u8::from(correct))), "{rollout}");
     }
 
     let last = run.dir().join("checkpoints/step-000004");

@@ -3,6 +3,7 @@
 
 mod admin;
 mod bad_input;
+mod gates;
 mod gsm8k;
 mod launch;
 mod stopping;
@@ -13,10 +14,8 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(240);
 
 /// Flags of a run that is as small as it can be and still has every phase.
-const SMALL: [&str; 11] = [
+const SMALL: [&str; 9] = [
     "launch",
-    "--actors",
-    "2",
     "--run-dir",
     "{dir}",
     "--set",
@@ -27,7 +26,12 @@ const SMALL: [&str; 11] = [
     "checkpoint.every_steps=2",
 ];
 
-/// `SMALL` with further flags.
+/// `SMALL` with two actors and further flags.
 fn small<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    SMALL.iter().copied().chain(more.iter().copied()).collect()
+    small_with("2", more)
+}
+
+fn small_with<'a>(actors: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let actors = ["--actors", actors];
+    SMALL.iter().copied().chain(actors).chain(more.iter().copied()).collect()
 }
