@@ -14,10 +14,11 @@ test *ARGS:
 
 # Whole training runs, with their figures.
 slow:
-    cargo test -p tests --test slow -- --ignored --nocapture --test-threads=1
+    cargo test --workspace --test slow -- --ignored --nocapture --test-threads=1
 
 # What continuous integration runs.
-check: fmt-check lint test slow
+check:
+    .ci/run
 
 # Format the sources.
 fmt:
@@ -29,7 +30,11 @@ fmt-check:
 
 # Clippy, with every warning an error.
 lint:
-    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+# The documentation, with every broken link an error.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 
 # Licences, banned packages and sources of the dependencies; needs cargo-deny.
 deny:
@@ -37,7 +42,7 @@ deny:
 
 # The invariants of ARCHITECTURE.md that a program can check.
 tidy:
-    cargo test -p tests --test tidy
+    cargo test --workspace --test tidy
 
 # Train the built-in miniature from start to table.
 try *ARGS: build
