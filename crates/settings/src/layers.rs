@@ -1,9 +1,10 @@
 //! Layering: defaults, then a file or preset, then the environment, then flags.
 
-use std::path::Path;
+use std::io::ErrorKind;
 
-use config::{Config, Environment, File, FileFormat, Value, ValueKind};
+use config::{Config, Value};
 
+use crate::leaves::{default_tree, from_text, sift, tree};
 use crate::preset::{PRESETS, preset};
 use crate::schema::Settings;
 use crate::validate::faults;
@@ -23,151 +24,109 @@ pub struct Layers {
 pub enum SettingsError {
     #[error("no settings file `{name}`: give a path, or one of the presets {presets}")]
     NoFile { name: String, presets: String },
-    #[error("settings: {0}")]
-    Syntax(String),
+    #[error("cannot read the settings file {name}: {source}")]
+    Read { name: String, source: std::io::Error },
+    #[error("settings of {origin}: {fault}")]
+    Syntax { origin: String, fault: String },
     #[error("--set {0}: write KEY=VALUE, for instance --set train.steps=20")]
     Set(String),
+    #[error("the environment has {0}: write TANDEM__SECTION__KEY=VALUE, in UTF-8")]
+    Variable(String),
     #[error("settings have {} fault(s):\n{}", .0.len(), .0.iter().map(|f| format!("  - {f}")).collect::<Vec<_>>().join("\n"))]
     Faults(Vec<String>),
 }
 
-const PREFIX: &str = "TANDEM";
+const PREFIX: &str = "TANDEM__";
 
 impl Layers {
     /// # Errors
     /// A missing file, bad syntax, or all faults together: unknown keys, wrong types, broken rules.
     pub fn load(&self) -> Result<Settings, SettingsError> {
-        let merged = self.merge()?;
-        let known = Value::from(tree(&Settings::default().to_toml())?);
+        let known = default_tree()?;
         let mut found = Vec::new();
-        unknown_keys(&merged, &known, "", &mut found);
-        let kind = ValueKind::Table(found.is_empty().then(|| merged.clone()).map_or_else(
-            || strip_unknown(&merged, &known),
-            |value| value.into_table().unwrap_or_default(),
-        ));
-        let cleaned = Value::new(None, kind);
-        match cleaned.try_deserialize::<Settings>() {
-            Ok(settings) => {
-                found.extend(faults(&settings));
-                if found.is_empty() { Ok(settings) } else { Err(SettingsError::Faults(found)) }
-            }
-            Err(error) => {
-                found.push(error.to_string());
-                Err(SettingsError::Faults(found))
-            }
-        }
+        let sifted = sift(&self.merge(&known)?, &known, &mut found);
+        // Each value was accepted by itself, so all of them are together.
+        let settings = sifted.try_deserialize::<Settings>();
+        let settings = settings.map_err(|e| SettingsError::Faults(vec![e.to_string()]))?;
+        found.extend(faults(&settings));
+        if found.is_empty() { Ok(settings) } else { Err(SettingsError::Faults(found)) }
     }
 
-    fn merge(&self) -> Result<Value, SettingsError> {
-        let mut environment = Environment::with_prefix(PREFIX)
-            .prefix_separator("__")
-            .separator("__")
-            .try_parsing(true)
-            .list_separator(",")
-            .with_list_parse_key("eval.schedules");
-        if let Some(variables) = &self.environment {
-            environment = environment.source(Some(variables.iter().cloned().collect()));
-        }
-        let defaults = File::from_str(&Settings::default().to_toml(), FileFormat::Toml);
-        let mut builder = Config::builder().add_source(defaults);
+    fn merge(&self, known: &Value) -> Result<Value, SettingsError> {
+        let mut builder = Config::builder().add_source(layer(known.clone()));
         if let Some(name) = &self.file {
-            builder = builder.add_source(File::from_str(&read(name)?, FileFormat::Toml));
+            builder = builder.add_source(layer(tree(&read(name)?, name)?));
         }
+        let mut environment = Config::builder();
+        for (name, text) in self.variables()? {
+            let key = name[PREFIX.len()..].to_lowercase().replace("__", ".");
+            let value = from_text(&key, &text, &name, known);
+            let set = environment.set_override(&key, value);
+            environment = set.map_err(|_| SettingsError::Variable(name))?;
+        }
+        let environment = environment.build().map_err(|error| syntax("the environment", &error))?;
         builder = builder.add_source(environment);
         for pair in &self.set {
-            let (key, text) =
-                pair.split_once('=').ok_or_else(|| SettingsError::Set(pair.clone()))?;
-            let value = parse_value(text);
-            builder = builder
-                .set_override(key.trim(), value)
-                .map_err(|_| SettingsError::Set(pair.clone()))?;
+            let fault = || SettingsError::Set(pair.clone());
+            let (key, text) = pair.split_once('=').ok_or_else(fault)?;
+            let value = from_text(key.trim(), text, "--set", known);
+            builder = builder.set_override(key.trim(), value).map_err(|_| fault())?;
         }
-        let config = builder.build().map_err(|e| SettingsError::Syntax(e.to_string()))?;
-        Ok(Value::new(None, ValueKind::Table(config.cache.into_table().unwrap_or_default())))
+        let merged = builder.build().map_err(|error| syntax("all layers", &error))?;
+        Ok(merged.cache)
+    }
+
+    /// Those that begin as ours do.
+    fn variables(&self) -> Result<Vec<(String, String)>, SettingsError> {
+        if let Some(given) = &self.environment {
+            return Ok(given
+                .iter()
+                .filter(|(name, _)| name.starts_with(PREFIX))
+                .cloned()
+                .collect());
+        }
+        let named = std::env::vars_os().filter_map(|(name, text)| {
+            let name = name.into_string().ok().filter(|name| name.starts_with(PREFIX))?;
+            Some((name, text))
+        });
+        let read = named.map(|(name, text)| match text.into_string() {
+            Ok(text) => Ok((name, text)),
+            Err(_) => Err(SettingsError::Variable(name)),
+        });
+        read.collect()
     }
 }
 
+fn layer(tree: Value) -> Config {
+    let mut layer = Config::default();
+    layer.cache = tree;
+    layer
+}
+
+fn syntax(origin: &str, error: &config::ConfigError) -> SettingsError {
+    SettingsError::Syntax { origin: origin.to_owned(), fault: error.to_string() }
+}
+
+/// A file where there is one, otherwise a preset.
 fn read(name: &str) -> Result<String, SettingsError> {
-    if let Ok(text) = std::fs::read_to_string(Path::new(name)) {
-        return Ok(text);
-    }
-    let presets = || PRESETS.map(|(known, _)| known).join(", ");
-    let missing = || SettingsError::NoFile { name: name.to_owned(), presets: presets() };
-    preset(name).map(str::to_owned).ok_or_else(missing)
-}
-
-fn tree(toml: &str) -> Result<config::Map<String, Value>, SettingsError> {
-    let config = Config::builder()
-        .add_source(File::from_str(toml, FileFormat::Toml))
-        .build()
-        .map_err(|e| SettingsError::Syntax(e.to_string()))?;
-    Ok(config.cache.into_table().unwrap_or_default())
-}
-
-/// A flag's text as TOML would read it, and as a plain string where it is no TOML value.
-fn parse_value(text: &str) -> Value {
-    let line = format!("v = {text}");
-    let parsed = tree(&line).ok().and_then(|mut table| table.remove("v"));
-    parsed.unwrap_or_else(|| Value::new(None, ValueKind::String(text.to_owned())))
-}
-
-fn unknown_keys(value: &Value, known: &Value, path: &str, found: &mut Vec<String>) {
-    let (ValueKind::Table(table), ValueKind::Table(schema)) = (&value.kind, &known.kind) else {
-        return;
+    let source = match std::fs::read_to_string(name) {
+        Ok(text) => return Ok(text),
+        Err(source) => source,
     };
-    let mut keys: Vec<_> = table.keys().collect();
-    keys.sort();
-    for key in keys {
-        let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        match schema.get(key) {
-            Some(below) => unknown_keys(&table[key], below, &full, found),
-            None => found.push(format!("unknown key `{full}`{}", suggestion(key, schema.keys()))),
+    match (preset(name), source.kind()) {
+        (Some(text), ErrorKind::NotFound | ErrorKind::IsADirectory) => Ok(text.to_owned()),
+        (None, ErrorKind::NotFound) => {
+            let presets = PRESETS.map(|(known, _)| known).join(", ");
+            Err(SettingsError::NoFile { name: name.to_owned(), presets })
         }
+        _ => Err(SettingsError::Read { name: name.to_owned(), source }),
     }
-}
-
-fn strip_unknown(value: &Value, known: &Value) -> config::Map<String, Value> {
-    let (ValueKind::Table(table), ValueKind::Table(schema)) = (&value.kind, &known.kind) else {
-        return config::Map::new();
-    };
-    let kept = table.iter().filter_map(|(key, below)| {
-        let schema = schema.get(key)?;
-        let below = match (&below.kind, &schema.kind) {
-            (ValueKind::Table(_), ValueKind::Table(_)) => {
-                Value::new(None, ValueKind::Table(strip_unknown(below, schema)))
-            }
-            _ => below.clone(),
-        };
-        Some((key.clone(), below))
-    });
-    kept.collect()
-}
-
-fn suggestion<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {
-    let near = known.map(|k| (distance(key, k), k)).min();
-    match near {
-        Some((d, k)) if d <= 2.max(key.len() / 3) => format!(" (did you mean `{k}`?)"),
-        _ => String::new(),
-    }
-}
-
-/// Levenshtein distance, bytes.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substitute = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::sections::{DataSource, Objective};
 
@@ -177,6 +136,28 @@ mod tests {
             file: None,
             set: set.iter().map(|s| (*s).to_owned()).collect(),
             environment: Some(environment.iter().map(own).collect()),
+        }
+    }
+
+    /// A settings file of its own, gone with the guard.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn file(name: &str, bytes: &[u8]) -> Self {
+            let name = format!("tandem-settings-{}-{name}.toml", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            Self(path)
+        }
+
+        fn name(&self) -> String {
+            self.0.to_str().unwrap().to_owned()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            std::fs::remove_file(&self.0).unwrap();
         }
     }
 
@@ -228,9 +209,78 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_type_names_its_key() {
-        let faults = faults_of(&layers(&["train.steps=many"], &[]));
-        assert!(faults[0].contains("train.steps"), "{faults:?}");
+    fn wrong_types_are_never_bent_and_all_are_named_with_their_origin() {
+        let env = [("TANDEM__EVAL__ENABLED", "yes"), ("TANDEM__TRAIN__KL", "much")];
+        let mut layers = layers(
+            &[
+                "train.steps=-1.5",
+                "train.warmup_steps=-1",
+                "actor.slots=true",
+                "handoff.max_gap=5000000000",
+                "data.source=books",
+                "sampling=3",
+                "train.stepz=3",
+                "handoff.probability=1.5",
+            ],
+            &env,
+        );
+        let file = Scratch::file("types", b"run.dir = 7\n[train]\nproblems_per_step = 8.5\n");
+        let path = file.name();
+        layers.file = Some(path.clone());
+        let text = faults_of(&layers);
+        let has = |fault: &str| assert!(text.iter().any(|f| f == fault), "{fault} in {text:#?}");
+        let whole = "must be a whole number from 0 to 9223372036854775807";
+        has(&format!("train.problems_per_step is 8.5 but {whole} (from {path})"));
+        has(&format!("run.dir is 7 but must be text in quotes (from {path})"));
+        has(&format!("train.steps is -1.5 but {whole} (from --set)"));
+        has(&format!("train.warmup_steps is -1 but {whole} (from --set)"));
+        has(&format!("actor.slots is true but {whole} (from --set)"));
+        has("sampling is 3 but must be a section with keys of its own (from --set)");
+        has("eval.enabled is \"yes\" but must be true or false (from TANDEM__EVAL__ENABLED)");
+        has("train.kl is \"much\" but must be a number (from TANDEM__TRAIN__KL)");
+        has("unknown key `train.stepz` (did you mean `steps`?)");
+        let starts = |start: &str| assert!(text.iter().any(|f| f.starts_with(start)), "{text:#?}");
+        starts("handoff.max_gap: ");
+        starts("data.source: ");
+        starts("handoff: ");
+        assert_eq!(text.len(), 12, "{text:#?}");
+    }
+
+    #[test]
+    fn whole_numbers_stand_for_others_and_text_stays_text() {
+        let env = [("TANDEM__RUN__DIR", "1e3"), ("TANDEM__STRONG__MODEL", "007")];
+        let settings = layers(&["train.kl=1", "weak.model=true"], &env).load().unwrap();
+        assert_eq!((settings.train.kl, settings.weak.model.as_str()), (1.0, "true"));
+        assert_eq!((settings.run.dir.as_str(), settings.strong.model.as_str()), ("1e3", "007"));
+    }
+
+    #[test]
+    fn seeds_that_no_file_can_hold_are_named() {
+        for (set, env) in [
+            (&["seed=9223372036854775808"][..], &[][..]),
+            (&[], &[("TANDEM__SEED", "18446744073709551615")]),
+        ] {
+            let faults = faults_of(&layers(set, env));
+            assert!(faults[0].starts_with("seed is \""), "{faults:?}");
+            assert!(faults[0].contains("to 9223372036854775807"), "{faults:?}");
+        }
+        let most = layers(&["seed=9223372036854775807"], &[]).load().unwrap();
+        assert_eq!(toml::from_str::<Settings>(&most.to_toml()).unwrap(), most);
+        let file = Scratch::file("seed", b"\nseed = 9223372036854775808\n");
+        let path = file.name();
+        let error = Layers { file: Some(path.clone()), ..layers(&[], &[]) }.load().unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&path) && text.contains("seed = 9223372036854775808"), "{text}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_called_missing() {
+        let latin = Scratch::file("latin", b"run.dir = \"\xe9t\xe9\"");
+        let directory = std::env::temp_dir().to_str().unwrap().to_owned();
+        for name in [latin.name(), directory] {
+            let error = Layers { file: Some(name.clone()), ..layers(&[], &[]) }.load().unwrap_err();
+            assert!(matches!(&error, SettingsError::Read { name: found, .. } if *found == name));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! used.
 
 mod layers;
+mod leaves;
 mod preset;
 mod schema;
 mod sections;
@@ -16,3 +17,4 @@ pub use sections::{
     Log, LogFormat, Model, Objective, Prompt, Ratio, Reward, Run, SamplingSettings, Shutdown,
     Staleness, Train, TruncatedReward, WeakServer,
 };
+pub use validate::MESSAGE_BYTES_MIN;

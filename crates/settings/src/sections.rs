@@ -145,7 +145,7 @@ section! {
     /// The problems.
     Data {
         source: DataSource = DataSource::Miniature,
-        /// A directory with `train.jsonl` and `test.jsonl` (source `gsm8k`).
+        /// A directory with `train.jsonl` (source `gsm8k`).
         path: String = String::new(),
         /// Problems dealt together, in an order drawn once per epoch.
         shard_problems: u32 = 256,
@@ -281,7 +281,8 @@ section! {
         listen: String = "127.0.0.1:0".to_owned(),
         /// What the other programs connect to; `launch` sets it.
         address: String = String::new(),
-        lease_deadline_ms: u32 = 60_000,
+        /// Above the longest wait for a span, with its retries.
+        lease_deadline_ms: u32 = 120_000,
         /// How often one group is dealt before the run fails.
         group_deals_max: u32 = 16,
         /// Versions whose bytes are kept.
@@ -290,6 +291,8 @@ section! {
         keepalive_ms: u32 = 1_000,
         /// Until every child must have reported.
         start_timeout_ms: u32 = 60_000,
+        /// A run fails when for so long no step is committed and no group or evaluation is done.
+        stall_timeout_ms: u32 = 300_000,
     }
 }
 

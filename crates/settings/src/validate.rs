@@ -1,15 +1,23 @@
 //! Rules that a schema cannot say. Each fault names its key and the way out.
 
+mod numbers;
+#[cfg(test)]
+mod tests;
+mod texts;
+
 use tandem::Schedule;
 
 use crate::schema::Settings;
 use crate::sections::{DataSource, Objective};
 
+/// The smallest `limits.message_bytes`: it holds one chunk of weights with room to spare.
+pub const MESSAGE_BYTES_MIN: u64 = 2 << 20;
+
 /// All broken rules.
 pub(crate) fn faults(settings: &Settings) -> Vec<String> {
     let mut faults = Vec::new();
-    at_least_one(settings, &mut faults);
-    ranges(settings, &mut faults);
+    numbers::faults(settings, &mut faults);
+    texts::faults(settings, &mut faults);
     if let Err(fault) = settings.train_schedule() {
         faults.push(fault);
     }
@@ -20,78 +28,9 @@ pub(crate) fn faults(settings: &Settings) -> Vec<String> {
     }
     models_and_data(settings, &mut faults);
     capacity(settings, &mut faults);
+    deadlines(settings, &mut faults);
+    gates(settings, &mut faults);
     faults
-}
-
-fn at_least_one(s: &Settings, faults: &mut Vec<String>) {
-    let counts = [
-        ("train.problems_per_step", s.train.problems_per_step),
-        ("train.samples_per_problem", s.train.samples_per_problem),
-        ("train.micro_batch_tokens", s.train.micro_batch_tokens),
-        ("handoff.max_gap", s.handoff.max_gap),
-        ("handoff.chunk_tokens", s.handoff.chunk_tokens),
-        ("sampling.max_tokens", s.sampling.max_tokens),
-        ("data.shard_problems", s.data.shard_problems),
-        ("actor.slots", s.actor.slots),
-        ("actor.slot_tokens", s.actor.slot_tokens),
-        ("actor.span_deadline_ms", s.actor.span_deadline_ms),
-        ("actor.lease_wait_ms", s.actor.lease_wait_ms),
-        ("actor.weak_outbox_messages", s.actor.weak_outbox_messages),
-        ("actor.uplink_groups", s.actor.uplink_groups),
-        ("learner.inbox_groups", s.learner.inbox_groups),
-        ("learner.generation", s.learner.generation),
-        ("weak_server.sessions", s.weak_server.sessions),
-        ("weak_server.session_tokens", s.weak_server.session_tokens),
-        ("weak_server.batch_rows", s.weak_server.batch_rows),
-        ("weak_server.queue_requests", s.weak_server.queue_requests),
-        ("weak_server.reply_messages", s.weak_server.reply_messages),
-        ("checkpoint.keep", s.checkpoint.keep),
-        ("coordinator.lease_deadline_ms", s.coordinator.lease_deadline_ms),
-        ("coordinator.group_deals_max", s.coordinator.group_deals_max),
-        ("coordinator.weights_kept", s.coordinator.weights_kept),
-        ("coordinator.keepalive_ms", s.coordinator.keepalive_ms),
-        ("admin.progress_limit_ms", s.admin.progress_limit_ms),
-    ];
-    for (key, value) in counts {
-        if value == 0 {
-            faults.push(format!("{key} is 0 but must be at least 1"));
-        }
-    }
-}
-
-fn ranges(s: &Settings, faults: &mut Vec<String>) {
-    let unit = 0.0..=1.0;
-    let probabilities = [
-        ("handoff.stay", s.handoff.stay),
-        ("data.jargon_share", s.data.jargon_share),
-        ("train.learning_rate_floor", s.train.learning_rate_floor),
-        ("train.clip_low", s.train.clip_low),
-        ("train.beta1", s.train.beta1),
-        ("train.beta2", s.train.beta2),
-        ("sampling.top_p", f64::from(s.sampling.top_p)),
-    ];
-    for (key, value) in probabilities {
-        if !unit.contains(&value) {
-            faults.push(format!("{key} is {value} but must lie between 0 and 1"));
-        }
-    }
-    let not_negative = [
-        ("train.kl", s.train.kl),
-        ("train.learning_rate", s.train.learning_rate),
-        ("train.weight_decay", s.train.weight_decay),
-        ("train.clip_high", s.train.clip_high),
-        ("train.grad_norm_max", s.train.grad_norm_max),
-        ("sampling.temperature", f64::from(s.sampling.temperature)),
-        ("shutdown.grace_seconds", s.shutdown.grace_seconds),
-    ];
-    for (key, value) in not_negative {
-        if !(value.is_finite() && value >= 0.0) {
-            faults.push(format!("{key} is {value} but must be a number at least 0"));
-        }
-    }
-    if s.train.ratio_cap < 1.0 {
-        faults.push(format!("train.ratio_cap is {} but must be at least 1", s.train.ratio_cap));
-    }
 }
 
 fn models_and_data(s: &Settings, faults: &mut Vec<String>) {
@@ -104,10 +43,7 @@ fn models_and_data(s: &Settings, faults: &mut Vec<String>) {
         }
     }
     if s.data.source == DataSource::Gsm8k && s.data.path.is_empty() {
-        faults.push(
-            "data.path is empty: give the directory that holds train.jsonl and test.jsonl"
-                .to_owned(),
-        );
+        faults.push("data.path is empty: give the directory that holds train.jsonl".to_owned());
     }
     let reinforcement = s.train.objective != Objective::Sft;
     if reinforcement && s.sampling.top_p < 1.0 {
@@ -140,7 +76,54 @@ fn capacity(s: &Settings, faults: &mut Vec<String>) {
             s.actor.slots, s.train.samples_per_problem
         ));
     }
+    let under_way = s.groups_per_step() * (u64::from(s.staleness.max_versions) + 1);
+    let inbox = s.learner.inbox_groups;
+    if s.train.objective != Objective::Sft && u64::from(inbox) < under_way {
+        faults.push(format!(
+            "learner.inbox_groups is {inbox} but {under_way} groups may be under way \
+             (train.problems_per_step × (staleness.max_versions + 1)): raise it or lower those"
+        ));
+    }
+    if s.limits.message_bytes < MESSAGE_BYTES_MIN {
+        faults.push(format!(
+            "limits.message_bytes is {} but must be at least {MESSAGE_BYTES_MIN}: weights travel \
+             in chunks of about half of that",
+            s.limits.message_bytes
+        ));
+    }
+}
+
+fn deadlines(s: &Settings, faults: &mut Vec<String>) {
+    let tries = u64::from(s.actor.span_retries_max) + 1;
+    let span_ms = u64::from(s.actor.span_deadline_ms) * tries;
+    let lease_ms = s.coordinator.lease_deadline_ms;
+    if span_ms >= u64::from(lease_ms) {
+        faults.push(format!(
+            "coordinator.lease_deadline_ms is {lease_ms} but one span may take {span_ms} ms \
+             (actor.span_deadline_ms × (actor.span_retries_max + 1)): raise it or lower those"
+        ));
+    }
     if s.shutdown.grace_seconds > 3600.0 {
         faults.push("shutdown.grace_seconds is over an hour".to_owned());
+    }
+}
+
+fn gates(s: &Settings, faults: &mut Vec<String>) {
+    let g = &s.gates;
+    for (name, low, high) in
+        [("solo", g.solo_min, g.solo_max), ("jargon", g.jargon_min, g.jargon_max)]
+    {
+        if low > high {
+            faults.push(format!("gates.{name}_min is {low}, above gates.{name}_max of {high}"));
+        }
+    }
+    let lows = [g.plain_solo_min, g.solo_min, g.jargon_min];
+    let bounded = lows.iter().any(|low| *low > 0.0) || g.solo_max < 1.0 || g.jargon_max < 1.0;
+    if bounded && g.problems == 0 {
+        faults.push(
+            "gates.problems is 0, so the gates' bounds would not be checked: give a number of \
+             problems, or no bounds"
+                .to_owned(),
+        );
     }
 }

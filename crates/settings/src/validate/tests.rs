@@ -1,0 +1,89 @@
+//! Every rule, broken by itself.
+
+use super::faults;
+use crate::layers::Layers;
+use crate::schema::Settings;
+
+/// The faults of the defaults with these settings on top.
+fn broken(set: &[&str]) -> Vec<String> {
+    let set = set.iter().map(|pair| (*pair).to_owned()).collect();
+    let layers = Layers { file: None, set, environment: Some(Vec::new()) };
+    match layers.load() {
+        Ok(_) => Vec::new(),
+        Err(crate::layers::SettingsError::Faults(faults)) => faults,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+fn check(set: &[&str], fault: &str) {
+    let found = broken(set);
+    assert!(found.len() == 1 && found[0].contains(fault), "{set:?}: {found:#?}");
+}
+
+#[test]
+fn counts_and_times_of_zero_are_named() {
+    for key in [
+        "limits.connect_timeout_ms",
+        "limits.call_timeout_ms",
+        "coordinator.start_timeout_ms",
+        "coordinator.stall_timeout_ms",
+        "weak_server.reply_messages",
+    ] {
+        check(&[&format!("{key}=0")], &format!("{key} is 0 but must be at least 1"));
+    }
+}
+
+#[test]
+fn numbers_keep_to_their_ranges() {
+    check(&["train.ratio_cap=nan"], "train.ratio_cap is NaN but must be at least 1");
+    check(&["train.beta1=1"], "train.beta1 is 1 but must be at least 0 and below 1");
+    check(&["train.beta2=1.0"], "train.beta2");
+    check(&["train.clip_low=1"], "train.clip_low");
+    check(&["train.grad_norm_max=0"], "train.grad_norm_max is 0 but must be above 0");
+    check(&["train.grad_norm_max=nan"], "train.grad_norm_max");
+    check(&["train.kl=nan"], "train.kl is NaN");
+    check(&["sampling.temperature=inf"], "sampling.temperature");
+    let mut settings = Settings::default();
+    settings.eval.seed = u64::MAX;
+    let fault = "eval.seed is 18446744073709551615 but must be at most 9223372036854775807";
+    assert_eq!(faults(&settings), [fault]);
+}
+
+#[test]
+fn gates_are_bounds_that_can_hold_and_are_checked() {
+    let with = |set: &'static str| ["gates.problems=10", set];
+    check(&with("gates.plain_solo_min=1.5"), "gates.plain_solo_min is 1.5 but must lie between 0 and 1");
+    check(&with("gates.jargon_max=nan"), "gates.jargon_max is NaN");
+    let crossed = ["gates.problems=10", "gates.jargon_min=0.9", "gates.jargon_max=0.7"];
+    check(&crossed, "gates.jargon_min is 0.9, above gates.jargon_max of 0.7");
+    check(&["gates.solo_max=0.9"], "gates.problems is 0");
+    assert_eq!(broken(&with("gates.solo_max=0.9")), [""; 0]);
+}
+
+#[test]
+fn what_must_fit_fits() {
+    let inbox = ["learner.inbox_groups=15"];
+    check(&inbox, "learner.inbox_groups is 15 but 16 groups may be under way");
+    assert_eq!(broken(&["learner.inbox_groups=15", "staleness.max_versions=0"]), [""; 0]);
+    let supervised = ["learner.inbox_groups=15", "train.objective=sft"];
+    assert_eq!(broken(&supervised), [""; 0], "no groups come then");
+    check(&["limits.message_bytes=1048576"], "limits.message_bytes is 1048576");
+    let span = ["actor.span_deadline_ms=20000"];
+    check(&span, "coordinator.lease_deadline_ms is 120000 but one span may take 120000 ms");
+    assert_eq!(broken(&["actor.span_deadline_ms=19999"]), [""; 0]);
+}
+
+#[test]
+fn addresses_and_filters_are_read_before_anything_starts() {
+    check(&["admin.listen=localhost:0"], "admin.listen is `localhost:0`");
+    check(&["learner.listen=127.0.0.1"], "learner.listen is `127.0.0.1`: write HOST:PORT");
+    check(&["weak_server.listen=:7"], "weak_server.listen");
+    check(&["coordinator.listen=a:65536"], "coordinator.listen");
+    check(&["coordinator.address=here"], "coordinator.address");
+    assert_eq!(broken(&["coordinator.listen=[::1]:0", "coordinator.address=host:7"]), [""; 0]);
+    check(&["log.filter=warn,actor=loud"], "log.filter has `actor=loud`");
+    check(&["log.filter=info warn"], "log.filter has `info warn`");
+    for good in ["", "INFO", "warn,coordinator::hub=debug", "a[s{x=1,y=2}]=trace,off", "actor=3"] {
+        assert_eq!(broken(&[&format!("log.filter={good}")]), [""; 0], "{good}");
+    }
+}

@@ -1,0 +1,64 @@
+//! Rules about texts that programs read: addresses and log filters.
+
+use std::net::SocketAddr;
+
+use crate::schema::Settings;
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+pub(super) fn faults(s: &Settings, faults: &mut Vec<String>) {
+    if s.admin.listen.parse::<SocketAddr>().is_err() {
+        faults.push(format!(
+            "admin.listen is `{}`: write an IP address and a port, like 127.0.0.1:0",
+            s.admin.listen
+        ));
+    }
+    let addresses = [
+        ("coordinator.listen", &s.coordinator.listen),
+        ("coordinator.address", &s.coordinator.address),
+        ("learner.listen", &s.learner.listen),
+        ("weak_server.listen", &s.weak_server.listen),
+    ];
+    for (key, address) in addresses {
+        let unset = key == "coordinator.address" && address.is_empty();
+        if !unset && !is_address(address) {
+            faults.push(format!("{key} is `{address}`: write HOST:PORT, like 127.0.0.1:0"));
+        }
+    }
+    if let Some(directive) = split_directives(&s.log.filter).find(|d| !is_directive(d)) {
+        faults.push(format!(
+            "log.filter has `{directive}`: write a level, or TARGET=LEVEL, like \
+             warn,coordinator=debug; levels are {}",
+            LEVELS.join(", ")
+        ));
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+/// Commas inside `[span{field=value}]` part nothing.
+fn split_directives(filter: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0_i32;
+    filter.split(move |c| {
+        depth += i32::from(matches!(c, '[' | '{')) - i32::from(matches!(c, ']' | '}'));
+        c == ',' && depth == 0
+    })
+}
+
+/// `LEVEL`, `TARGET`, `TARGET=LEVEL`, each target with or without a `[span]`.
+fn is_directive(directive: &str) -> bool {
+    let end = directive.rfind(']').map_or(0, |at| at + 1);
+    let is_level = |text: &str| {
+        let text = text.trim().to_lowercase();
+        LEVELS.contains(&text.as_str())
+            || matches!(text.as_str(), "0" | "1" | "2" | "3" | "4" | "5")
+    };
+    let has_space = |text: &str| text.trim().contains(char::is_whitespace);
+    match directive[end..].split_once('=') {
+        Some((target, level)) => is_level(level) && !has_space(target),
+        None => !has_space(&directive[end..]),
+    }
+}
