@@ -56,17 +56,17 @@ impl Hub {
 
     /// Changes the state and tells everyone who waits.
     pub fn change<T>(&self, body: impl FnOnce(&mut RunState) -> T) -> T {
-        let (result, directive) = {
-            let mut state = lock(&self.0.state);
-            let result = body(&mut state);
-            metrics::set_from(&state);
-            (result, state.directive())
-        };
+        let mut state = lock(&self.0.state);
+        let result = body(&mut state);
+        metrics::set_from(&state);
+        // Under the lock: whoever changed the state before has announced it before, too.
+        let directive = state.directive();
         self.0.directives.send_if_modified(|current| {
             let differs = *current != directive;
             *current = directive;
             differs
         });
+        drop(state);
         self.0.revision.send_modify(|revision| *revision += 1);
         result
     }
@@ -111,21 +111,23 @@ impl Hub {
         lock(&self.0.weights).get(version)
     }
 
-    /// Commits a step; its line is in `metrics.jsonl` before this returns.
+    /// Commits a step; its line is in `metrics.jsonl` before anyone knows of it.
     ///
     /// # Errors
-    /// A step that the state refuses.
+    /// A step that the state refuses, or whose line cannot be written: the run fails then.
     pub fn commit(&self, record: &StepRecord) -> Result<(), StateError> {
         let now = self.now();
         self.change(|state| {
-            if !state.commit(record)? {
+            if !state.is_new(record)? {
                 return Ok(());
             }
             let mut log = lock(&self.0.log);
             if let Some(Err(error)) = log.as_mut().map(|log| log.step(record, now)) {
-                state.fail(error.to_string());
+                let (step, fault) = (record.step, error.to_string());
+                state.fail(fault.clone());
+                return Err(StateError::Unwritten { step, fault });
             }
-            Ok(())
+            state.commit(record).map(drop)
         })
     }
 }

@@ -23,6 +23,15 @@ enum Hold {
     Delivered,
 }
 
+impl Hold {
+    fn member(self) -> Option<MemberId> {
+        match self {
+            Self::Out(grant) => Some(grant.member),
+            Self::Waiting | Self::Delivered => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     /// How often the group was dealt again; a lower epoch is fenced off.
@@ -72,11 +81,19 @@ impl GroupTable {
         Some(group)
     }
 
-    /// Deals a group again under the next epoch, which is returned. `None` where the epoch is not
-    /// the current one or the group waits already.
+    /// Its writer gives a group up: it is dealt again under the next epoch, which is returned.
+    /// `None` where the epoch is not the current one or the group waits already.
     pub fn give_back(&mut self, group: GroupId, epoch: Epoch) -> Option<Epoch> {
         let entry = self.entries.get(&group)?;
         (entry.epoch == epoch && entry.hold != Hold::Waiting).then(|| self.deal_again(group))
+    }
+
+    /// The learner, which takes one copy of a group and drops the others, holds none any more. It
+    /// may have held an older one than is current here and dropped the current one, so its word
+    /// counts under every epoch up to the current. At worst a copy is written for nothing.
+    pub fn reopen(&mut self, group: GroupId, epoch: Epoch) -> Option<Epoch> {
+        let entry = self.entries.get(&group)?;
+        (epoch <= entry.epoch && entry.hold != Hold::Waiting).then(|| self.deal_again(group))
     }
 
     /// Deals again what is out past its deadline.
@@ -108,8 +125,7 @@ impl GroupTable {
     #[must_use]
     pub fn held(&self, member: MemberId, groups: Range<GroupId>) -> usize {
         let entries = self.entries.range(groups);
-        let theirs = |entry: &Entry| matches!(entry.hold, Hold::Out(g) if g.member == member);
-        entries.filter(|(_, entry)| theirs(entry)).count()
+        entries.filter(|(_, entry)| entry.hold.member() == Some(member)).count()
     }
 
     /// How many groups are out.
@@ -118,9 +134,17 @@ impl GroupTable {
         self.leases.len()
     }
 
+    /// Who has groups out.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    pub fn holders(&self) -> BTreeSet<MemberId> {
+        self.entries.values().filter_map(|entry| entry.hold.member()).collect()
+    }
+
+    /// Groups of a range that are waited for, with the member that has them out.
+    #[must_use]
+    pub fn undelivered(&self, groups: Range<GroupId>) -> Vec<(GroupId, Option<MemberId>)> {
+        let entries = self.entries.range(groups).filter(|(_, e)| e.hold != Hold::Delivered);
+        entries.map(|(group, entry)| (*group, entry.hold.member())).collect()
     }
 
     fn deal_again_where(&mut self, over: impl Fn(&Grant) -> bool) -> Vec<(GroupId, Epoch)> {
@@ -185,6 +209,26 @@ mod tests {
         assert_eq!(table.give_back(GroupId(0), Epoch(0)), None);
         assert_eq!(table.give_back(GroupId(0), Epoch(1)), None, "it waits already");
         assert_eq!(table.give_back(GroupId(9), Epoch(0)), None);
+    }
+
+    #[test]
+    fn the_learner_reopens_a_group_under_every_epoch_it_may_have_held() {
+        let mut table = table();
+        table.grant(GroupId(0), grant(1, 1, 10));
+        table.expire(Duration::from_secs(10));
+        table.grant(GroupId(0), grant(2, 2, 20));
+        assert_eq!(table.give_back(GroupId(0), Epoch(0)), None, "a writer that came too late");
+        table.complete(LeaseId(2));
+        assert_eq!(table.reopen(GroupId(0), Epoch(2)), None, "an epoch still to come");
+        assert_eq!(table.reopen(GroupId(0), Epoch(0)), Some(Epoch(2)));
+        assert_eq!(table.reopen(GroupId(0), Epoch(0)), None, "it waits already");
+        table.grant(GroupId(0), grant(3, 1, 30));
+        assert_eq!(table.reopen(GroupId(0), Epoch(1)), Some(Epoch(3)), "its copy may be dropped");
+        assert_eq!(table.complete(LeaseId(3)), None);
+        assert_eq!(
+            table.undelivered(GroupId(0)..GroupId(2)),
+            [(GroupId(0), None), (GroupId(1), None)]
+        );
     }
 
     #[test]

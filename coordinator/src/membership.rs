@@ -1,7 +1,7 @@
 //! Who takes part: members, their addresses, and whether everyone expected has come.
 //! Processes are started and watched in `children`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::{Registration, Role};
@@ -103,17 +103,28 @@ impl Membership {
         }
     }
 
-    /// How many actors have asked for work within `limit`: those that work is divided among.
+    /// How many actors work is divided among: those that have asked for some within `limit`, and
+    /// those at work, who do not ask while their slots are full.
     #[must_use]
-    pub fn asking(&self, now: Duration, limit: Duration) -> u64 {
-        let is_actor = |known: &&Member| known.registration.role == Role::Actor;
-        let recent = |known: &&Member| known.asked.is_some_and(|asked| now < asked + limit);
-        self.members.values().filter(is_actor).filter(recent).count() as u64
+    pub fn sharing(&self, now: Duration, limit: Duration, at_work: &BTreeSet<MemberId>) -> u64 {
+        let is_actor = |known: &Member| known.registration.role == Role::Actor;
+        let recent = |known: &Member| known.asked.is_some_and(|asked| now < asked + limit);
+        let shares = |(id, known): &(&MemberId, &Member)| {
+            is_actor(known) && (recent(known) || at_work.contains(id))
+        };
+        self.members.iter().filter(shares).count() as u64
     }
 
-    /// False if it had left already.
-    pub fn leave(&mut self, member: MemberId) -> bool {
-        self.members.remove(&member).is_some()
+    /// `None` if it had left already.
+    pub fn leave(&mut self, member: MemberId) -> Option<Registration> {
+        self.members.remove(&member).map(|known| known.registration)
+    }
+
+    /// For messages.
+    #[must_use]
+    pub fn name(&self, member: MemberId) -> String {
+        let known = self.members.get(&member);
+        known.map_or_else(|| format!("member {member}"), |known| known.registration.name())
     }
 
     /// # Errors
@@ -127,9 +138,11 @@ impl Membership {
         Err(MemberError::Role { member, found: known.role.name(), needed: role.name() })
     }
 
-    #[must_use]
-    pub fn is_known(&self, member: MemberId) -> bool {
-        self.members.contains_key(&member)
+    /// # Errors
+    /// An unknown member.
+    pub fn role(&self, member: MemberId) -> Result<Role, MemberError> {
+        let known = self.members.get(&member).ok_or(MemberError::Unknown(member))?;
+        Ok(known.registration.role)
     }
 
     /// In the order of their indices.
@@ -141,11 +154,17 @@ impl Membership {
         found
     }
 
-    /// Roles of which fewer have come than expected: (role, come, expected).
+    /// The names of those that are expected and not here.
     #[must_use]
-    pub fn missing(&self, expected: &MemberCounts) -> Vec<(Role, u32, u32)> {
-        let counted = ROLES.map(|role| (role, self.of_role(role).len() as u32, expected.of(role)));
-        counted.into_iter().filter(|(_, come, expected)| come < expected).collect()
+    pub fn missing(&self, expected: &MemberCounts) -> Vec<String> {
+        let is_here = |role: Role, index: u32| {
+            let mut all = self.members.values().map(|known| &known.registration);
+            all.any(|known| known.role == role && known.index == index)
+        };
+        let of_role = |role: Role| (0..expected.of(role)).map(move |index| (role, index));
+        let expected = ROLES.into_iter().flat_map(of_role);
+        let missing = expected.filter(|(role, index)| !is_here(*role, *index));
+        missing.map(|(role, index)| role.name_of(index)).collect()
     }
 }
 
@@ -179,8 +198,10 @@ mod tests {
         assert_eq!(error, "member 1 has the role actor, but this is for the role learner");
         let expected = MemberCounts { actors: 2, weak_servers: 0, learners: 1 };
         let missing = members.missing(&expected);
-        assert_eq!(missing, [(Role::Actor, 1, 2), (Role::Learner, 0, 1)]);
-        assert!(members.leave(actor) && !members.leave(actor));
+        assert_eq!(missing, ["actor-0", "learner-0"]);
+        assert_eq!(members.name(actor), "actor-1");
+        assert_eq!(members.leave(actor).unwrap().name(), "actor-1");
+        assert_eq!((members.leave(actor), members.name(actor)), (None, "member 1".to_owned()));
     }
 
     #[test]

@@ -22,7 +22,13 @@ pub static CONSUMED: Counter =
         .with_labels(&[("kind", &["trained", "zero_variance"])]);
 pub static TRAINED_TWICE: Counter = Counter::new(
     "tandem_coordinator_groups_trained_twice_total",
-    "Groups of steps that were reported a second time; anything but 0 is a fault.",
+    "Groups reported as trained that were consumed before; anything but 0 is a fault.",
+);
+pub static SHARDS: Counter =
+    Counter::new("tandem_coordinator_shards_dealt_total", "Shards of problems that were begun.");
+pub static DATA_EPOCH: Gauge = Gauge::new(
+    "tandem_coordinator_data_epoch",
+    "Epoch that problems are dealt from; 0 is the first.",
 );
 pub static TOKENS: Counter =
     Counter::new("tandem_coordinator_trained_tokens_total", "Tokens of consumed groups.")
@@ -77,7 +83,7 @@ pub static RPC_ERRORS: Counter =
         ]);
 pub static EVAL_PROGRESS: Gauge = Gauge::new(
     "tandem_coordinator_eval_progress_ratio",
-    "Share of the evaluation under way that is done.",
+    "Share of the evaluation under way that is done; 0 while there is none.",
 );
 pub static EVAL_SOLO: Gauge = Gauge::new(
     "tandem_coordinator_eval_solo_accuracy_ratio",
@@ -110,6 +116,8 @@ pub static ALL: &[&dyn Metric] = &[
     &GROUPS,
     &CONSUMED,
     &TRAINED_TWICE,
+    &SHARDS,
+    &DATA_EPOCH,
     &TOKENS,
     &LEASES_OPEN,
     &MEMBERS,
@@ -141,6 +149,10 @@ pub fn set_from(state: &RunState) {
     TRAINED_TWICE.with(&[]).absolute(totals.trained_twice);
     TOKENS.with(&[("author", "strong")]).absolute(totals.strong_tokens);
     TOKENS.with(&[("author", "weak")]).absolute(totals.weak_tokens);
+    if let Some(place) = state.dealing() {
+        SHARDS.with(&[]).absolute(place.shards_begun);
+        DATA_EPOCH.set(place.epoch as f64, &[]);
+    }
     for role in ROLES {
         MEMBERS.set(state.members().of_role(role).len() as f64, &[("role", role.name())]);
     }
@@ -152,9 +164,8 @@ pub fn set_from(state: &RunState) {
         POLICY_STEP.set(f64::from(version.step), &[]);
         POLICY_GENERATION.set(f64::from(version.generation.0), &[]);
     }
-    if let Some((done, due)) = state.eval_progress() {
-        EVAL_PROGRESS.set(done as f64 / due.max(1) as f64, &[]);
-    }
+    let done = state.eval_progress().map_or(0.0, |(done, due)| done as f64 / due.max(1) as f64);
+    EVAL_PROGRESS.set(done, &[]);
 }
 
 /// Shows the result of an evaluation; what was not measured gets no series.

@@ -127,6 +127,7 @@ mod tests {
             member: MemberId(1),
             step: 1,
             version: PolicyVersion::new(1, 1),
+            groups: (0..8).map(types::GroupId).collect(),
             groups_trained: 7,
             groups_zero_variance: 1,
             groups_stale: 2,

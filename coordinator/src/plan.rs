@@ -28,7 +28,7 @@ impl ProcessPlan {
 
     #[must_use]
     pub fn name(&self) -> String {
-        format!("{}-{}", self.role.name(), self.index)
+        self.role.name_of(self.index)
     }
 
     /// Thread counts as environment variables; those that the user has set himself stay.

@@ -46,6 +46,11 @@ impl Progress {
             Event::Evaluated { stage, step, result } => {
                 self.line(&evaluated_line(*stage, *step, result));
             }
+            Event::Left(name) => self.line(&format!("{name} is gone")),
+            Event::Dealing(place) if place.epoch > 0 && place.shard == 0 => {
+                self.line(&format!("epoch {} over the problems begins", place.epoch + 1));
+            }
+            Event::Dealing(_) => {}
         }
     }
 

@@ -25,6 +25,7 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::run_dir::RunDir;
 use crate::service::{ServiceLimits, service};
+use crate::shard::Place;
 use crate::source::Source;
 use crate::spec::RunSpec;
 use crate::state::{Event, Phase, RunState, Stage};
@@ -96,7 +97,6 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     };
     let children = Children::start(&plan, &launcher)?;
     tracing::info!(%address, admin = host.admin_address, "coordinating");
-    let start_limit = Duration::from_millis(u64::from(settings.coordinator.start_timeout_ms));
     let mut driver = Driver {
         host,
         hub: hub.clone(),
@@ -104,7 +104,6 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         service: service_tasks.shutdown().clone(),
         progress: Progress::new(steps),
         run_dir: job.run_dir,
-        start_limit,
     };
     let driven = driver.drive().await;
     driver.progress.finish();
@@ -127,7 +126,6 @@ struct Driver<'a> {
     service: Shutdown,
     progress: Progress,
     run_dir: &'a RunDir,
-    start_limit: Duration,
 }
 
 impl Driver<'_> {
@@ -145,42 +143,15 @@ impl Driver<'_> {
                 () = self.service.wait() => bail!("the coordinator's service ended"),
                 exit = self.children.next_exit() => self.check_exit(&exit?)?,
                 _ = revisions.changed() => {}
-                _ = ticks.tick() => self.tick()?,
+                _ = ticks.tick() => {
+                    self.host.health.beat();
+                    let now = self.hub.now();
+                    self.hub.change(|state| state.tick(now));
+                }
             }
             if self.report()? {
                 return Ok(Ending::Done);
             }
-        }
-    }
-
-    fn tick(&self) -> anyhow::Result<()> {
-        self.host.health.beat();
-        let now = self.hub.now();
-        let (phase, missing, published) = self.hub.change(|state| {
-            state.tick(now);
-            let missing = state.members().missing(&state.spec().members);
-            (state.phase().clone(), missing, state.published().is_some())
-        });
-        if phase != Phase::Starting || now < self.start_limit {
-            return Ok(());
-        }
-        let seconds = self.start_limit.as_secs_f64();
-        let named: Vec<String> = missing
-            .iter()
-            .map(|(role, come, expected)| format!("{come} of {expected} {}s", role.name()))
-            .collect();
-        match (named.is_empty(), published) {
-            (true, true) => Ok(()),
-            (true, false) => bail!(
-                "after {seconds} s no weights were published (coordinator.start_timeout_ms): see {}",
-                self.run_dir.log("learner-0").display()
-            ),
-            (false, _) => bail!(
-                "after {seconds} s only {} have registered (coordinator.start_timeout_ms): see the \
-                 logs in {}/logs",
-                named.join(" and "),
-                self.run_dir.shown()
-            ),
         }
     }
 
@@ -203,7 +174,7 @@ impl Driver<'_> {
         }
         match phase {
             Phase::Done => Ok(true),
-            Phase::Failed(why) => bail!(why),
+            Phase::Failed(why) => bail!("{why}; see the logs in {}/logs", self.run_dir.shown()),
             _ => Ok(false),
         }
     }
@@ -215,6 +186,10 @@ impl Driver<'_> {
                 tracing::info!(?phase, "entered");
                 self.host.readiness.set("members");
                 self.write_processes()?;
+            }
+            Event::Left(name) => tracing::warn!(name, "a member is gone"),
+            Event::Dealing(Place { epoch, shard, .. }) => {
+                tracing::info!(epoch, shard, "dealing from a new shard");
             }
             Event::Evaluated { stage, step, result } => {
                 metrics::set_evaluation(*stage, result);
@@ -237,7 +212,7 @@ impl Driver<'_> {
         })];
         self.hub.with(|state| {
             for member in ROLES.into_iter().flat_map(|role| state.members().of_role(role)) {
-                let name = format!("{}-{}", member.role.name(), member.index);
+                let name = member.name();
                 let pid = ids.iter().find(|(known, _)| *known == name).and_then(|(_, pid)| *pid);
                 list.push(json!({ "name": name, "pid": pid, "admin": member.admin_address }));
             }

@@ -1,14 +1,14 @@
 //! The order in which problems are dealt: a seeded permutation per epoch, cut into shards.
 //! A position always means the same problem, so that nothing about the order needs storing.
 
-/// Where one position of the run's sequence falls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deal {
+/// Where one position of the run's sequence falls: what data progress is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
     pub epoch: u64,
     /// Within the epoch.
     pub shard: u64,
-    /// Which problem of the source.
-    pub ordinal: u64,
+    /// Shards begun by then, this one and those of earlier epochs included.
+    pub shards_begun: u64,
 }
 
 /// Deals the problems of a source.
@@ -32,22 +32,26 @@ impl Dealer {
         Self { seed, problems, shard_problems: u64::from(shard_problems), order: None }
     }
 
-    /// Problems of one epoch.
     #[must_use]
-    pub fn epoch_problems(&self) -> Option<u64> {
-        self.problems
+    pub fn place(&self, position: u64) -> Place {
+        let size = self.shard_problems;
+        let Some(problems) = self.problems else {
+            let shard = position / size;
+            return Place { epoch: 0, shard, shards_begun: shard + 1 };
+        };
+        let (epoch, shard) = (position / problems, position % problems / size);
+        Place { epoch, shard, shards_begun: epoch * problems.div_ceil(size) + shard + 1 }
     }
 
-    pub fn deal(&mut self, position: u64) -> Deal {
-        let Some(problems) = self.problems else {
-            return Deal { epoch: 0, shard: position / self.shard_problems, ordinal: position };
-        };
+    /// Which problem of the source stands at a position.
+    pub fn ordinal(&mut self, position: u64) -> u64 {
+        let Some(problems) = self.problems else { return position };
         let (epoch, within) = (position / problems, position % problems);
         if self.order.as_ref().is_none_or(|(known, _)| *known != epoch) {
             self.order = Some((epoch, permutation(self.seed, "epoch", epoch, problems)));
         }
         let (_, order) = self.order.as_ref().expect("it was made above");
-        Deal { epoch, shard: within / self.shard_problems, ordinal: order[within as usize] }
+        order[within as usize]
     }
 }
 
@@ -81,17 +85,21 @@ mod tests {
         let mut dealer = Dealer::new(3, Some(1000), 256);
         let mut orders = Vec::new();
         for epoch in 0..3 {
-            let deals: Vec<Deal> = (0..1000).map(|i| dealer.deal(epoch * 1000 + i)).collect();
-            let ordinals: BTreeSet<u64> = deals.iter().map(|d| d.ordinal).collect();
-            assert_eq!((ordinals.len(), ordinals.last()), (1000, Some(&999)));
-            assert!(deals.iter().all(|d| d.epoch == epoch));
-            let of_shard = |s| deals.iter().filter(|d| d.shard == s).count();
+            let positions = epoch * 1000..(epoch + 1) * 1000;
+            let places: Vec<Place> = positions.clone().map(|i| dealer.place(i)).collect();
+            assert!(places.iter().all(|place| place.epoch == epoch));
+            let of_shard = |s| places.iter().filter(|place| place.shard == s).count();
             assert_eq!([0, 1, 2, 3, 4].map(of_shard), [256, 256, 256, 232, 0]);
-            orders.push(deals.iter().map(|d| d.ordinal).collect::<Vec<_>>());
+            assert_eq!(places[0].shards_begun, epoch * 4 + 1);
+            assert_eq!(places[999].shards_begun, epoch * 4 + 4);
+            let order: Vec<u64> = positions.map(|i| dealer.ordinal(i)).collect();
+            let ordinals: BTreeSet<u64> = order.iter().copied().collect();
+            assert_eq!((ordinals.len(), ordinals.last()), (1000, Some(&999)));
+            orders.push(order);
         }
         assert_ne!(orders[0], orders[1]);
         assert_ne!(orders[0], (0..1000).collect::<Vec<_>>());
-        assert_eq!(dealer.deal(1_007).ordinal, orders[1][7], "going back is possible");
+        assert_eq!(dealer.ordinal(1_007), orders[1][7], "going back is possible");
     }
 
     #[test]
@@ -114,6 +122,7 @@ mod tests {
     #[test]
     fn an_endless_source_is_dealt_in_its_own_order() {
         let mut dealer = Dealer::new(3, None, 256);
-        assert_eq!(dealer.deal(600), Deal { epoch: 0, shard: 2, ordinal: 600 });
+        assert_eq!(dealer.ordinal(600), 600);
+        assert_eq!(dealer.place(600), Place { epoch: 0, shard: 2, shards_begun: 3 });
     }
 }

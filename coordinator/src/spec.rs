@@ -1,5 +1,6 @@
 //! What one run does, derived from the settings once: members, training, evaluations, bounds.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use settings::{Objective, Settings};
@@ -10,7 +11,7 @@ use crate::membership::MemberCounts;
 use crate::source::Source;
 
 /// A broken watch may take so many keepalives to come back.
-const ABSENCE_KEEPALIVES: u64 = 10;
+const ABSENCE_KEEPALIVES: u32 = 10;
 
 /// The fixed part of the coordinator's state.
 #[derive(Clone, Debug)]
@@ -25,6 +26,10 @@ pub struct RunSpec {
     pub lease_deadline: Duration,
     /// A member without a watch for so long has left.
     pub absence_max: Duration,
+    /// Everyone and the first weights must be here by then.
+    pub start_max: Duration,
+    /// A run in which nothing moves for so long fails.
+    pub stall_max: Duration,
     /// A group that is dealt more often fails the run.
     pub group_deals_max: u32,
 }
@@ -43,6 +48,15 @@ pub enum TrainingWork {
     Rollouts { schedule: String, samples: u32, sampling: Sampling, max_versions: u32 },
     /// The learner asks for worked solutions itself.
     Examples,
+}
+
+impl Training {
+    /// The ids of the groups that make a step; steps count from 1.
+    #[must_use]
+    pub fn groups_of(&self, step: u32) -> Range<u64> {
+        let end = u64::from(step) * self.groups_per_step;
+        end.saturating_sub(self.groups_per_step)..end
+    }
 }
 
 impl RunSpec {
@@ -101,17 +115,19 @@ impl RunSpec {
     }
 
     fn idle(settings: &Settings) -> Self {
-        let deadline_ms = u64::from(settings.coordinator.lease_deadline_ms);
-        let keepalive_ms = u64::from(settings.coordinator.keepalive_ms);
+        let limits = &settings.coordinator;
+        let millis = |n: u32| Duration::from_millis(u64::from(n));
         Self {
             members: MemberCounts::default(),
             training: None,
             eval_before: None,
             eval_every: None,
             eval_after: None,
-            lease_deadline: Duration::from_millis(deadline_ms),
-            absence_max: Duration::from_millis(keepalive_ms * ABSENCE_KEEPALIVES),
-            group_deals_max: settings.coordinator.group_deals_max,
+            lease_deadline: millis(limits.lease_deadline_ms),
+            absence_max: millis(limits.keepalive_ms) * ABSENCE_KEEPALIVES,
+            start_max: millis(limits.start_timeout_ms),
+            stall_max: millis(limits.stall_timeout_ms),
+            group_deals_max: limits.group_deals_max,
         }
     }
 }

@@ -1,21 +1,25 @@
 //! The whole run as a pure state machine: phases, groups, evaluations, commits. It takes the time
 //! as an argument and does no I/O; `hub` holds it, `service` and `session` feed it.
 
+mod commit;
 mod deal;
 mod phases;
+mod stall;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
 use proto::{Directive, Registration, ReturnReason, ReturnedGroup, Role, StepRecord};
-use types::{GroupId, LeaseId, MemberId, PolicyVersion, Problem, Purpose, RolloutGroup};
+use types::{LeaseId, MemberId, PolicyVersion, Problem, Purpose, RolloutGroup};
 
 use crate::eval_plan::{EvalFault, EvalResult, EvalRun};
 use crate::lease::GroupTable;
 use crate::membership::{MemberError, Membership};
+use crate::shard::Place;
 use crate::source::Source;
 use crate::spec::{RunSpec, Training, TrainingWork};
+use crate::state::stall::Progress;
 
 /// Which evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,17 +56,27 @@ pub enum Phase {
 pub enum Event {
     Entered(Phase),
     Committed(StepRecord),
-    Evaluated { stage: Stage, step: u32, result: EvalResult },
+    Evaluated {
+        stage: Stage,
+        step: u32,
+        result: EvalResult,
+    },
+    /// A shard is dealt from.
+    Dealing(Place),
+    /// This member was absent for too long.
+    Left(String),
 }
 
 /// Sums over all committed steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
+    /// Groups of committed steps, by their ids; examples where those are trained on.
+    pub consumed: u64,
     pub trained: u64,
     pub zero_variance: u64,
     pub stale: u64,
     pub duplicates_refused: u64,
-    /// Groups of a step that was reported a second time; 0 unless something is broken.
+    /// Groups reported as trained that were consumed before; 0 unless something is broken.
     pub trained_twice: u64,
     pub strong_tokens: u64,
     pub weak_tokens: u64,
@@ -86,7 +100,11 @@ pub enum StateError {
     #[error("step {found} is committed where step {expected} is due")]
     Step { found: u32, expected: u32 },
     #[error("step {step} accounts for {found} groups but has {expected}")]
-    Groups { step: u32, found: u64, expected: u64 },
+    Count { step: u32, found: u64, expected: u64 },
+    #[error("step {step} was made of groups {found} where {expected} are due")]
+    Groups { step: u32, found: String, expected: String },
+    #[error("step {step} is not committed: {fault}")]
+    Unwritten { step: u32, fault: String },
     #[error("nothing is being trained now")]
     NotTraining,
     #[error("this run deals no supervised examples")]
@@ -110,6 +128,11 @@ pub struct RunState {
     stopping: bool,
     published: Option<PolicyVersion>,
     committed: u32,
+    /// The last committed report: its repetition is no news.
+    last_record: Option<StepRecord>,
+    /// The furthest that the problems were dealt.
+    dealing: Option<Place>,
+    progress: Progress,
     train: GroupTable,
     next_group: u64,
     evals: GroupTable,
@@ -135,6 +158,9 @@ impl RunState {
             stopping: false,
             published: None,
             committed: 0,
+            last_record: None,
+            dealing: None,
+            progress: Progress::default(),
             train: GroupTable::default(),
             next_group: 0,
             evals: GroupTable::default(),
@@ -194,19 +220,21 @@ impl RunState {
         Ok(())
     }
 
-    /// A group was given up; under the current epoch it is dealt again.
+    /// A group was given up: it is dealt again, unless that is so already.
     ///
     /// # Errors
     /// An unknown member.
     pub fn return_group(&mut self, returned: &ReturnedGroup) -> Result<(), StateError> {
-        if !self.members.is_known(returned.member) {
-            return Err(MemberError::Unknown(returned.member).into());
-        }
+        let by_learner = self.members.role(returned.member)? == Role::Learner;
         let (table, counts) = match returned.purpose {
             Purpose::Train => (&mut self.train, &mut self.train_counts),
             Purpose::Eval => (&mut self.evals, &mut self.eval_counts),
         };
-        if let Some(epoch) = table.give_back(returned.group, returned.epoch) {
+        let reopened = match by_learner {
+            true => table.reopen(returned.group, returned.epoch),
+            false => table.give_back(returned.group, returned.epoch),
+        };
+        if let Some(epoch) = reopened {
             match returned.reason {
                 ReturnReason::Failed => counts.failed += 1,
                 ReturnReason::Stale => counts.stale += 1,
@@ -246,40 +274,6 @@ impl RunState {
         first_fault
     }
 
-    /// A step was taken. True if it is new, false for the repetition of the last report.
-    ///
-    /// # Errors
-    /// A step out of turn, or one that does not account for its groups.
-    pub fn commit(&mut self, record: &StepRecord) -> Result<bool, StateError> {
-        self.members.expect(record.member, Role::Learner)?;
-        let training = self.spec.training.as_ref().ok_or(StateError::NotTraining)?;
-        if record.step == self.committed && self.published == Some(record.version) {
-            return Ok(false);
-        }
-        let expected = self.committed + 1;
-        let groups = u64::from(record.groups_trained + record.groups_zero_variance);
-        if record.step != expected || self.phase != Phase::Training {
-            let again = record.step < expected;
-            self.totals.trained_twice += if again { groups } else { 0 };
-            return Err(StateError::Step { found: record.step, expected });
-        }
-        let per_step = training.groups_per_step;
-        if matches!(training.work, TrainingWork::Rollouts { .. }) && groups != per_step {
-            let step = record.step;
-            return Err(StateError::Groups { step, found: groups, expected: per_step });
-        }
-        let first = u64::from(self.committed) * per_step;
-        (first..first + per_step).for_each(|group| {
-            self.train.close(GroupId(group));
-        });
-        self.next_group = self.next_group.max(first + per_step);
-        self.committed = record.step;
-        self.add(record);
-        self.events.push(Event::Committed(record.clone()));
-        self.after_commit();
-        Ok(true)
-    }
-
     /// Problems with worked solutions; the same request gets the same ones.
     ///
     /// # Errors
@@ -299,14 +293,17 @@ impl RunState {
             return Err(StateError::TooMany(count));
         }
         let first = step.saturating_mul(u64::from(count));
+        for position in first..first.saturating_add(u64::from(count)) {
+            self.note_dealt(position);
+        }
         Ok((first..first.saturating_add(u64::from(count))).map(|i| self.source.train(i)).collect())
     }
 
-    /// Members that are gone leave; leases that have run out are dealt again.
+    /// Members that are gone leave; leases that have run out are dealt again; a run in which
+    /// nothing moves fails.
     pub fn tick(&mut self, now: Duration) {
         for member in self.members.absent(now, self.spec.absence_max) {
-            self.members.leave(member);
-            self.release(member);
+            self.lose(member);
         }
         for (group, epoch) in self.train.expire(now) {
             self.train_counts.expired += 1;
@@ -316,6 +313,7 @@ impl RunState {
             self.eval_counts.expired += 1;
             self.limit_deals(Purpose::Eval, group, epoch.0, "its lease ran out");
         }
+        self.check_progress(now);
     }
 
     /// From now on no work is dealt and every member is told to exit.
@@ -375,6 +373,12 @@ impl RunState {
     #[must_use]
     pub fn committed(&self) -> u32 {
         self.committed
+    }
+
+    /// How far the problems are dealt; `None` before the first.
+    #[must_use]
+    pub fn dealing(&self) -> Option<Place> {
+        self.dealing
     }
 
     #[must_use]

@@ -54,7 +54,7 @@ impl Summary {
         let totals = state.totals();
         let groups = GroupSummary {
             leased: state.counts(Purpose::Train).leased,
-            consumed: totals.trained + totals.zero_variance,
+            consumed: totals.consumed,
             trained: totals.trained,
             zero_variance: totals.zero_variance,
             dropped_stale: totals.stale,

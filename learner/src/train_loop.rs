@@ -236,11 +236,16 @@ impl TrainLoop {
         };
         let tally = computed.figures.map(|figures| figures.tally);
         let strong_tokens = tally.map_or(computed.report.tokens, |t| t.strong_tokens as u64);
+        let groups = match &computed.batch {
+            Batch::Groups(groups) => groups.iter().map(|group| group.group).collect(),
+            Batch::Examples(_) => Vec::new(),
+        };
         StepRecord {
             // The outlet knows who it is.
             member: MemberId::default(),
             step: version.step,
             version,
+            groups,
             groups_trained: computed.trained,
             groups_zero_variance: tally.map_or(0, |t| t.groups_zero_variance as u32),
             groups_stale: counts.stale,

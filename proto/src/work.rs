@@ -22,6 +22,12 @@ impl Role {
             Self::Learner => "learner",
         }
     }
+
+    /// Of one of its processes, for people and files.
+    #[must_use]
+    pub fn name_of(self, index: u32) -> String {
+        format!("{}-{index}", self.name())
+    }
 }
 
 /// A process that reports for work.
@@ -33,6 +39,13 @@ pub struct Registration {
     /// `host:port` where peers reach it; empty for an actor.
     pub address: String,
     pub admin_address: String,
+}
+
+impl Registration {
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.role.name_of(self.index)
+    }
 }
 
 /// The state of the run as a member needs it.
@@ -131,6 +144,8 @@ pub struct StepRecord {
     /// Steps taken, this one included.
     pub step: u32,
     pub version: PolicyVersion,
+    /// The groups that made it; none where examples did.
+    pub groups: Vec<GroupId>,
     pub groups_trained: u32,
     pub groups_zero_variance: u32,
     /// Since the last record.

@@ -7,7 +7,7 @@ use settings::Settings;
 use types::Problem;
 
 use super::wants_solutions;
-use crate::shard::{Dealer, permutation};
+use crate::shard::{Dealer, Place, permutation};
 
 /// So many problems of `train.jsonl` are held out for evaluation; `test.jsonl` stays untouched.
 pub const HELD_OUT: usize = 512;
@@ -78,10 +78,15 @@ impl Gsm8k {
     }
 
     pub fn train(&mut self, position: u64) -> Problem {
-        let ordinal = self.dealer.deal(position).ordinal as usize;
+        let ordinal = self.dealer.ordinal(position) as usize;
         let problem = &self.problems[self.dealt[ordinal]];
         let solution = problem.solution.clone().filter(|_| self.solutions);
         Problem { solution, ..problem.clone() }
+    }
+
+    #[must_use]
+    pub fn place(&self, position: u64) -> Place {
+        self.dealer.place(position)
     }
 
     /// # Panics

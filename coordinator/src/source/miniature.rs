@@ -5,7 +5,7 @@ use settings::Settings;
 use types::Problem;
 
 use super::wants_solutions;
-use crate::shard::Dealer;
+use crate::shard::{Dealer, Place};
 
 #[derive(Clone, Debug)]
 pub struct Miniature {
@@ -30,9 +30,14 @@ impl Miniature {
     }
 
     pub fn train(&mut self, position: u64) -> Problem {
-        let ordinal = self.dealer.deal(position).ordinal;
+        let ordinal = self.dealer.ordinal(position);
         let problem = draw(Split::Train, self.seed, ordinal, self.style);
         Problem { solution: problem.solution.filter(|_| self.solutions), ..problem }
+    }
+
+    #[must_use]
+    pub fn place(&self, position: u64) -> Place {
+        self.dealer.place(position)
     }
 
     #[must_use]

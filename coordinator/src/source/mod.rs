@@ -7,6 +7,8 @@ mod miniature;
 use settings::{DataSource, Objective, Settings};
 use types::{Problem, TokenId};
 
+use crate::shard::Place;
+
 pub use gsm8k::{Gsm8k, HELD_OUT, SourceError, read_problems};
 pub use miniature::Miniature;
 
@@ -32,6 +34,15 @@ impl Source {
         match self {
             Self::Miniature(source) => source.train(position),
             Self::Gsm8k(source) => source.train(position),
+        }
+    }
+
+    /// Epoch and shard of that position.
+    #[must_use]
+    pub fn place(&self, position: u64) -> Place {
+        match self {
+            Self::Miniature(source) => source.place(position),
+            Self::Gsm8k(source) => source.place(position),
         }
     }
 

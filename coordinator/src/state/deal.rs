@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::{LeaseAsk, Role, WorkItem};
 use types::{Epoch, GroupId, LeaseId, PolicyVersion, Purpose};
 
-use super::{Phase, RunState, StateError};
+use super::{Event, Phase, RunState, StateError};
 use crate::lease::Grant;
 use crate::spec::TrainingWork;
 
@@ -72,6 +72,7 @@ impl RunState {
         if group.0 == self.next_group {
             self.train.open(group);
             self.next_group += 1;
+            self.note_dealt(group.0);
         }
         let epoch = self.train.grant(group, grant)?;
         self.train_counts.leased += 1;
@@ -89,13 +90,23 @@ impl RunState {
         })
     }
 
+    /// Data progress is counted in shards: the first problem of each is an event.
+    pub(super) fn note_dealt(&mut self, position: u64) {
+        let place = self.source.place(position);
+        if self.dealing.is_none_or(|furthest| furthest < place) {
+            self.dealing = Some(place);
+            self.events.push(Event::Dealing(place));
+        }
+    }
+
     /// Whether the member already writes an equal part of the group's step: the first to ask would
-    /// otherwise take the whole step and leave the others idle. One that has not asked for as long
-    /// as a member may be absent has no part: nothing waits for it.
+    /// otherwise take the whole step and leave the others idle. One that has no work and has not
+    /// asked for as long as a member may be absent has no part: nothing waits for it.
     fn has_its_share(&self, grant: &Grant, group: GroupId, now: Duration) -> bool {
         let Some(training) = &self.spec.training else { return false };
         let of_step = training.groups_per_step;
-        let share = of_step.div_ceil(self.members.asking(now, self.spec.absence_max).max(1));
+        let sharing = self.members.sharing(now, self.spec.absence_max, &self.train.holders());
+        let share = of_step.div_ceil(sharing.max(1));
         let first = group.0 / of_step * of_step;
         let held = self.train.held(grant.member, GroupId(first)..GroupId(first + of_step));
         held as u64 >= share

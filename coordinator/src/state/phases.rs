@@ -1,7 +1,6 @@
 //! From phase to phase: when evaluations start and end, when training starts and ends, and when a
 //! run has to fail.
 
-use proto::StepRecord;
 use types::{GroupId, MemberId, Purpose, RolloutGroup};
 
 use super::{Event, Phase, RunState, Stage};
@@ -114,15 +113,5 @@ impl RunState {
                  (coordinator.group_deals_max)"
             ));
         }
-    }
-
-    pub(super) fn add(&mut self, record: &StepRecord) {
-        let totals = &mut self.totals;
-        totals.trained += u64::from(record.groups_trained);
-        totals.zero_variance += u64::from(record.groups_zero_variance);
-        totals.stale += u64::from(record.groups_stale);
-        totals.duplicates_refused += u64::from(record.duplicates_refused);
-        totals.strong_tokens += record.strong_tokens;
-        totals.weak_tokens += record.weak_tokens;
     }
 }

@@ -1,10 +1,14 @@
-//! The invariants under seeded random interleavings, and the transitions one by one.
+//! The transitions one by one.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod commits;
+mod interleave;
+mod stall;
+
+use std::collections::BTreeSet;
 
 use proto::{LeaseAsk, WorkItem};
 use settings::Settings;
-use types::{Epoch, Finish};
+use types::{Epoch, Finish, GroupId};
 
 use super::*;
 use crate::fixtures::{Script, group};
@@ -53,6 +57,7 @@ fn record(learner: MemberId, step: u32) -> StepRecord {
         member: learner,
         step,
         version: version(step),
+        groups: (u64::from(step - 1) * GROUPS..u64::from(step) * GROUPS).map(GroupId).collect(),
         groups_trained: GROUPS as u32,
         ..StepRecord::default()
     }
@@ -121,6 +126,45 @@ fn an_actor_that_never_asks_holds_nothing_back() {
 }
 
 #[test]
+fn a_full_actor_keeps_its_part() {
+    let (mut state, actors, _) = training(2);
+    let patience = state.spec().absence_max;
+    let mut dealt =
+        |actor: usize, room, now| groups(&state.lease(&ask(actors[actor], 0, room), now).unwrap());
+    assert_eq!(dealt(0, SAMPLES, Duration::ZERO), [0]);
+    // Its one slot is full, so it asks no more; the other asks all the time.
+    assert_eq!(dealt(1, 1_000, Duration::ZERO), [1, 2, 3, 4]);
+    assert_eq!(dealt(1, 1_000, patience), [0_u64; 0], "group 5 is the full actor's");
+}
+
+#[test]
+fn data_progress_is_counted_in_shards() {
+    let mut settings = settings();
+    settings.eval.enabled = false;
+    settings.data.shard_problems = 4;
+    let mut state = state(&settings, 1);
+    let actor = register(&mut state, Role::Actor, 0);
+    register(&mut state, Role::WeakServer, 0);
+    register(&mut state, Role::Learner, 0);
+    state.publish(version(0));
+    assert_eq!(state.dealing(), None);
+    let begun = |state: &mut RunState| -> Vec<u64> {
+        let places = state.take_events().into_iter().filter_map(|event| match event {
+            Event::Dealing(place) => Some(place.shard),
+            _ => None,
+        });
+        places.collect()
+    };
+    let items = state.lease(&ask(actor, 0, 5 * SAMPLES), Duration::ZERO).unwrap();
+    assert_eq!(begun(&mut state), [0, 1]);
+    state.return_group(&returned(actor, &items[0], ReturnReason::Failed)).unwrap();
+    state.lease(&ask(actor, 0, SAMPLES), Duration::ZERO).unwrap();
+    assert_eq!(begun(&mut state), [0_u64; 0], "a group dealt again begins no shard");
+    let place = Place { epoch: 0, shard: 1, shards_begun: 2 };
+    assert_eq!(state.dealing(), Some(place));
+}
+
+#[test]
 fn work_names_its_keys_and_problem() {
     let (mut state, actors, _) = training(1);
     let items = state.lease(&ask(actors[0], 0, SAMPLES), Duration::ZERO).unwrap();
@@ -129,26 +173,6 @@ fn work_names_its_keys_and_problem() {
     assert_eq!((item.key_group, item.purpose), (item.group, Purpose::Train));
     assert_eq!(item.sampling, settings().train_sampling());
     assert_eq!(item.problem, Source::open(&settings()).unwrap().train(0));
-}
-
-#[test]
-fn commits_come_in_order_once() {
-    let (mut state, _, learner) = training(1);
-    let refused = |state: &mut RunState, step| state.commit(&record(learner, step)).unwrap_err();
-    assert_eq!(refused(&mut state, 2), StateError::Step { found: 2, expected: 1 });
-    state.publish(version(1));
-    assert_eq!(state.commit(&record(learner, 1)), Ok(true));
-    assert_eq!(state.commit(&record(learner, 1)), Ok(false), "a repeated call");
-    state.publish(version(2));
-    assert_eq!(refused(&mut state, 1), StateError::Step { found: 1, expected: 2 });
-    assert_eq!(state.totals().trained_twice, GROUPS);
-    let mut short = record(learner, 2);
-    short.groups_trained = 1;
-    let fault = StateError::Groups { step: 2, found: 1, expected: GROUPS };
-    assert_eq!(state.commit(&short).unwrap_err(), fault);
-    short.groups_zero_variance = 2;
-    assert_eq!(state.commit(&short), Ok(true));
-    assert_eq!((state.totals().trained, state.totals().zero_variance), (GROUPS + 1, 2));
 }
 
 #[test]
@@ -299,107 +323,11 @@ fn supervised_examples_repeat_and_need_no_weights() {
     assert_eq!(state.examples(learner, 0, 3).unwrap(), first);
     assert!(first.iter().all(|problem| !second.contains(problem) && problem.solution.is_some()));
     for step in 1..=STEPS {
-        state.commit(&StepRecord { groups_trained: 0, ..record(learner, step) }).unwrap();
+        let groups = Vec::new();
+        state.commit(&StepRecord { groups, groups_trained: 48, ..record(learner, step) }).unwrap();
     }
     assert_eq!(*state.phase(), Phase::Done);
-}
-
-/// SplitMix64 (Steele et al. 2014).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-}
-
-/// A learner that takes the first complete copy of each group of the step in hand and the next.
-#[derive(Default)]
-struct Consumed {
-    held: BTreeMap<u64, Epoch>,
-    times: BTreeMap<u64, u32>,
-}
-
-/// Actors that finish, fail, forget and come late; a learner that finds groups stale.
-fn interleave(seed: u64) {
-    let (mut state, actors, learner) = training(3);
-    let mut dice = Dice(seed);
-    let mut now = Duration::ZERO;
-    let mut step = 0;
-    let mut out: Vec<WorkItem> = Vec::new();
-    let mut applied = vec![0; actors.len()];
-    let mut epochs: BTreeMap<u64, Epoch> = BTreeMap::new();
-    let mut consumed = Consumed::default();
-    for _ in 0..100_000 {
-        let which = dice.roll(actors.len() as u64) as usize;
-        let actor = actors[which];
-        match dice.roll(10) {
-            0 => applied[which] = step,
-            1 => {
-                now += Duration::from_millis(dice.roll(400));
-                state.tick(now);
-            }
-            2..=4 => {
-                let room = dice.roll(20) as u32;
-                let items = state.lease(&ask(actor, applied[which], room), now).unwrap();
-                assert!(items.iter().map(|item| item.samples).sum::<u32>() <= room, "{seed}");
-                for item in &items {
-                    let of = (item.group.0 / GROUPS) as u32;
-                    assert!(of <= applied[which] + 1 && of < STEPS, "{seed}: staleness");
-                    let known = epochs.insert(item.group.0, item.epoch);
-                    assert!(known.is_none_or(|known| known < item.epoch), "{seed}: dealt twice");
-                }
-                out.extend(items);
-            }
-            5 if !out.is_empty() => {
-                let item = out.swap_remove(dice.roll(out.len() as u64) as usize);
-                state.return_group(&returned(actor, &item, ReturnReason::Failed)).unwrap();
-            }
-            6..=7 if !out.is_empty() => {
-                let item = out.swap_remove(dice.roll(out.len() as u64) as usize);
-                let fresh = item.group.0 / GROUPS >= u64::from(step);
-                if fresh && dice.roll(8) == 0 {
-                    state.return_group(&returned(learner, &item, ReturnReason::Stale)).unwrap();
-                    continue;
-                }
-                if fresh {
-                    consumed.held.entry(item.group.0).or_insert(item.epoch);
-                }
-                if dice.roll(8) > 0 {
-                    state.complete(actor, &[item.lease]).unwrap();
-                }
-            }
-            _ => {
-                let first = u64::from(step) * GROUPS;
-                if !(first..first + GROUPS).all(|group| consumed.held.contains_key(&group)) {
-                    continue;
-                }
-                for group in first..first + GROUPS {
-                    consumed.held.remove(&group);
-                    *consumed.times.entry(group).or_insert(0) += 1;
-                }
-                step += 1;
-                state.publish(version(step));
-                assert_eq!(state.commit(&record(learner, step)), Ok(true), "{seed}");
-                if step == STEPS {
-                    break;
-                }
-            }
-        }
-    }
-    assert_eq!(*state.phase(), Phase::Done, "{seed}: stuck at step {step}");
-    check_consumed(&state, &consumed, seed);
-}
-
-fn check_consumed(state: &RunState, consumed: &Consumed, seed: u64) {
-    assert_eq!(consumed.times.len() as u64, u64::from(STEPS) * GROUPS, "{seed}");
-    assert!(consumed.times.values().all(|times| *times == 1), "{seed}");
-    assert_eq!(state.totals().trained_twice, 0, "{seed}");
-    assert_eq!(state.leases_open(Purpose::Train), 0, "{seed}: nothing of a consumed step is out");
+    assert_eq!(state.totals().consumed, 48 * u64::from(STEPS));
 }
 
 fn returned(member: MemberId, item: &WorkItem, reason: ReturnReason) -> ReturnedGroup {
@@ -411,9 +339,4 @@ fn returned(member: MemberId, item: &WorkItem, reason: ReturnReason) -> Returned
         reason,
         detail: String::new(),
     }
-}
-
-#[test]
-fn every_group_is_consumed_once_whatever_the_order() {
-    (0..200).for_each(interleave);
 }

@@ -1,0 +1,125 @@
+//! What a run may wait for and for how long: members that are gone, and work that does not move.
+
+use std::time::Duration;
+
+use proto::Role;
+use types::{GroupId, MemberId};
+
+use super::{Event, Phase, RunState, Stage};
+use crate::spec::TrainingWork;
+
+/// Groups that a report names.
+const GROUPS_NAMED: usize = 8;
+
+/// What moves while a run gets on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Marks {
+    phase: Phase,
+    committed: u32,
+    train_completed: u64,
+    eval_completed: u64,
+}
+
+/// The last marks that differed from those before, and when they were first seen.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    marks: Option<Marks>,
+    since: Duration,
+}
+
+impl RunState {
+    /// A member has been absent for too long. Its groups go to others; where nobody can take its
+    /// place the run fails.
+    pub(super) fn lose(&mut self, member: MemberId) {
+        let Some(gone) = self.members.leave(member) else { return };
+        self.release(member);
+        let name = gone.name();
+        self.events.push(Event::Left(name.clone()));
+        if self.needs(gone.role) {
+            let seconds = self.spec.absence_max.as_secs_f64();
+            self.fail(format!(
+                "{name} is gone: it has not followed the coordinator for {seconds} s, and the run \
+                 cannot go on without it"
+            ));
+        }
+    }
+
+    /// Fails a run in which nothing has moved for too long, and says what it waited for.
+    pub(super) fn check_progress(&mut self, now: Duration) {
+        let marks = Marks {
+            phase: self.phase.clone(),
+            committed: self.committed,
+            train_completed: self.train_counts.completed,
+            eval_completed: self.eval_counts.completed,
+        };
+        if self.progress.marks.as_ref() != Some(&marks) {
+            self.progress = Progress { marks: Some(marks), since: now };
+        }
+        let waited = now.saturating_sub(self.progress.since);
+        let (limit, setting) = match self.phase {
+            Phase::Starting => (self.spec.start_max, "coordinator.start_timeout_ms"),
+            Phase::Evaluating(_) | Phase::Training => {
+                (self.spec.stall_max, "coordinator.stall_timeout_ms")
+            }
+            Phase::Done | Phase::Failed(_) => return,
+        };
+        if waited >= limit {
+            let (seconds, waits) = (limit.as_secs_f64(), self.waits_for().join("; "));
+            self.fail(format!("no progress for {seconds} s: waiting for {waits} ({setting})"));
+        }
+    }
+
+    /// The actors share their work; the others are one of a kind.
+    fn needs(&self, role: Role) -> bool {
+        let steps = self.spec.training.as_ref().map_or(0, |training| training.steps);
+        match (&self.phase, role) {
+            (Phase::Done | Phase::Failed(_), _) | (_, Role::Actor) => false,
+            (Phase::Evaluating(Stage::After), Role::Learner) => false,
+            (_, Role::Learner) => self.committed < steps,
+            (_, Role::WeakServer) => self.spec.members.weak_servers > 0,
+        }
+    }
+
+    fn waits_for(&self) -> Vec<String> {
+        let missing = self.members.missing(&self.spec.members).into_iter();
+        let mut waits: Vec<String> = missing.map(|name| format!("{name} to register")).collect();
+        let next = self.committed + 1;
+        let commit = || format!("the learner to commit step {next}");
+        match (&self.phase, self.spec.training.as_ref()) {
+            (Phase::Starting, _) if self.published.is_none() => {
+                waits.push("the first weights".to_owned());
+            }
+            (Phase::Evaluating(_), _) => {
+                let open = self.evals.undelivered(GroupId(0)..GroupId(self.next_eval_group));
+                waits.extend(self.named("evaluation", &open));
+            }
+            (Phase::Training, Some(training)) => match training.work {
+                TrainingWork::Examples => waits.push(commit()),
+                TrainingWork::Rollouts { .. } => {
+                    let groups = training.groups_of(next);
+                    let mut open =
+                        self.train.undelivered(GroupId(groups.start)..GroupId(groups.end));
+                    let undealt = groups.start.max(self.next_group)..groups.end;
+                    open.extend(undealt.map(|group| (GroupId(group), None)));
+                    waits.push(self.named("train", &open).unwrap_or_else(commit));
+                }
+            },
+            _ => {}
+        }
+        waits
+    }
+
+    /// Groups that are not delivered, with whoever has them; `None` where there are none.
+    fn named(&self, purpose: &str, open: &[(GroupId, Option<MemberId>)]) -> Option<String> {
+        let names = open.iter().take(GROUPS_NAMED).map(|(group, holder)| match holder {
+            Some(member) => format!("{group} with {}", self.members.name(*member)),
+            None => format!("{group} with nobody"),
+        });
+        let names: Vec<String> = names.collect();
+        let more = match open.len() - names.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        (!names.is_empty()).then(|| format!("{purpose} groups {}{more}", names.join(", ")))
+    }
+}

@@ -1,0 +1,46 @@
+//! What a reported step must account for.
+
+use super::*;
+
+fn refused(state: &mut RunState, record: &StepRecord) -> StateError {
+    state.commit(record).unwrap_err()
+}
+
+#[test]
+fn commits_come_in_order_once() {
+    let (mut state, _, learner) = training(1);
+    let early = refused(&mut state, &record(learner, 2));
+    assert_eq!(early, StateError::Step { found: 2, expected: 1 });
+    assert_eq!(state.totals().trained_twice, 0);
+    state.publish(version(1));
+    assert_eq!(state.commit(&record(learner, 1)), Ok(true));
+    assert_eq!(state.commit(&record(learner, 1)), Ok(false), "its answer was lost");
+    assert_eq!((state.totals().consumed, state.totals().trained_twice), (GROUPS, 0));
+    assert_eq!(state.take_events().iter().filter(|e| matches!(e, Event::Committed(_))).count(), 1);
+    let mut mixed = record(learner, 2);
+    mixed.groups_trained = 1;
+    let fault = StateError::Count { step: 2, found: 1, expected: GROUPS };
+    assert_eq!(refused(&mut state, &mixed), fault);
+    mixed.groups_zero_variance = 2;
+    assert_eq!(state.commit(&mixed), Ok(true));
+    let totals = state.totals();
+    assert_eq!((totals.consumed, totals.trained, totals.zero_variance), (6, GROUPS + 1, 2));
+}
+
+#[test]
+fn a_learner_that_repeats_a_group_is_found_out() {
+    let (mut state, _, learner) = training(1);
+    state.commit(&record(learner, 1)).unwrap();
+    let mut repeated = record(learner, 2);
+    repeated.groups = [2, 4, 5].map(GroupId).to_vec();
+    let text = refused(&mut state, &repeated).to_string();
+    assert_eq!(text, "step 2 was made of groups 2, 4, 5 where 3 to 5 are due");
+    assert_eq!(state.totals().trained_twice, 1, "group 2 belongs to step 1");
+    repeated.groups = [3, 5, 5].map(GroupId).to_vec();
+    assert!(matches!(refused(&mut state, &repeated), StateError::Groups { .. }));
+    assert_eq!(state.totals().trained_twice, 2, "group 5 stands there twice");
+    let again = StepRecord { version: version(9), ..record(learner, 1) };
+    assert_eq!(refused(&mut state, &again), StateError::Step { found: 1, expected: 2 });
+    assert_eq!(state.totals().trained_twice, 2 + GROUPS, "not the report that counted");
+    assert_eq!((state.committed(), state.totals().consumed), (1, GROUPS));
+}

@@ -1,0 +1,156 @@
+//! Runs that wait: for whom, for how long, and what is said then.
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn failure(state: &RunState) -> String {
+    match state.phase() {
+        Phase::Failed(why) => why.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Ticks until just before the limit do nothing, one at the limit fails the run.
+fn fails_after(state: &mut RunState, from: Duration, limit: Duration) -> String {
+    state.tick(from);
+    state.tick(from + limit - Duration::from_millis(1));
+    assert!(!matches!(state.phase(), Phase::Failed(_)), "{:?}", state.phase());
+    state.tick(from + limit);
+    failure(state)
+}
+
+#[test]
+fn a_run_that_never_starts_names_who_is_missing() {
+    let mut state = state(&settings(), 2);
+    register(&mut state, Role::Actor, 1);
+    register(&mut state, Role::WeakServer, 0);
+    let limit = state.spec().start_max;
+    let why = fails_after(&mut state, Duration::ZERO, limit);
+    let expected = "no progress for 60 s: waiting for actor-0 to register; learner-0 to register; \
+                    the first weights (coordinator.start_timeout_ms)";
+    assert_eq!(why, expected);
+}
+
+#[test]
+fn leases_that_expire_for_ever_fail_the_run_with_the_groups_waited_for() {
+    let (mut state, actors, _) = training(1);
+    let limit = state.spec().stall_max;
+    let items = state.lease(&ask(actors[0], 0, 2 * SAMPLES), Duration::ZERO).unwrap();
+    state.complete(actors[0], &[items[0].lease]).unwrap();
+    let why = fails_after(&mut state, SECOND, limit);
+    let expected = "no progress for 300 s: waiting for train groups 1 with nobody, 2 with nobody \
+                    (coordinator.stall_timeout_ms)";
+    assert_eq!(why, expected);
+}
+
+#[test]
+fn a_wedged_learner_is_named_once_all_groups_are_there() {
+    let (mut state, actors, _) = training(1);
+    let limit = state.spec().stall_max;
+    let items = state.lease(&ask(actors[0], 0, 3 * SAMPLES), Duration::ZERO).unwrap();
+    let leases: Vec<LeaseId> = items.iter().map(|item| item.lease).collect();
+    state.complete(actors[0], &leases).unwrap();
+    let why = fails_after(&mut state, Duration::ZERO, limit);
+    assert!(why.contains("waiting for the learner to commit step 1 ("), "{why}");
+}
+
+#[test]
+fn every_kind_of_progress_gives_the_run_new_time() {
+    let mut state = state(&settings(), 1);
+    let actor = register(&mut state, Role::Actor, 0);
+    register(&mut state, Role::WeakServer, 0);
+    let learner = register(&mut state, Role::Learner, 0);
+    let nearly = state.spec().stall_max - SECOND;
+    let mut now = Duration::ZERO;
+    let mut later = |state: &mut RunState| {
+        state.tick(now);
+        now += nearly;
+        state.tick(now);
+        assert!(!matches!(state.phase(), Phase::Failed(_)), "{:?}", state.phase());
+        now
+    };
+    state.publish(version(0));
+    let now = later(&mut state);
+    let items = state.lease(&ask(actor, 0, 20), now).unwrap();
+    let done: Vec<_> = items.iter().map(|i| group(i, Script::right(version(0)))).collect();
+    state.report_eval(actor, &done[..1]).unwrap();
+    later(&mut state);
+    state.report_eval(actor, &done[1..]).unwrap();
+    assert_eq!(*state.phase(), Phase::Training);
+    let now = later(&mut state);
+    let items = state.lease(&ask(actor, 0, SAMPLES), now).unwrap();
+    state.complete(actor, &[items[0].lease]).unwrap();
+    later(&mut state);
+    state.publish(version(1));
+    state.commit(&record(learner, 1)).unwrap();
+    later(&mut state);
+}
+
+#[test]
+fn an_evaluation_names_the_first_groups_it_waits_for() {
+    let mut state = state(&settings(), 2);
+    let actors = [0, 1].map(|index| register(&mut state, Role::Actor, index));
+    register(&mut state, Role::WeakServer, 0);
+    register(&mut state, Role::Learner, 0);
+    state.publish(version(0));
+    let limit = state.spec().stall_max;
+    state.tick(Duration::ZERO);
+    let late = limit - Duration::from_millis(500);
+    let items = state.lease(&ask(actors[1], 0, 1), late).unwrap();
+    assert_eq!(items[0].group, GroupId(0));
+    state.tick(limit);
+    let why = failure(&state);
+    assert!(why.contains("evaluation groups 0 with actor-1, 1 with nobody, "), "{why}");
+    assert!(why.contains("7 with nobody and 12 more ("), "{why}");
+}
+
+/// Its watch ends and is not opened again.
+fn vanish(state: &mut RunState, member: MemberId) {
+    state.watched(member).unwrap();
+    state.unwatched(member, SECOND);
+    let patience = state.spec().absence_max;
+    state.tick(SECOND + patience);
+}
+
+#[test]
+fn a_needed_member_that_is_gone_fails_the_run_by_name() {
+    let (mut state, _, learner) = training(2);
+    vanish(&mut state, learner);
+    assert!(failure(&state).starts_with("learner-0 is gone: "), "{}", failure(&state));
+    assert!(state.take_events().contains(&Event::Left("learner-0".to_owned())));
+
+    let mut state = super::state(&settings(), 1);
+    let weak = register(&mut state, Role::WeakServer, 0);
+    vanish(&mut state, weak);
+    assert!(failure(&state).starts_with("weak-server-0 is gone: "), "{}", failure(&state));
+}
+
+#[test]
+fn an_actor_that_is_gone_is_told_and_the_run_goes_on() {
+    let (mut state, actors, _) = training(2);
+    vanish(&mut state, actors[1]);
+    assert_eq!(*state.phase(), Phase::Training);
+    assert!(state.take_events().contains(&Event::Left("actor-1".to_owned())));
+    let limit = state.spec().stall_max;
+    let gone = SECOND + state.spec().absence_max;
+    let why = fails_after(&mut state, gone, limit);
+    assert!(why.contains("waiting for actor-1 to register; train groups 0 with nobody"), "{why}");
+}
+
+#[test]
+fn nobody_misses_a_learner_whose_work_is_done() {
+    let mut settings = settings();
+    settings.train.steps = 1;
+    let mut state = state(&settings, 1);
+    let actor = register(&mut state, Role::Actor, 0);
+    register(&mut state, Role::WeakServer, 0);
+    let learner = register(&mut state, Role::Learner, 0);
+    state.publish(version(0));
+    evaluate(&mut state, actor, 0);
+    state.publish(version(1));
+    state.commit(&record(learner, 1)).unwrap();
+    assert_eq!(*state.phase(), Phase::Evaluating(Stage::After));
+    vanish(&mut state, learner);
+    assert_eq!(*state.phase(), Phase::Evaluating(Stage::After));
+}
