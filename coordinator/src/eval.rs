@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use settings::{DataSource, Layers, Settings};
-use types::{PolicyVersion, WeightManifest};
+use types::PolicyVersion;
 
 use crate::cli::{ConfigArgs, EvalArgs};
 use crate::eval_plan::{EvalPlan, EvalResult};
@@ -41,27 +41,27 @@ pub fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
         (Some(run), _) => of_run(args, run)?,
         (None, config) => of_settings(args, config.clone())?,
     };
-    let Subject { settings, run_dir, step, .. } = &subject;
-    let source = Source::open(settings)?;
+    let Subject { settings, run_dir, step, bytes, overrides, log_prefix } = subject;
+    let source = Source::open(&settings)?;
     if settings.data.source == DataSource::Gsm8k && args.run.is_some() && !settings.eval.enabled {
         eprintln!(
             "note: this run trained on all of train.jsonl, so these problems are not held out"
         );
     }
-    let plan = EvalPlan::full(settings, held_out(&source, settings.eval.problems));
-    let spec = RunSpec::evaluation(settings, plan, args.actors);
-    let (run_dir, step) = (run_dir.clone(), *step);
-    let log = run_dir.log(&format!("{}coordinator", subject.log_prefix));
-    let weights = weights(&subject)?;
-    host::run(settings, &log, async |host: &Host| {
+    let plan = EvalPlan::full(&settings, held_out(&source, settings.eval.problems));
+    let spec = RunSpec::evaluation(&settings, plan, args.actors);
+    let log = run_dir.log(&format!("{log_prefix}coordinator"));
+    let version = PolicyVersion::new(settings.learner.generation, step);
+    let weights = (manifest_of(version, &bytes)?, bytes);
+    host::run(&settings, &log, async |host: &Host| {
         let job = Job {
-            settings,
+            settings: &settings,
             spec,
             source,
             run_dir: &run_dir,
             weights: Some(weights),
-            overrides: subject.overrides.clone(),
-            log_prefix: subject.log_prefix,
+            overrides,
+            log_prefix,
         };
         conclude(&session::run(job, host).await?, &run_dir, step)
     })
@@ -86,6 +86,8 @@ fn of_settings(args: &EvalArgs, config: Option<String>) -> anyhow::Result<Subjec
     let config = ConfigArgs { config, set: set(args) };
     let mut settings = config.settings()?;
     let bytes = model_bytes(&settings.strong.model, settings.seed)?;
+    // In a run's own config.toml it names that run, which is not written to.
+    settings.run.dir.clear();
     let run_dir = create(&mut settings, None, &format!("{}-eval", config.name()))?;
     Ok(Subject { settings, run_dir, step: 0, bytes, overrides: Vec::new(), log_prefix: "" })
 }
@@ -104,13 +106,6 @@ pub(crate) fn use_checkpoint(settings: &mut Settings, checkpoint: &Path) -> Vec<
         overrides::text("weak.model", &settings.weak.model),
         overrides::text("strong.model", &settings.strong.model),
     ]
-}
-
-fn weights(subject: &Subject) -> anyhow::Result<(WeightManifest, Vec<u8>)> {
-    let generation = subject.settings.learner.generation;
-    let version = PolicyVersion::new(generation, subject.step);
-    let manifest = manifest_of(version, &subject.bytes)?;
-    Ok((manifest, subject.bytes.clone()))
 }
 
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -11,7 +11,7 @@ use types::{PolicyVersion, WeightManifest};
 use crate::metrics;
 use crate::metrics_log::MetricsLog;
 use crate::state::{RunState, StateError};
-use crate::weight_store::{StoredWeights, WeightStore, WeightStoreError};
+use crate::weight_store::{CheckedWeights, WeightStore, WeightStoreError};
 
 /// Shared by the service and the session; clones are the same hub.
 #[derive(Clone, Debug)]
@@ -81,22 +81,23 @@ impl Hub {
         self.0.revision.subscribe()
     }
 
-    /// Stores a version, then announces it.
+    /// Checks and stores a version, then announces it. It reads every byte, so it is called off
+    /// the async workers; nothing is locked meanwhile.
     ///
     /// # Errors
-    /// Weights that the store refuses; the current version stays.
+    /// Weights that are not what they should be; the current version stays.
     pub fn publish(
         &self,
         manifest: WeightManifest,
         bytes: Vec<u8>,
     ) -> Result<(), WeightStoreError> {
         let version = manifest.version;
-        let stored = {
+        let stored = CheckedWeights::new(manifest, bytes).and_then(|checked| {
             let mut weights = lock(&self.0.weights);
-            let stored = weights.insert(manifest, bytes);
+            let stored = weights.insert(checked);
             metrics::WEIGHTS.set(weights.bytes() as f64, &[]);
             stored
-        };
+        });
         let outcome = if stored.is_ok() { "stored" } else { "refused" };
         metrics::PUBLICATIONS.increment(1, &[("outcome", outcome)]);
         if stored? {
@@ -107,7 +108,7 @@ impl Hub {
 
     /// # Errors
     /// A version that is not kept.
-    pub fn weights(&self, version: PolicyVersion) -> Result<StoredWeights, WeightStoreError> {
+    pub fn weights(&self, version: PolicyVersion) -> Result<CheckedWeights, WeightStoreError> {
         lock(&self.0.weights).get(version)
     }
 
@@ -135,3 +136,6 @@ impl Hub {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

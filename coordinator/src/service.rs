@@ -8,7 +8,8 @@ use proto::wire::coordinator::coordinator_server::{Coordinator, CoordinatorServe
 use proto::{
     ErrorCode, LeaseAsk, Registration, ReturnedGroup, StepRecord, WeightAssembler, weight_chunks,
 };
-use settings::Settings;
+use runtime::off_workers;
+use settings::{MESSAGE_BYTES_MIN, Settings};
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::{IntervalStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
@@ -23,6 +24,9 @@ use crate::weight_store::WeightStoreError;
 
 type Answer<T> = Result<Response<T>, Status>;
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+// A chunk with its frame fits into every message that the settings allow.
+const _: () = assert!(2 * proto::CHUNK_BYTES as u64 <= MESSAGE_BYTES_MIN);
 
 /// Bounds of the service.
 #[derive(Clone, Copy, Debug)]
@@ -153,9 +157,12 @@ impl Coordinator for Service {
         while let Some(chunk) = chunks.message().await? {
             assembler.push(chunk).map_err(invalid(RPC))?;
         }
-        let (manifest, bytes) = assembler.finish().map_err(invalid(RPC))?;
-        let published = self.hub.publish(manifest, bytes);
-        published.map(|()| Response::new(wire::Empty {})).map_err(invalid(RPC))
+        let hub = self.hub.clone();
+        let published = off_workers(move || {
+            let (manifest, bytes) = assembler.finish().map_err(invalid(RPC))?;
+            hub.publish(manifest, bytes).map_err(invalid(RPC))
+        });
+        published.await.map(|()| Response::new(wire::Empty {}))
     }
 
     type FetchWeightsStream = BoxStream<wire::WeightChunk>;
@@ -169,7 +176,7 @@ impl Coordinator for Service {
             count_rpc_error("fetch_weights", ErrorCode::NotFound);
             ErrorCode::NotFound.status(error.to_string())
         })?;
-        let chunks = weight_chunks(stored.manifest, &stored.bytes).map(Ok);
+        let chunks = weight_chunks(stored.manifest.clone(), stored).map(Ok);
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }
 

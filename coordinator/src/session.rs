@@ -80,7 +80,8 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let state = RunState::new(job.spec, job.source);
     let hub = Hub::new(state, settings.coordinator.weights_kept, log);
     if let Some((manifest, bytes)) = job.weights {
-        hub.publish(manifest, bytes)?;
+        let hub = hub.clone();
+        runtime::off_workers(move || hub.publish(manifest, bytes)).await?;
     }
     let service_tasks = TaskGroup::new(Shutdown::new());
     spawn_service(&service_tasks, listener, &hub, settings);
@@ -104,6 +105,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         service: service_tasks.shutdown().clone(),
         progress: Progress::new(steps),
         run_dir: job.run_dir,
+        log_prefix: job.log_prefix,
     };
     let driven = driver.drive().await;
     driver.progress.finish();
@@ -126,6 +128,7 @@ struct Driver<'a> {
     service: Shutdown,
     progress: Progress,
     run_dir: &'a RunDir,
+    log_prefix: &'a str,
 }
 
 impl Driver<'_> {
@@ -217,7 +220,7 @@ impl Driver<'_> {
                 list.push(json!({ "name": name, "pid": pid, "admin": member.admin_address }));
             }
         });
-        let path = self.run_dir.processes();
+        let path = self.run_dir.processes(self.log_prefix);
         write_json(&path, &list).with_context(|| format!("cannot write {}", path.display()))
     }
 

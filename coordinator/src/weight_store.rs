@@ -8,11 +8,28 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Dtype as FileDtype;
 use types::{Dtype, Hash, PolicyVersion, TensorInfo, WeightManifest};
 
-/// One version, shared with everyone who fetches it.
+/// One version, checked, and shared with everyone who fetches it.
 #[derive(Clone, Debug)]
-pub struct StoredWeights {
+pub struct CheckedWeights {
     pub manifest: WeightManifest,
-    pub bytes: Arc<Vec<u8>>,
+    bytes: Arc<Vec<u8>>,
+}
+
+impl CheckedWeights {
+    /// Reads every byte: no work for an async worker, or under a lock.
+    ///
+    /// # Errors
+    /// Bytes that are torn, damaged or not what the manifest says.
+    pub fn new(manifest: WeightManifest, bytes: Vec<u8>) -> Result<Self, WeightStoreError> {
+        check(&manifest, &bytes)?;
+        Ok(Self { manifest, bytes: Arc::new(bytes) })
+    }
+}
+
+impl AsRef<[u8]> for CheckedWeights {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +52,7 @@ pub enum WeightStoreError {
 #[derive(Debug)]
 pub struct WeightStore {
     kept_max: usize,
-    versions: BTreeMap<PolicyVersion, StoredWeights>,
+    versions: BTreeMap<PolicyVersion, CheckedWeights>,
 }
 
 impl WeightStore {
@@ -47,24 +64,18 @@ impl WeightStore {
     /// Stores a version. False for the repetition of the newest.
     ///
     /// # Errors
-    /// Bytes that are torn, damaged or not what the manifest says, and versions that are not newer
-    /// than all others; nothing changes then.
-    pub fn insert(
-        &mut self,
-        manifest: WeightManifest,
-        bytes: Vec<u8>,
-    ) -> Result<bool, WeightStoreError> {
-        check(&manifest, &bytes)?;
-        let version = manifest.version;
+    /// A version that is not newer than all others; nothing changes then.
+    pub fn insert(&mut self, weights: CheckedWeights) -> Result<bool, WeightStoreError> {
+        let version = weights.manifest.version;
         if let Some((current, newest)) = self.versions.last_key_value() {
-            if version == *current && newest.manifest.hash == manifest.hash {
+            if version == *current && newest.manifest.hash == weights.manifest.hash {
                 return Ok(false);
             }
             if version <= *current {
                 return Err(WeightStoreError::Order { found: version, current: *current });
             }
         }
-        self.versions.insert(version, StoredWeights { manifest, bytes: Arc::new(bytes) });
+        self.versions.insert(version, weights);
         while self.versions.len() > self.kept_max {
             self.versions.pop_first();
         }
@@ -73,7 +84,7 @@ impl WeightStore {
 
     /// # Errors
     /// A version that is not kept any more, or never was.
-    pub fn get(&self, version: PolicyVersion) -> Result<StoredWeights, WeightStoreError> {
+    pub fn get(&self, version: PolicyVersion) -> Result<CheckedWeights, WeightStoreError> {
         self.versions.get(&version).cloned().ok_or_else(|| {
             let kept: Vec<String> = self.versions.keys().map(ToString::to_string).collect();
             WeightStoreError::Gone { version, kept: kept.join(", ") }
@@ -159,6 +170,11 @@ mod tests {
 
     use super::*;
 
+    fn checked(step: u32, seed: u64) -> CheckedWeights {
+        let (manifest, bytes) = weights(step, seed);
+        CheckedWeights::new(manifest, bytes).unwrap()
+    }
+
     fn weights(step: u32, seed: u64) -> (WeightManifest, Vec<u8>) {
         let specs = [TensorSpec::new("a", &[4, 3], 0.0, 1.0), TensorSpec::new("b", &[3], 1.0, 0.0)];
         let bytes = random_safetensors(&specs, seed).unwrap();
@@ -166,27 +182,23 @@ mod tests {
     }
 
     fn refused(manifest: WeightManifest, bytes: Vec<u8>) -> String {
-        let mut store = WeightStore::new(2);
-        let text = store.insert(manifest.clone(), bytes).unwrap_err().to_string();
-        assert!(store.get(manifest.version).is_err(), "nothing may be kept of it");
-        text
+        CheckedWeights::new(manifest, bytes).unwrap_err().to_string()
     }
 
     #[test]
     fn the_last_versions_stay_and_order_is_kept() {
         let mut store = WeightStore::new(2);
         for step in 0..3 {
-            let (manifest, bytes) = weights(step, u64::from(step));
-            assert!(store.insert(manifest.clone(), bytes.clone()).unwrap());
-            assert!(!store.insert(manifest, bytes).unwrap(), "a repetition changes nothing");
+            let weights = checked(step, u64::from(step));
+            assert!(store.insert(weights.clone()).unwrap());
+            assert!(!store.insert(weights).unwrap(), "a repetition changes nothing");
         }
         let gone = store.get(PolicyVersion::new(1, 0)).unwrap_err().to_string();
         assert_eq!(gone, "weights g1s0 are not kept; the versions here are g1s1, g1s2");
         let (manifest, bytes) = weights(2, 2);
         let stored = store.get(manifest.version).unwrap();
-        assert_eq!((stored.manifest, &*stored.bytes), (manifest, &bytes));
-        let (old, bytes) = weights(1, 9);
-        let text = store.insert(old, bytes).unwrap_err().to_string();
+        assert_eq!((&stored.manifest, stored.as_ref()), (&manifest, &*bytes));
+        let text = store.insert(checked(1, 9)).unwrap_err().to_string();
         assert_eq!(text, "weights g1s1 are not newer than g1s2: refused");
     }
 

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 use types::{MemberId, PolicyVersion, Problem, RolloutGroup, WeightManifest};
 
-use super::call;
+use super::{call, upload};
 use crate::channel::ChannelSettings;
 use crate::convert::{WeightAssembler, weight_chunks};
 use crate::status::RpcError;
@@ -90,13 +92,16 @@ impl CoordinatorClient {
         Ok(reply.examples.into_iter().map(Into::into).collect())
     }
 
+    /// Sends one version, of any size: each chunk, and then the answer, has the time of one call.
     pub async fn publish_weights(
         &mut self,
         manifest: WeightManifest,
         bytes: &[u8],
     ) -> Result<(), RpcError> {
-        let chunks = tokio_stream::iter(weight_chunks(manifest, bytes));
-        call("publish_weights", self.timeout, self.stub.publish_weights(chunks)).await.map(drop)
+        let (sender, receiver) = mpsc::channel(1);
+        let answer = self.stub.publish_weights(ReceiverStream::new(receiver));
+        let chunks = weight_chunks(manifest, bytes);
+        upload("publish_weights", self.timeout, chunks, sender, answer).await.map(drop)
     }
 
     /// Fetches and verifies one version, of at most `bytes_max` bytes.

@@ -5,7 +5,7 @@ mod span;
 mod weights;
 mod work;
 
-pub use weights::{WeightAssembler, WeightError, weight_chunks};
+pub use weights::{CHUNK_BYTES, WeightAssembler, WeightError, weight_chunks};
 
 use types::{RolloutError, UnknownAuthor};
 

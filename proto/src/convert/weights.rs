@@ -5,8 +5,8 @@ use types::{Dtype, Hash, PolicyVersion, TensorInfo, WeightManifest};
 use super::{ConvertError, hash_bytes};
 use crate::wire::coordinator as wire;
 
-/// Below tonic's default message limit of 4 MB.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Data of one message; below tonic's default message limit of 4 MB.
+pub const CHUNK_BYTES: usize = 1 << 20;
 
 impl From<WeightManifest> for wire::WeightManifest {
     fn from(m: WeightManifest) -> Self {
@@ -41,14 +41,19 @@ impl TryFrom<wire::WeightManifest> for WeightManifest {
     }
 }
 
-/// The messages that carry one version, the manifest first.
-pub fn weight_chunks(
+/// The messages that carry one version, the manifest first. Each is cut when it is asked for, so
+/// that `bytes` may be shared and large.
+pub fn weight_chunks<B: AsRef<[u8]>>(
     manifest: WeightManifest,
-    bytes: &[u8],
-) -> impl Iterator<Item = wire::WeightChunk> + use<> {
+    bytes: B,
+) -> impl Iterator<Item = wire::WeightChunk> + use<B> {
     let first = wire::weight_chunk::Kind::Manifest(manifest.into());
-    let data: Vec<Vec<u8>> = bytes.chunks(CHUNK_BYTES).map(<[u8]>::to_vec).collect();
-    let rest = data.into_iter().map(wire::weight_chunk::Kind::Data);
+    let starts = (0..bytes.as_ref().len()).step_by(CHUNK_BYTES);
+    let rest = starts.map(move |start| {
+        let bytes = bytes.as_ref();
+        let end = bytes.len().min(start + CHUNK_BYTES);
+        wire::weight_chunk::Kind::Data(bytes[start..end].to_vec())
+    });
     std::iter::once(first).chain(rest).map(|kind| wire::WeightChunk { kind: Some(kind) })
 }
 
@@ -172,7 +177,7 @@ mod tests {
     #[test]
     fn an_announcement_over_the_limit_is_refused_before_any_byte() {
         let mut assembler = WeightAssembler::new(4);
-        let chunk = weight_chunks(manifest(&[0; 5]), &[]).next().unwrap();
+        let chunk = weight_chunks(manifest(&[0; 5]), []).next().unwrap();
         assert!(matches!(assembler.push(chunk), Err(WeightError::TooLarge { limit: 4, .. })));
     }
 }

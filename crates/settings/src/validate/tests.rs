@@ -52,7 +52,10 @@ fn numbers_keep_to_their_ranges() {
 #[test]
 fn gates_are_bounds_that_can_hold_and_are_checked() {
     let with = |set: &'static str| ["gates.problems=10", set];
-    check(&with("gates.plain_solo_min=1.5"), "gates.plain_solo_min is 1.5 but must lie between 0 and 1");
+    check(
+        &with("gates.plain_solo_min=1.5"),
+        "gates.plain_solo_min is 1.5 but must lie between 0 and 1",
+    );
     check(&with("gates.jargon_max=nan"), "gates.jargon_max is NaN");
     let crossed = ["gates.problems=10", "gates.jargon_min=0.9", "gates.jargon_max=0.7"];
     check(&crossed, "gates.jargon_min is 0.9, above gates.jargon_max of 0.7");

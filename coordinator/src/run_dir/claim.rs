@@ -1,0 +1,96 @@
+//! Which directory a new run may take. Whoever takes one holds a lock in it for as long as the
+//! process lives; the kernel lets go of it, whatever ends the process.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::Path;
+
+use super::{CONFIG, PROCESSES, RunDir, RunDirError};
+
+/// Its presence says that the directory was made by a run; its lock, that the run is under way.
+const LOCK: &str = "run.lock";
+
+/// Runs of one name before the search for a free one gives up.
+const RUNS_MAX: u32 = 100_000;
+
+impl RunDir {
+    /// A fresh directory: the one asked for, or the first free `runs/NAME-N`.
+    ///
+    /// # Errors
+    /// A directory that holds something, or that cannot be made.
+    pub fn create(requested: Option<&Path>, name: &str) -> Result<Self, RunDirError> {
+        match requested {
+            Some(path) => Self::claim(path),
+            None => Self::first_free(&Path::new("runs").join(name)),
+        }
+    }
+
+    /// Only what is empty, or what a run left behind that ended before it began.
+    fn claim(path: &Path) -> Result<Self, RunDirError> {
+        let fault = |source| RunDirError::Create { path: path.to_owned(), source };
+        fs::create_dir_all(path).map_err(fault)?;
+        let ours = path.join(LOCK).is_file();
+        let refusal = || match path.join(CONFIG).is_file() {
+            true => RunDirError::Run(path.to_owned()),
+            false => RunDirError::NotEmpty(path.to_owned()),
+        };
+        if !ours && fs::read_dir(path).map_err(fault)?.next().is_some() {
+            return Err(refusal());
+        }
+        let lock = lock(path)?;
+        // Another run may have come and gone before the lock was ours.
+        if !never_began(path, ours).map_err(fault)? {
+            return Err(refusal());
+        }
+        Self::at(path, Some(lock))
+    }
+
+    pub(super) fn first_free(stem: &Path) -> Result<Self, RunDirError> {
+        let fault = |source| RunDirError::Create { path: stem.to_owned(), source };
+        let (parent, name) = (stem.parent().unwrap_or(Path::new("")), stem.file_name());
+        let name = name.unwrap_or_default().to_string_lossy();
+        fs::create_dir_all(parent).map_err(fault)?;
+        for number in 1..=RUNS_MAX {
+            let path = parent.join(format!("{name}-{number}"));
+            match fs::create_dir(&path) {
+                Ok(()) => return Self::claim(&path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(fault(error)),
+            }
+        }
+        Err(RunDirError::Full(stem.to_owned()))
+    }
+}
+
+/// # Errors
+/// Another process holds the lock, or it cannot be made.
+fn lock(path: &Path) -> Result<File, RunDirError> {
+    let fault = |source| RunDirError::Create { path: path.to_owned(), source };
+    let file = OpenOptions::new().create(true).append(true).open(path.join(LOCK)).map_err(fault)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(RunDirError::Live(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(fault(source)),
+    }
+}
+
+/// A run that failed before its first step left settings and logs, and nothing to lose. What lies
+/// in a directory that no run made is somebody else's, whatever it is called.
+fn never_began(path: &Path, ours: bool) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let harmless = match entry.file_name().to_str() {
+            Some(LOCK) => true,
+            Some(CONFIG | PROCESSES | "logs") => ours,
+            Some("metrics.jsonl") => ours && entry.metadata()?.len() == 0,
+            Some("checkpoints" | "rollouts") => {
+                ours && fs::read_dir(entry.path())?.next().is_none()
+            }
+            _ => false,
+        };
+        if !harmless {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
