@@ -6,19 +6,16 @@ use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::task::Poll;
-use std::time::Duration;
 
 use runtime::{Child, ChildError, ChildSpec, describe_exit};
 use tokio::time::Instant;
 
 use crate::plan::{Plan, ProcessPlan};
 use crate::run_dir::RunDir;
+use crate::stop_plan::{COLLECT_GRACE, StopPlan};
 
 /// Lines of its log that a report of a death shows.
 const LOG_LINES: usize = 20;
-
-/// Between SIGTERM and SIGKILL.
-const TERM_GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ChildrenError {
@@ -111,11 +108,6 @@ impl Children {
         self.running.iter().map(|child| (child.name().to_owned(), child.id())).collect()
     }
 
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.running.is_empty()
-    }
-
     /// The next child to end; never, where none is left. Cancel-safe.
     ///
     /// # Errors
@@ -145,29 +137,28 @@ impl Children {
         })
     }
 
-    /// Waits for all to end by themselves for at most `grace`, then asks them to, then kills them.
-    /// Returns how each ended; those that had to be ended are named in `forced`.
+    /// Waits for all to end by themselves, then asks them to, then kills them, each when the plan
+    /// says so. Returns how each ended; those that had to be ended are named in `forced`.
     ///
     /// # Errors
     /// A child that cannot be waited for or signalled.
-    pub async fn end(&mut self, grace: Duration) -> Result<Ended, ChildrenError> {
+    pub async fn end(&mut self, plan: &StopPlan) -> Result<Ended, ChildrenError> {
+        let wished = Instant::now();
         let mut ended = Ended::default();
-        self.gather(grace, &mut ended).await?;
+        self.gather(wished + plan.terminate, &mut ended).await?;
         ended.forced = self.running.iter().map(|child| child.name().to_owned()).collect();
         for child in &mut self.running {
             child.terminate()?;
         }
-        self.gather(TERM_GRACE, &mut ended).await?;
+        self.gather(wished + plan.kill, &mut ended).await?;
         for child in &mut self.running {
             child.kill()?;
         }
-        // Nothing outlives SIGKILL by more than the kernel needs.
-        self.gather(TERM_GRACE, &mut ended).await?;
+        self.gather(Instant::now() + COLLECT_GRACE, &mut ended).await?;
         Ok(ended)
     }
 
-    async fn gather(&mut self, limit: Duration, ended: &mut Ended) -> Result<(), ChildrenError> {
-        let until = Instant::now() + limit;
+    async fn gather(&mut self, until: Instant, ended: &mut Ended) -> Result<(), ChildrenError> {
         while !self.running.is_empty() {
             match tokio::time::timeout_at(until, self.next_exit()).await {
                 Ok(exit) => ended.exits.push(exit?),
@@ -196,6 +187,8 @@ fn programs(plan: &Plan, beside: &Path) -> Result<Vec<PathBuf>, ChildrenError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::membership::MemberCounts;
 
@@ -231,7 +224,7 @@ mod tests {
         );
         assert_eq!(children.ids().len(), 1);
         children.running[0].close_lifeline();
-        let ended = children.end(Duration::from_secs(20)).await.unwrap();
+        let ended = children.end(&StopPlan::new(Duration::from_secs(20))).await.unwrap();
         assert_eq!((ended.exits.len(), ended.forced.len()), (1, 0));
     }
 
@@ -244,7 +237,7 @@ mod tests {
             "trap '' TERM; echo ready; while :; do read l || sleep 1; done",
         );
         let mut children = Children { running: vec![deaf] };
-        let ended = children.end(Duration::from_millis(1)).await.unwrap();
+        let ended = children.end(&StopPlan::new(Duration::from_millis(1))).await.unwrap();
         assert_eq!(ended.forced, ["deaf"]);
         assert_eq!(ended.exits.len(), 1);
         assert!(!ended.exits[0].status.success());

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use runtime::{Shutdown, TaskGroup};
-use settings::{LogFormat, Settings};
+use settings::Settings;
 use telemetry::{AdminServer, AdminState, Exporter, Health, Readiness};
-use tracing_subscriber::EnvFilter;
 
 use crate::metrics;
 
 /// What tasks may still take once the command is done.
-const JOIN_GRACE: Duration = Duration::from_secs(2);
+pub(crate) const JOIN_GRACE: Duration = Duration::from_millis(500);
 
 /// What a command finds when it runs.
 pub struct Host {
@@ -78,20 +77,15 @@ async fn serve_admin(
 
 /// The terminal belongs to progress and results, so log lines go to a file.
 fn log_to(path: &Path, settings: &Settings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&settings.log.filter).with_context(|| {
-        format!("log.filter {:?} is not like info or warn,coordinator=debug", settings.log.filter)
-    })?;
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
     }
     let file = OpenOptions::new().create(true).append(true).open(path);
     let file = file.with_context(|| format!("cannot write the log {}", path.display()))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
-    let lines = lines.with_writer(std::sync::Mutex::new(file));
-    let started = match settings.log.format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    let format = match settings.log.format {
+        settings::LogFormat::Text => telemetry::LogFormat::Text,
+        settings::LogFormat::Json => telemetry::LogFormat::Json,
     };
-    started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+    telemetry::init_file_logging(format, &settings.log.filter, "coordinator", file)
 }

@@ -29,6 +29,7 @@ pub mod shard;
 pub mod source;
 pub mod spec;
 pub mod state;
+pub mod stop_plan;
 pub mod summary;
 pub mod table;
 pub mod tiny;

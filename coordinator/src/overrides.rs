@@ -10,7 +10,7 @@ const PREFIX: &str = "TANDEM__";
 /// resolved: children read the environment too, after the run's file, and flags win here.
 #[must_use]
 pub fn pinned(settings: &Settings, variables: impl Iterator<Item = String>) -> Vec<String> {
-    let table: Table = settings.to_toml().parse().unwrap_or_default();
+    let table: Table = settings.to_toml().parse().expect("the canonical text of settings is TOML");
     let pinned = variables.filter_map(|name| {
         let key = name.strip_prefix(PREFIX)?.to_lowercase().replace("__", ".");
         Some(format!("{key}={}", lookup(&table, &key)?))

@@ -17,6 +17,10 @@ const LINE_STEPS: u32 = 10;
 pub struct Progress {
     bar: Option<ProgressBar>,
     steps: u32,
+    /// Committed so far.
+    step: u32,
+    /// Tenths of the evaluation under way that were told.
+    tenths: u64,
 }
 
 impl Progress {
@@ -28,7 +32,7 @@ impl Progress {
             bar.set_style(style.expect("the template is a constant"));
             bar
         });
-        Self { bar, steps }
+        Self { bar, steps, step: 0, tenths: 0 }
     }
 
     /// One line, above the bar.
@@ -39,7 +43,7 @@ impl Progress {
         }
     }
 
-    pub fn event(&self, event: &Event) {
+    pub fn event(&mut self, event: &Event) {
         match event {
             Event::Entered(phase) => self.entered(phase),
             Event::Committed(record) => self.committed(record),
@@ -55,10 +59,17 @@ impl Progress {
     }
 
     /// Rollouts of the evaluation under way.
-    pub fn evaluating(&self, done: u64, due: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_length(due);
-            bar.set_position(done);
+    pub fn evaluating(&mut self, done: u64, due: u64) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(due);
+                bar.set_position(done);
+            }
+            None => {
+                if let Some(line) = self.tenth_line(done, due) {
+                    eprintln!("{line}");
+                }
+            }
         }
     }
 
@@ -69,7 +80,17 @@ impl Progress {
         }
     }
 
-    fn entered(&self, phase: &Phase) {
+    /// A line for every tenth of an evaluation, the last one's being its result.
+    fn tenth_line(&mut self, done: u64, due: u64) -> Option<String> {
+        let tenths = 10 * done / due.max(1);
+        let news = tenths > self.tenths && tenths < 10;
+        self.tenths = self.tenths.max(tenths);
+        news.then(|| format!("  {done} of {due} rollouts"))
+    }
+
+    fn entered(&mut self, phase: &Phase) {
+        // An interleaved one has one line, its result.
+        self.tenths = if *phase == Phase::Evaluating(Stage::During) { 10 } else { 0 };
         let message = match phase {
             Phase::Starting | Phase::Done | Phase::Failed(_) => return,
             Phase::Evaluating(_) if self.steps == 0 => "evaluating".to_owned(),
@@ -80,7 +101,7 @@ impl Progress {
             (Some(bar), _) => {
                 if *phase == Phase::Training {
                     bar.set_length(u64::from(self.steps));
-                    bar.set_position(0);
+                    bar.set_position(u64::from(self.step));
                 }
                 bar.reset_eta();
                 bar.set_message(message);
@@ -90,7 +111,8 @@ impl Progress {
         }
     }
 
-    fn committed(&self, record: &StepRecord) {
+    fn committed(&mut self, record: &StepRecord) {
+        self.step = record.step;
         let text = step_line(record, self.steps);
         match &self.bar {
             Some(bar) => {
@@ -137,6 +159,33 @@ fn evaluated_line(stage: Stage, step: u32, result: &EvalResult) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_evaluation_is_told_in_tenths() {
+        let mut progress = Progress { bar: None, steps: 80, step: 0, tenths: 0 };
+        let mut told = || -> Vec<String> {
+            progress.entered(&Phase::Evaluating(Stage::Before));
+            (0..=40).filter_map(|done| progress.tenth_line(done, 40)).collect()
+        };
+        let lines = told();
+        assert_eq!((lines.len(), lines[0].as_str()), (9, "  4 of 40 rollouts"));
+        assert_eq!(told(), lines, "each evaluation begins anew");
+        progress.entered(&Phase::Evaluating(Stage::During));
+        assert_eq!(progress.tenth_line(20, 40), None);
+    }
+
+    #[test]
+    fn the_bar_goes_on_where_an_interleaved_evaluation_broke_in() {
+        let mut progress =
+            Progress { bar: Some(ProgressBar::hidden()), steps: 80, step: 0, tenths: 0 };
+        progress.entered(&Phase::Training);
+        progress.committed(&StepRecord { step: 20, ..StepRecord::default() });
+        progress.entered(&Phase::Evaluating(Stage::During));
+        progress.evaluating(100, 400);
+        progress.entered(&Phase::Training);
+        let bar = progress.bar.unwrap();
+        assert_eq!((bar.position(), bar.length()), (20, Some(80)));
+    }
 
     #[test]
     fn lines_say_what_there_is() {

@@ -196,6 +196,3 @@ impl RunDir {
         Ok(Self { path: absolute, shown: path.to_owned(), _lock: lock.map(Arc::new) })
     }
 }
-
-#[cfg(test)]
-mod tests;

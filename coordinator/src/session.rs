@@ -29,13 +29,14 @@ use crate::shard::Place;
 use crate::source::Source;
 use crate::spec::RunSpec;
 use crate::state::{Event, Phase, RunState, Stage};
+use crate::stop_plan::StopPlan;
 use crate::summary::write_json;
 
 /// How often leases are looked at.
 const TICK: Duration = Duration::from_millis(250);
 
 /// What open calls may still take once all children are gone.
-const SERVICE_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const SERVICE_GRACE: Duration = Duration::from_millis(500);
 
 /// Everything one session needs.
 pub struct Job<'a> {
@@ -87,7 +88,10 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     spawn_service(&service_tasks, listener, &hub, settings);
 
     let mut set = job.overrides;
-    set.extend(overrides::pinned(settings, std::env::vars().map(|(name, _)| name)));
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    set.extend(overrides::pinned(settings, names));
+    let stop_plan = StopPlan::new(Duration::from_secs_f64(settings.shutdown.grace_seconds));
+    set.push(format!("shutdown.grace_seconds={}", stop_plan.child.as_secs_f64()));
     set.extend(overrides::free_admin_port(settings));
     set.extend(overrides::weak_sessions(settings, members.of(Role::Actor)));
     let launcher = Launcher {
@@ -109,8 +113,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     };
     let driven = driver.drive().await;
     driver.progress.finish();
-    let grace = Duration::from_secs_f64(settings.shutdown.grace_seconds);
-    let ended = driver.wind_down(grace).await;
+    let ended = driver.wind_down(&stop_plan).await;
     service_tasks.shutdown().trigger("the session is over");
     let served = service_tasks.join(SERVICE_GRACE).await;
     let ending = match (driven, served) {
@@ -224,9 +227,9 @@ impl Driver<'_> {
         write_json(&path, &list).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    async fn wind_down(&mut self, grace: Duration) -> anyhow::Result<Ended> {
+    async fn wind_down(&mut self, plan: &StopPlan) -> anyhow::Result<Ended> {
         self.hub.change(RunState::stop);
-        let ended = self.children.end(grace).await?;
+        let ended = self.children.end(plan).await?;
         for name in &ended.forced {
             tracing::warn!(name, "did not end in time and was ended");
         }

@@ -25,6 +25,7 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
+    /// The seed differs from process to process of one machine.
     fn default() -> Self {
         Self {
             attempts: 6,
@@ -32,7 +33,7 @@ impl Default for RetryPolicy {
             delay_max: Duration::from_secs(5),
             factor: 2.0,
             jitter: 0.5,
-            seed: 0,
+            seed: u64::from(std::process::id()),
         }
     }
 }
@@ -153,6 +154,7 @@ mod tests {
         assert!((mean - 6.0).abs() < 0.4, "mean {mean}");
         assert_eq!(drawn, delays(7));
         assert_ne!(drawn, delays(8));
+        assert_eq!(RetryPolicy::default().seed, u64::from(std::process::id()));
     }
 
     async fn fails_until(good: u32, tries: &Cell<u32>) -> Result<u32, Attempt<String>> {

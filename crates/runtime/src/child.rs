@@ -7,7 +7,6 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -92,12 +91,6 @@ impl Child {
         self.process.id()
     }
 
-    /// How it ended, or `None` while it runs.
-    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>, ChildError> {
-        let status = self.process.try_wait();
-        status.map_err(|source| ChildError::Wait { name: self.name.clone(), source })
-    }
-
     /// Waits for the end; the life-line stays open meanwhile. Cancel-safe.
     pub async fn wait(&mut self) -> Result<ExitStatus, ChildError> {
         let status = self.process.wait().await;
@@ -117,18 +110,6 @@ impl Child {
     /// Closes the life-line, which the child takes for the death of this process.
     pub fn close_lifeline(&mut self) {
         self.lifeline = None;
-    }
-
-    /// Asks it to stop, waits at most `grace`, then kills it.
-    pub async fn stop(&mut self, grace: Duration) -> Result<ExitStatus, ChildError> {
-        self.terminate()?;
-        match tokio::time::timeout(grace, self.wait()).await {
-            Ok(status) => status,
-            Err(_) => {
-                self.kill()?;
-                self.wait().await
-            }
-        }
     }
 
     /// The last `n` lines of its log, for the report of a death; none if the log is unreadable.

@@ -222,6 +222,8 @@ section! {
 section! {
     /// Stopping.
     Shutdown {
+        /// From the wish to stop to the last SIGKILL; the programs that `launch` starts get five
+        /// eighths of it to end by themselves.
         grace_seconds: f64 = 8.0,
     }
 }

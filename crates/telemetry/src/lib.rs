@@ -14,5 +14,5 @@ pub use declare::{
 };
 pub use exporter::{Exporter, SUFFIX_BUCKETS};
 pub use health::Health;
-pub use logging::{LogFormat, init_logging};
+pub use logging::{LogFormat, init_file_logging, init_logging};
 pub use readiness::Readiness;

@@ -2,7 +2,9 @@
 //! belong to whoever started the process.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
 
 use anyhow::Context;
 use tracing::{Event, Subscriber};
@@ -26,11 +28,23 @@ pub enum LogFormat {
 /// the syntax of `tracing_subscriber::EnvFilter`; empty means `info`. Fails on a filter that
 /// does not parse and when the process logs already.
 pub fn init_logging(format: LogFormat, filter: &str, process: &str) -> anyhow::Result<()> {
-    let filter = parse_filter(filter)?;
     let colours = io::stderr().is_terminal();
-    let lines = lines_layer(format, process, colours, io::stderr);
+    start(lines_layer(format, process, colours, io::stderr), filter)
+}
+
+/// The same into a file, for a process whose terminal is for something else.
+pub fn init_file_logging(
+    format: LogFormat,
+    filter: &str,
+    process: &str,
+    file: File,
+) -> anyhow::Result<()> {
+    start(lines_layer(format, process, false, Arc::new(file)), filter)
+}
+
+fn start(lines: Box<dyn Layer<Registry> + Send + Sync>, filter: &str) -> anyhow::Result<()> {
     Registry::default()
-        .with(lines.with_filter(filter))
+        .with(lines.with_filter(parse_filter(filter)?))
         .try_init()
         .context("cannot start logging, the process logs already")
 }
@@ -38,7 +52,7 @@ pub fn init_logging(format: LogFormat, filter: &str, process: &str) -> anyhow::R
 fn parse_filter(filter: &str) -> anyhow::Result<EnvFilter> {
     let filter = if filter.trim().is_empty() { DEFAULT_FILTER } else { filter };
     EnvFilter::try_new(filter)
-        .with_context(|| format!("log filter {filter:?} is not like info or warn,actor=debug"))
+        .with_context(|| format!("log.filter {filter:?} is not like info or warn,actor=debug"))
 }
 
 fn lines_layer<S, W>(
@@ -115,7 +129,7 @@ where
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
