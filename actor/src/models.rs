@@ -36,8 +36,8 @@ impl Models {
         if let Ok(weak) = ModelSource::parse(settings.weak_model()).and_then(|s| s.outline()) {
             if let Some(difference) = strong.tokenizer.difference(&weak.tokenizer) {
                 anyhow::bail!(
-                    "the tokenizers of strong.model and weak.model differ ({difference}): both \
-                     models must share one"
+                    "strong.model and weak.model have different tokenizers ({difference}): name \
+                     two models of one family"
                 );
             }
             stops = union(stops, &weak.config.stops);
