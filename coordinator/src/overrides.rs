@@ -25,12 +25,21 @@ pub fn free_admin_port(settings: &Settings) -> Option<String> {
     (port != "0").then(|| format!("admin.listen=\"{host}:0\""))
 }
 
-/// A session for every slot of every actor: with fewer, live ones would evict each other and each
-/// be computed anew at every handoff.
+/// A session and a place in the queue for every slot of every actor, and a stream for each actor:
+/// with fewer sessions, live ones would evict each other and each be computed anew at every
+/// handoff.
 #[must_use]
-pub fn weak_sessions(settings: &Settings, actors: u32) -> Option<String> {
-    let slots = actors.saturating_mul(settings.actor.slots);
-    (slots > settings.weak_server.sessions).then(|| format!("weak_server.sessions={slots}"))
+pub fn weak_room(settings: &Settings, actors: u32) -> Vec<String> {
+    let (slots, weak) = (actors.saturating_mul(settings.actor.slots), &settings.weak_server);
+    // An actor that comes back may still hold its old stream.
+    let streams = actors.saturating_mul(2);
+    let needed = [
+        ("sessions", weak.sessions, slots),
+        ("queue_requests", weak.queue_requests, slots),
+        ("streams", weak.streams, streams),
+    ];
+    let short = needed.into_iter().filter(|(_, set, needed)| needed > set);
+    short.map(|(key, _, needed)| format!("weak_server.{key}={needed}")).collect()
 }
 
 /// `KEY=VALUE` with a text as TOML writes it.
@@ -70,10 +79,12 @@ mod tests {
     }
 
     #[test]
-    fn many_actors_get_more_weak_sessions_and_few_keep_the_settings() {
+    fn many_actors_get_more_room_at_the_weak_server_and_few_keep_the_settings() {
         let settings = Settings::default();
-        assert_eq!(weak_sessions(&settings, 4), None);
-        assert_eq!(weak_sessions(&settings, 8).unwrap(), "weak_server.sessions=512");
+        assert!(weak_room(&settings, 4).is_empty());
+        assert_eq!(weak_room(&settings, 8), ["weak_server.sessions=512"]);
+        let room = ["sessions=12800", "queue_requests=12800", "streams=400"];
+        assert_eq!(weak_room(&settings, 200), room.map(|key| format!("weak_server.{key}")));
     }
 
     #[test]

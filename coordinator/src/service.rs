@@ -10,7 +10,6 @@ use proto::{
 };
 use runtime::off_workers;
 use settings::{MESSAGE_BYTES_MIN, Settings};
-use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::{IntervalStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -32,8 +31,6 @@ const _: () = assert!(2 * proto::CHUNK_BYTES as u64 <= MESSAGE_BYTES_MIN);
 #[derive(Clone, Copy, Debug)]
 pub struct ServiceLimits {
     pub keepalive: Duration,
-    /// A lease waits no longer than this, whatever is asked for.
-    pub wait_max: Duration,
     pub message_bytes_max: usize,
     pub weights_bytes_max: u64,
 }
@@ -44,7 +41,6 @@ impl ServiceLimits {
         let millis = |n: u32| Duration::from_millis(u64::from(n));
         Self {
             keepalive: millis(settings.coordinator.keepalive_ms),
-            wait_max: millis(settings.limits.call_timeout_ms),
             message_bytes_max: usize::try_from(settings.limits.message_bytes).unwrap_or(usize::MAX),
             weights_bytes_max: settings.limits.weights_bytes,
         }
@@ -98,23 +94,15 @@ impl Coordinator for Service {
 
     async fn lease(&self, request: Request<wire::LeaseRequest>) -> Answer<wire::LeaseReply> {
         let ask = LeaseAsk::from(request.into_inner());
-        let until = Instant::now() + ask.wait.min(self.limits.wait_max);
         if !ask.completed.is_empty() {
             let completed = self.hub.change(|state| state.complete(ask.member, &ask.completed));
             completed.map_err(|error| refuse("lease", &error))?;
         }
-        let mut revisions = self.hub.revisions();
-        loop {
-            revisions.borrow_and_update();
-            let now = self.hub.now();
-            let dealt = self.hub.with(|state| Ok((state.lease(&ask, now)?, state.stopping())));
-            let (items, stopping) = dealt.map_err(|error| refuse("lease", &error))?;
-            let waited = !items.is_empty() || stopping;
-            if waited || timeout_at(until, revisions.changed()).await.is_err() {
-                let items = items.into_iter().map(Into::into).collect();
-                return Ok(Response::new(wire::LeaseReply { items }));
-            }
-        }
+        let now = self.hub.now();
+        let items = self.hub.with(|state| state.lease(&ask, now));
+        let items = items.map_err(|error| refuse("lease", &error))?;
+        let items = items.into_iter().map(Into::into).collect();
+        Ok(Response::new(wire::LeaseReply { items }))
     }
 
     async fn return_group(&self, request: Request<wire::ReturnRequest>) -> Answer<wire::Empty> {

@@ -93,7 +93,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let stop_plan = StopPlan::new(Duration::from_secs_f64(settings.shutdown.grace_seconds));
     set.push(format!("shutdown.grace_seconds={}", stop_plan.child.as_secs_f64()));
     set.extend(overrides::free_admin_port(settings));
-    set.extend(overrides::weak_sessions(settings, members.of(Role::Actor)));
+    set.extend(overrides::weak_room(settings, members.of(Role::Actor)));
     let launcher = Launcher {
         run_dir: job.run_dir,
         coordinator: reachable(address).to_string(),

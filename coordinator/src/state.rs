@@ -350,11 +350,6 @@ impl RunState {
     }
 
     #[must_use]
-    pub fn stopping(&self) -> bool {
-        self.stopping
-    }
-
-    #[must_use]
     pub fn spec(&self) -> &RunSpec {
         &self.spec
     }

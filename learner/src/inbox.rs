@@ -216,7 +216,6 @@ fn receipt(group: GroupId, epoch: Epoch, code: ReceiptCode, reason: String) -> R
     let label = match code {
         ReceiptCode::Accepted => "accepted",
         ReceiptCode::Duplicate => "duplicate",
-        ReceiptCode::Stale => "stale",
         ReceiptCode::Refused => "refused",
     };
     metrics::GROUPS.increment(1, &[("receipt", label)]);

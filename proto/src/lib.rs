@@ -14,7 +14,9 @@ pub use client::{
     CoordinatorClient, DirectiveStream, LearnerClient, ReceiptStream, WeakClient, WeakInbox,
     WeakOutbox,
 };
-pub use convert::{CHUNK_BYTES, ConvertError, WeightAssembler, WeightError, weight_chunks};
+pub use convert::{
+    CHUNK_BYTES, ConvertError, WeightAssembler, WeightError, group_bytes, weight_chunks,
+};
 pub use span::{Open, SpanFailure, SpanFault, SpanReply, SpanRequest, SpanWritten, WeakMessage};
 pub use status::{ErrorCode, RpcError};
 pub use work::{

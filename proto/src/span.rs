@@ -16,6 +16,10 @@ pub struct Open {
     pub sampling: Sampling,
     /// Union of both models' ends, the canonical one first.
     pub stops: Vec<TokenId>,
+    /// Whether the weak model may draw one of them.
+    pub weak_may_end: bool,
+    /// So many tokens without a word boundary force a redraw of the author; 0 never does.
+    pub max_gap: u32,
 }
 
 /// Appends the strong tokens since the last request and asks for the weak model's next span.
@@ -26,7 +30,7 @@ pub struct SpanRequest {
     pub open: Option<Open>,
     /// Response position of the first token of `append`.
     pub from: u32,
-    /// [`SpanRequest::hash_prefix`] of the response before `from`.
+    /// [`SpanRequest::hash_prefix`] of the prompt and the response before `from`.
     pub prefix_hash: u64,
     pub append: Vec<TokenId>,
     /// False: only log-probabilities of the appended tokens are wanted.
@@ -35,10 +39,12 @@ pub struct SpanRequest {
 }
 
 impl SpanRequest {
-    /// Of response tokens, so that both sides know they speak of the same text.
+    /// Of the weak model's prompt and response tokens, so that both sides know they speak of the
+    /// same text.
     #[must_use]
-    pub fn hash_prefix(tokens: &[TokenId]) -> u64 {
-        let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
+    pub fn hash_prefix(prompt: &[TokenId], response: &[TokenId]) -> u64 {
+        let mut bytes = (prompt.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(prompt.iter().chain(response).flat_map(|t| t.to_le_bytes()));
         let hash = Hash::of(&bytes).0;
         u64::from_le_bytes(hash[..8].try_into().expect("a hash has 32 bytes"))
     }
@@ -47,10 +53,12 @@ impl SpanRequest {
 /// An actor's message on its stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WeakMessage {
-    /// First on every stream; `tokenizer` is the strong tokenizer's fingerprint.
+    /// First on every stream; `tokenizer` is the strong tokenizer's fingerprint, `stops` what the
+    /// actor takes for ends of the text.
     Hello {
         actor: String,
         tokenizer: Hash,
+        stops: Vec<TokenId>,
     },
     Spans(Vec<SpanRequest>),
     Close(Vec<SessionId>),
@@ -90,4 +98,18 @@ pub struct SpanFailure {
 pub struct SpanReply {
     pub session: SessionId,
     pub result: Result<SpanWritten, SpanFailure>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_told_by_prompt_and_response() {
+        let hash = SpanRequest::hash_prefix;
+        assert_eq!(hash(&[1, 2], &[3]), hash(&[1, 2], &[3]));
+        assert_ne!(hash(&[1, 2], &[3]), hash(&[1, 4], &[3]));
+        assert_ne!(hash(&[1, 2], &[3]), hash(&[1, 2], &[4]));
+        assert_ne!(hash(&[1, 2], &[3]), hash(&[1], &[2, 3]));
+    }
 }

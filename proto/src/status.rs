@@ -1,5 +1,7 @@
 //! Error codes of the RPCs: gRPC status, retryability and metric label in one place.
 
+use std::error::Error;
+
 use tonic::{Code, Status};
 
 /// Why an RPC failed, as far as the caller's next move depends on it.
@@ -59,6 +61,10 @@ impl ErrorCode {
             Code::ResourceExhausted => Self::Overloaded,
             Code::DeadlineExceeded => Self::Deadline,
             Code::Unavailable | Code::Cancelled => Self::Unavailable,
+            // No peer of ours says `unknown`, and what a peer says has no source here: this is
+            // tonic's word for a connection that broke under the call.
+            Code::Unknown => Self::Unavailable,
+            Code::Internal if status.source().is_some() => Self::Unavailable,
             _ => Self::Internal,
         }
     }
@@ -80,5 +86,28 @@ impl RpcError {
 
     pub(crate) fn invalid(call: &'static str, error: impl std::fmt::Display) -> Self {
         Self { call, code: ErrorCode::Invalid, message: error.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_may_be_tried_again_and_a_peers_own_fault_may_not() {
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let broken = ErrorCode::of(&Status::from_error(Box::new(broken)));
+        assert_eq!((broken, broken.retryable()), (ErrorCode::Unavailable, true));
+        let fault = ErrorCode::of(&ErrorCode::Internal.status("no room on the disk"));
+        assert_eq!((fault, fault.retryable()), (ErrorCode::Internal, false));
+    }
+
+    #[test]
+    fn every_code_survives_the_wire() {
+        use ErrorCode::{Deadline, Internal, Invalid, NotFound, Overloaded, Unavailable};
+        let codes = [Invalid, NotFound, Overloaded, Deadline, Unavailable, Internal];
+        for code in codes.into_iter().chain([ErrorCode::UnknownMember]) {
+            assert_eq!(ErrorCode::of(&code.status("why")), code);
+        }
     }
 }

@@ -85,7 +85,6 @@ pub struct LeaseAsk {
     pub applied_version: Option<PolicyVersion>,
     /// Leases whose groups were delivered since the last ask.
     pub completed: Vec<LeaseId>,
-    pub wait: Duration,
 }
 
 /// Why a group was given up.
@@ -133,7 +132,6 @@ pub struct Receipt {
 pub enum ReceiptCode {
     Accepted,
     Duplicate,
-    Stale,
     Refused,
 }
 

@@ -48,7 +48,6 @@ fn ask(member: MemberId, applied: u32, max_rollouts: u32) -> LeaseAsk {
         max_rollouts,
         applied_version: Some(version(applied)),
         completed: Vec::new(),
-        wait: Duration::ZERO,
     }
 }
 

@@ -59,9 +59,8 @@ impl CoordinatorClient {
     }
 
     pub async fn lease(&mut self, ask: LeaseAsk) -> Result<Vec<WorkItem>, RpcError> {
-        let limit = self.timeout + ask.wait;
         let request = wire::LeaseRequest::from(ask);
-        let reply = call("lease", limit, self.stub.lease(request)).await?;
+        let reply = call("lease", self.timeout, self.stub.lease(request)).await?;
         let items = reply.items.into_iter().map(WorkItem::try_from);
         items.collect::<Result<_, _>>().map_err(|e| RpcError::invalid("lease", e))
     }

@@ -33,14 +33,6 @@ impl WeakOutbox {
     pub async fn send(&self, message: WeakMessage) -> Result<(), RpcError> {
         self.0.send(message).await.map_err(|_| gone())
     }
-
-    /// For threads outside the async runtime.
-    ///
-    /// # Errors
-    /// The stream is gone.
-    pub fn blocking_send(&self, message: WeakMessage) -> Result<(), RpcError> {
-        self.0.blocking_send(message).map_err(|_| gone())
-    }
 }
 
 fn gone() -> RpcError {

@@ -5,6 +5,7 @@ mod span;
 mod weights;
 mod work;
 
+pub use rollout::group_bytes;
 pub use weights::{CHUNK_BYTES, WeightAssembler, WeightError, weight_chunks};
 
 use types::{RolloutError, UnknownAuthor};
@@ -18,8 +19,12 @@ pub enum ConvertError {
     Unknown { field: &'static str, value: i64 },
     #[error("`{field}` has {found} entries for {expected} tokens")]
     Length { field: &'static str, found: usize, expected: usize },
+    #[error("`{field}` has {found} bytes instead of {expected}")]
+    Bytes { field: &'static str, found: usize, expected: usize },
     #[error("`{field}` is not a finite number")]
     NotFinite { field: &'static str },
+    #[error("`{field}` is {value} but must be {range}")]
+    Range { field: &'static str, value: f32, range: &'static str },
     #[error(transparent)]
     Author(#[from] UnknownAuthor),
     #[error(transparent)]
@@ -36,5 +41,5 @@ pub(crate) fn unknown(field: &'static str, value: i32) -> ConvertError {
 
 pub(crate) fn hash_bytes(field: &'static str, bytes: &[u8]) -> Result<[u8; 32], ConvertError> {
     let found = bytes.len();
-    bytes.try_into().map_err(|_| ConvertError::Length { field, found, expected: 32 })
+    bytes.try_into().map_err(|_| ConvertError::Bytes { field, found, expected: 32 })
 }

@@ -1,5 +1,6 @@
 //! Problems, rollouts and groups. The author column is required: without it nothing converts.
 
+use prost::Message;
 use types::{
     Author, Epoch, Finish, GroupId, LeaseId, PolicyVersion, Problem, Purpose, Rollout,
     RolloutGroup, RolloutParts, SampleIndex, Sampling, Share, Span, SpanEnd, Verdict,
@@ -35,11 +36,12 @@ impl TryFrom<wire::Sampling> for Sampling {
     type Error = ConvertError;
 
     fn try_from(s: wire::Sampling) -> Result<Self, ConvertError> {
+        let wrong = |field, value, range| Err(ConvertError::Range { field, value, range });
         if !(s.temperature.is_finite() && s.temperature >= 0.0) {
-            return Err(ConvertError::NotFinite { field: "temperature" });
+            return wrong("temperature", s.temperature, "a finite number at least 0");
         }
         if !(s.top_p > 0.0 && s.top_p <= 1.0) {
-            return Err(ConvertError::NotFinite { field: "top_p" });
+            return wrong("top_p", s.top_p, "above 0 and at most 1");
         }
         Ok(Self {
             temperature: s.temperature,
@@ -223,6 +225,12 @@ impl From<RolloutGroup> for wire::RolloutGroup {
     }
 }
 
+/// The size of a group's message. One over `limits.message_bytes` cannot be sent.
+#[must_use]
+pub fn group_bytes(group: &RolloutGroup) -> usize {
+    wire::RolloutGroup::from(group.clone()).encoded_len()
+}
+
 impl TryFrom<wire::RolloutGroup> for RolloutGroup {
     type Error = ConvertError;
 
@@ -293,6 +301,15 @@ mod tests {
         let mut wire: wire::RolloutGroup = group().into();
         change(&mut wire.samples[0]);
         RolloutGroup::try_from(wire).expect_err("must be refused")
+    }
+
+    #[test]
+    fn what_cannot_be_sampled_is_refused_with_its_value() {
+        let text = |change: fn(&mut wire::Sampling)| {
+            refused(|r| change(r.sampling.as_mut().unwrap())).to_string()
+        };
+        assert_eq!(text(|s| s.top_p = 1.5), "`top_p` is 1.5 but must be above 0 and at most 1");
+        assert!(text(|s| s.temperature = f32::NAN).contains("`temperature` is NaN"));
     }
 
     #[test]

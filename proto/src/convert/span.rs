@@ -16,6 +16,8 @@ impl From<Open> for wire::Open {
             key: o.key.to_vec(),
             sampling: Some(o.sampling.into()),
             stops: o.stops,
+            weak_may_end: o.weak_may_end,
+            max_gap: o.max_gap,
         }
     }
 }
@@ -30,6 +32,8 @@ impl TryFrom<wire::Open> for Open {
             key: hash_bytes("key", &o.key)?,
             sampling: required(o.sampling, "sampling")?.try_into()?,
             stops: o.stops,
+            weak_may_end: o.weak_may_end,
+            max_gap: o.max_gap,
         })
     }
 }
@@ -67,8 +71,9 @@ impl TryFrom<wire::SpanRequest> for SpanRequest {
 impl From<WeakMessage> for wire::Request {
     fn from(message: WeakMessage) -> Self {
         let kind = match message {
-            WeakMessage::Hello { actor, tokenizer } => {
-                wire::request::Kind::Hello(wire::Hello { actor, tokenizer: tokenizer.0.to_vec() })
+            WeakMessage::Hello { actor, tokenizer, stops } => {
+                let tokenizer = tokenizer.0.to_vec();
+                wire::request::Kind::Hello(wire::Hello { actor, tokenizer, stops })
             }
             WeakMessage::Spans(requests) => wire::request::Kind::Spans(wire::Spans {
                 requests: requests.into_iter().map(Into::into).collect(),
@@ -89,6 +94,7 @@ impl TryFrom<wire::Request> for WeakMessage {
             wire::request::Kind::Hello(h) => Self::Hello {
                 actor: h.actor,
                 tokenizer: Hash(hash_bytes("tokenizer", &h.tokenizer)?),
+                stops: h.stops,
             },
             wire::request::Kind::Spans(s) => {
                 let requests = s.requests.into_iter().map(SpanRequest::try_from);
@@ -189,16 +195,24 @@ mod tests {
                 key: [7; 32],
                 sampling: Sampling { temperature: 1.0, top_p: 1.0, max_tokens: 9, banned: vec![] },
                 stops: vec![1],
+                weak_may_end: true,
+                max_gap: 32,
             }),
             from: 4,
-            prefix_hash: SpanRequest::hash_prefix(&[1, 2, 3, 4]),
+            prefix_hash: SpanRequest::hash_prefix(&[1, 2], &[1, 2, 3, 4]),
             append: vec![5, 6],
             want_span: true,
             deadline: Duration::from_millis(250),
         };
-        let message = WeakMessage::Spans(vec![request]);
-        let wire: wire::Request = message.clone().into();
-        assert_eq!(WeakMessage::try_from(wire).unwrap(), message);
+        let hello = WeakMessage::Hello {
+            actor: "actor-0".into(),
+            tokenizer: Hash([3; 32]),
+            stops: vec![1, 9],
+        };
+        for message in [hello, WeakMessage::Spans(vec![request])] {
+            let wire: wire::Request = message.clone().into();
+            assert_eq!(WeakMessage::try_from(wire).unwrap(), message);
+        }
 
         let failure = SpanFailure { fault: SpanFault::Prefix, reason: "other text".into() };
         for result in [
@@ -213,7 +227,12 @@ mod tests {
     #[test]
     fn a_short_key_and_a_missing_logprob_are_refused() {
         let open = wire::Open { key: vec![1; 31], ..wire::Open::default() };
-        assert!(Open::try_from(open).unwrap_err().to_string().contains("31 entries"));
+        assert!(
+            Open::try_from(open)
+                .unwrap_err()
+                .to_string()
+                .contains("`key` has 31 bytes instead of 32")
+        );
         let reply = wire::SpanReply { tokens: vec![1], ..wire::SpanReply::default() };
         assert!(SpanReply::try_from(reply).unwrap_err().to_string().contains("`logprobs`"));
     }

@@ -75,7 +75,6 @@ impl From<LeaseAsk> for wire::LeaseRequest {
             max_rollouts: a.max_rollouts,
             applied_version: a.applied_version.map(PolicyVersion::packed),
             completed: a.completed.into_iter().map(|l| l.0).collect(),
-            wait_ms: millis(a.wait),
         }
     }
 }
@@ -87,7 +86,6 @@ impl From<wire::LeaseRequest> for LeaseAsk {
             max_rollouts: a.max_rollouts,
             applied_version: a.applied_version.map(PolicyVersion::unpack),
             completed: a.completed.into_iter().map(LeaseId).collect(),
-            wait: Duration::from_millis(u64::from(a.wait_ms)),
         }
     }
 }
@@ -215,7 +213,6 @@ impl From<Receipt> for learner::Receipt {
         let code = match r.code {
             ReceiptCode::Accepted => learner::ReceiptCode::Accepted,
             ReceiptCode::Duplicate => learner::ReceiptCode::Duplicate,
-            ReceiptCode::Stale => learner::ReceiptCode::Stale,
             ReceiptCode::Refused => learner::ReceiptCode::Refused,
         };
         Self { group: r.group.0, epoch: r.epoch.0, code: code.into(), reason: r.reason }
@@ -229,7 +226,6 @@ impl TryFrom<learner::Receipt> for Receipt {
         let code = match learner::ReceiptCode::try_from(r.code) {
             Ok(learner::ReceiptCode::Accepted) => ReceiptCode::Accepted,
             Ok(learner::ReceiptCode::Duplicate) => ReceiptCode::Duplicate,
-            Ok(learner::ReceiptCode::Stale) => ReceiptCode::Stale,
             Ok(learner::ReceiptCode::Refused) => ReceiptCode::Refused,
             _ => return Err(unknown("code", r.code)),
         };
