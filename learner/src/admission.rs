@@ -74,7 +74,7 @@ impl Admission {
     pub fn new(settings: &Settings, task: Task, vocab: usize) -> anyhow::Result<Self> {
         let schedule = settings.train_schedule().map_err(anyhow::Error::msg)?;
         Ok(Self {
-            rule: task.rule(schedule, settings.sampling.max_tokens),
+            rule: task.rule(Purpose::Train, schedule, settings.sampling.max_tokens),
             task,
             schedule,
             sampling: settings.train_sampling(),

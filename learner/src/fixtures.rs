@@ -128,7 +128,7 @@ impl Miniature {
         let schedule = self.settings.train_schedule().unwrap();
         let sampling = self.settings.train_sampling();
         let mut session = Session::new(SessionPlan {
-            rule: self.task.rule(schedule, sampling.max_tokens),
+            rule: self.task.rule(Purpose::Train, schedule, sampling.max_tokens),
             key: RandomKey::new(self.settings.seed, Purpose::Train, &schedule, group, sample),
             prompt: self.task.strong_prompt(problem).unwrap(),
             sampling,

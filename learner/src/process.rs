@@ -7,9 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use candle_core::DType;
 use member::{Membership, Process};
-use model::{ModelConfig, ModelFiles, ModelSource, Placement};
+use model::{ModelFiles, ModelSource, Placement};
 use settings::{Objective, Settings};
-use task::Task;
+use task::{Task, shared_stops};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use types::{Generation, PolicyVersion, TokenId};
@@ -108,19 +108,7 @@ pub fn stops(settings: &Settings, strong: &ModelFiles) -> anyhow::Result<Vec<Tok
     }
     let weak = ModelSource::parse(settings.weak_model()).and_then(|source| source.outline());
     let weak = weak.context("weak.model")?;
-    if let Some(difference) = strong.tokenizer.difference(&weak.tokenizer) {
-        bail!(
-            "strong.model and weak.model have different tokenizers ({difference}): name two models \
-             of one family"
-        );
-    }
-    Ok(union(&strong.config, &weak.config))
-}
-
-fn union(strong: &ModelConfig, weak: &ModelConfig) -> Vec<TokenId> {
-    let mut stops = strong.stops.clone();
-    stops.extend(weak.stops.iter().filter(|id| !strong.stops.contains(id)));
-    stops
+    shared_stops(settings, (&strong.config, &strong.tokenizer), (&weak.config, &weak.tokenizer))
 }
 
 fn open_files(settings: &Settings, start: &ModelFiles) -> anyhow::Result<RunFiles> {

@@ -235,10 +235,13 @@ section! {
         slots: u32 = 64,
         /// Tokens that one slot's cache holds, prompt included.
         slot_tokens: u32 = 128,
+        /// Tokens of one forward; what a slot must read beyond that it reads in later ones.
+        batch_tokens: u32 = 8192,
         /// One request to the weak server.
         span_deadline_ms: u32 = 10_000,
         /// Repeats of one request before its group is given up.
         span_retries_max: u32 = 5,
+        /// Between two asks for work while nothing has changed since an empty answer.
         lease_wait_ms: u32 = 500,
         /// Messages to the weak server that wait to be sent.
         weak_outbox_messages: u32 = 64,
@@ -270,10 +273,14 @@ section! {
         session_tokens: u32 = 128,
         /// Rows of one forward.
         batch_rows: u32 = 64,
+        /// Tokens of one forward; what a session must read beyond that it reads in later ones.
+        batch_tokens: u32 = 8192,
         /// Requests that wait; more are answered `overloaded`.
         queue_requests: u32 = 1024,
         /// Replies that wait for one actor to read them.
         reply_messages: u32 = 256,
+        /// Actors' streams that may be open at once; more are refused as `overloaded`.
+        streams: u32 = 256,
     }
 }
 

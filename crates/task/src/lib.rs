@@ -1,14 +1,18 @@
 //! What the data source means in tokens: prompts, boundaries, grades, jargon, worked solutions.
 //! Where problems come from, and who writes what, is decided elsewhere.
 
+mod stops;
+
+pub use stops::shared_stops;
+
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use model::Tokenizer;
-use settings::{DataSource, Settings};
+use settings::{DataSource, Handoff, Settings};
 use tandem::reward::gsm8k;
 use tandem::{AuthorRule, Boundaries, GraderKind, NamedBoundaries, Schedule, Session};
-use types::{Author, Finish, Problem, Share, TokenId, Verdict};
+use types::{Author, Finish, Problem, Purpose, Share, TokenId, Verdict};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -20,7 +24,7 @@ struct Parts {
     /// Union of both models' ends, the canonical one first.
     stops: Vec<TokenId>,
     boundaries: Arc<Boundaries>,
-    max_gap: u32,
+    handoff: Handoff,
     strong_template: String,
     weak_template: String,
 }
@@ -41,7 +45,7 @@ impl Task {
             tokenizer,
             stops,
             boundaries: Arc::new(boundaries),
-            max_gap: settings.handoff.max_gap,
+            handoff: settings.handoff.clone(),
             strong_template: settings.strong.prompt.template.clone(),
             weak_template: settings.weak.prompt.template.clone(),
         }))
@@ -58,11 +62,31 @@ impl Task {
         &self.0.stops
     }
 
+    /// Where words, lines and sentences end.
+    #[must_use]
+    pub fn boundaries(&self) -> &Arc<Boundaries> {
+        &self.0.boundaries
+    }
+
     /// The author rule of `schedule` over this source's boundaries.
     #[must_use]
-    pub fn rule(&self, schedule: Schedule, max_tokens: u32) -> Arc<AuthorRule> {
+    pub fn rule(&self, purpose: Purpose, schedule: Schedule, max_tokens: u32) -> Arc<AuthorRule> {
+        let max_gap = match purpose {
+            Purpose::Train => self.0.handoff.max_gap,
+            Purpose::Eval => Handoff::default().max_gap,
+        };
         let boundaries = Arc::clone(&self.0.boundaries);
-        Arc::new(AuthorRule { schedule, max_gap: self.0.max_gap, max_tokens, boundaries })
+        Arc::new(AuthorRule { schedule, max_gap, max_tokens, boundaries })
+    }
+
+    /// `handoff.weak_may_end` in training. Evaluation does not depend on `handoff.*`: it compares
+    /// runs that were trained in different ways, and the weak model alone must come to an end.
+    #[must_use]
+    pub fn weak_may_end(&self, purpose: Purpose) -> bool {
+        match purpose {
+            Purpose::Train => self.0.handoff.weak_may_end,
+            Purpose::Eval => Handoff::default().weak_may_end,
+        }
     }
 
     /// # Errors

@@ -2,7 +2,7 @@
 
 use settings::Data;
 use tandem::{RandomKey, SessionPlan, Turn, WeakSpan};
-use types::{GroupId, PolicyVersion, Purpose, SampleIndex, Sampling};
+use types::{GroupId, PolicyVersion, SampleIndex, Sampling};
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn written_for(task: &Task, problem: &Problem, schedule: &str, tokens: &[TokenId
     let schedule: Schedule = schedule.parse().unwrap();
     let sampling = Sampling { temperature: 1.0, top_p: 1.0, max_tokens: 80, banned: vec![] };
     let plan = SessionPlan {
-        rule: task.rule(schedule, sampling.max_tokens),
+        rule: task.rule(Purpose::Train, schedule, sampling.max_tokens),
         key: RandomKey::new(1, Purpose::Train, &schedule, GroupId(2), SampleIndex(0)),
         prompt: task.strong_prompt(problem).unwrap(),
         sampling,
@@ -133,4 +133,16 @@ fn a_problem_without_solution_is_named() {
     let problem = Problem { solution: None, ..problem() };
     let error = task().solution(&problem).unwrap_err().to_string();
     assert!(error.contains(&format!("problem {}", problem.id)), "{error}");
+}
+
+#[test]
+fn evaluation_does_not_depend_on_the_handoffs_of_training() {
+    let mut settings = Settings::default();
+    (settings.handoff.max_gap, settings.handoff.weak_may_end) = (3, false);
+    let tokenizer = Tokenizer::from_json(&miniature::tokenizer_json(), "miniature").unwrap();
+    let task = Task::new(&settings, tokenizer, vec![1]);
+    let schedule: Schedule = "word:0.5".parse().unwrap();
+    let terms = |purpose| (task.rule(purpose, schedule, 9).max_gap, task.weak_may_end(purpose));
+    assert_eq!(terms(Purpose::Train), (3, false));
+    assert_eq!(terms(Purpose::Eval), (32, true));
 }
