@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use model::{SampleError, Want};
 use proto::{SpanFailure, SpanFault, SpanReply, SpanRequest};
-use types::{SessionId, SpanEnd, TokenId};
+use types::{SessionId, TokenId};
 
-use crate::job::{Computed, Job, Progress};
+use crate::job::{Computed, Job, Progress, SpanStop};
 use crate::sessions::{SessionKey, SessionTable, StreamId};
 use crate::text::{Appended, Mark, Rulebook, SessionText};
 
@@ -17,6 +17,7 @@ use crate::text::{Appended, Mark, Rulebook, SessionText};
 pub struct BatchLimits {
     pub sessions: usize,
     pub batch_rows: usize,
+    pub batch_tokens: usize,
     pub queue_requests: usize,
 }
 
@@ -34,8 +35,8 @@ pub struct RowStep {
 pub struct Answer {
     pub stream: StreamId,
     pub reply: SpanReply,
-    /// Why the span ended, where there is one.
-    pub end: Option<SpanEnd>,
+    /// Why the span is no longer, where there is one.
+    pub stop: Option<SpanStop>,
 }
 
 /// Totals since the start.
@@ -112,15 +113,17 @@ impl Batcher {
     pub fn form(&mut self, now: Instant) -> Vec<RowStep> {
         self.expire(now);
         self.admit(now);
-        let table = &self.table;
-        let steps = self.jobs.iter_mut().map(|job| {
+        let (table, mut left) = (&self.table, self.limits.batch_tokens);
+        let behind = (0..self.jobs.len()).rev();
+        let steps = self.jobs.iter_mut().zip(behind).map(|(job, behind)| {
             let text = table.text(job.key).expect("a session in the batch is not evicted");
             let row = table.row(job.key).expect("a session has a row");
-            let (tokens, want) = job.plan(text);
-            let keep = tokens.start;
-            RowStep { row, keep, tokens: text.tokens()[tokens].to_vec(), want }
+            // A long text leaves every row behind it one token, so that spans go on beside it.
+            let (tokens, want) = job.plan(text, left.saturating_sub(behind).max(left.min(1)));
+            left -= tokens.len();
+            RowStep { row, keep: tokens.start, tokens: text.tokens()[tokens].to_vec(), want }
         });
-        steps.collect()
+        steps.filter(|step| !step.tokens.is_empty()).collect()
     }
 
     /// Takes the logits of the forward last formed, in its order.
@@ -136,7 +139,7 @@ impl Batcher {
             job.count(text, &mut self.counts.computed);
             match job.absorb(text, own) {
                 Ok(Progress::More) => self.jobs.push(job),
-                Ok(Progress::Done(end)) => self.finish(job, end, now),
+                Ok(Progress::Done(stop)) => self.finish(job, stop, now),
                 Err(broken @ SampleError::Logit { .. }) => return Err(broken),
                 Err(error) => self.fail(job, SpanFault::Invalid, error.to_string()),
             }
@@ -176,8 +179,13 @@ impl Batcher {
         let (expired, jobs) = take_where(&mut self.jobs, |job| late(job.deadline));
         self.jobs = jobs;
         for job in expired {
-            let reason = too_late(job.limit(), "computed");
-            self.fail(job, SpanFault::Deadline, reason);
+            if job.has_written() {
+                // What is written stays written: the next request goes on from there.
+                self.finish(job, Some(SpanStop::Deadline), now);
+            } else {
+                let reason = too_late(job.limit(), "computed");
+                self.fail(job, SpanFault::Deadline, reason);
+            }
         }
         let waiting = std::mem::take(&mut self.waiting);
         for waiting in waiting {
@@ -257,11 +265,11 @@ impl Batcher {
         Ok(mark)
     }
 
-    fn finish(&mut self, job: Job, end: Option<SpanEnd>, now: Instant) {
+    fn finish(&mut self, job: Job, stop: Option<SpanStop>, now: Instant) {
         let SessionKey { stream, session } = job.key;
         self.table.touch(job.key, false);
         let reply = SpanReply { session, result: Ok(job.finish(now)) };
-        self.answers.push(Answer { stream, reply, end });
+        self.answers.push(Answer { stream, reply, stop });
     }
 
     /// Ends a job without a result; its session is as it was before the request.
@@ -277,7 +285,7 @@ impl Batcher {
     fn refuse(&mut self, key: SessionKey, fault: SpanFault, reason: String) {
         let SessionKey { stream, session } = key;
         let reply = SpanReply { session, result: Err(SpanFailure { fault, reason }) };
-        self.answers.push(Answer { stream, reply, end: None });
+        self.answers.push(Answer { stream, reply, stop: None });
     }
 }
 

@@ -18,7 +18,7 @@ use crate::text::{Rulebook, SessionText};
 pub(crate) const END: TokenId = 1;
 pub(crate) const CAPACITY: usize = 128;
 pub(crate) const LIMITS: BatchLimits =
-    BatchLimits { sessions: 8, batch_rows: 8, queue_requests: 16 };
+    BatchLimits { sessions: 8, batch_rows: 8, batch_tokens: 1000, queue_requests: 16 };
 
 pub(crate) fn decoder() -> Decoder {
     let source = ModelSource::parse("fresh:miniature-weak").unwrap();
@@ -31,15 +31,7 @@ pub(crate) fn rulebook() -> Rulebook {
         line_ends: vec![3],
         sentence_ends: vec![],
     }));
-    Rulebook {
-        rule_of: Arc::new(move |schedule, max_tokens| {
-            let boundaries = Arc::clone(&boundaries);
-            Arc::new(AuthorRule { schedule, max_gap: 32, max_tokens, boundaries })
-        }),
-        vocab: 142,
-        session_tokens: CAPACITY,
-        weak_may_end: true,
-    }
+    Rulebook { boundaries, vocab: 142, session_tokens: CAPACITY }
 }
 
 pub(crate) fn open(schedule: &str, key: u8) -> Open {
@@ -49,6 +41,8 @@ pub(crate) fn open(schedule: &str, key: u8) -> Open {
         key: [key; 32],
         sampling: Sampling { temperature: 1.0, top_p: 1.0, max_tokens: 30, banned: vec![] },
         stops: vec![END],
+        weak_may_end: true,
+        max_gap: 32,
     }
 }
 
@@ -59,6 +53,8 @@ pub(crate) struct Bench {
     pub(crate) now: Instant,
     /// Rows of every forward.
     pub(crate) forwards: Vec<usize>,
+    /// Tokens of every forward.
+    pub(crate) tokens: Vec<usize>,
 }
 
 impl Bench {
@@ -68,6 +64,7 @@ impl Bench {
             engine: RaggedEngine::new(&decoder(), limits.sessions, CAPACITY).unwrap(),
             now: Instant::now(),
             forwards: Vec::new(),
+            tokens: Vec::new(),
         }
     }
 
@@ -76,6 +73,7 @@ impl Bench {
         let steps = self.batcher.form(self.now);
         if !steps.is_empty() {
             self.forwards.push(steps.len());
+            self.tokens.push(steps.iter().map(|step| step.tokens.len()).sum());
             let logits = forward(&mut self.engine, &steps).unwrap();
             self.batcher.absorb(&logits, self.now).unwrap();
         }
@@ -88,6 +86,15 @@ impl Bench {
             answers.extend(self.tick());
         }
         answers
+    }
+
+    pub(crate) fn tick_until_answer(&mut self) -> Vec<Answer> {
+        loop {
+            let answers = self.tick();
+            if !answers.is_empty() {
+                return answers;
+            }
+        }
     }
 
     pub(crate) fn ask(&mut self, stream: u64, request: SpanRequest) -> Answer {
@@ -138,7 +145,7 @@ impl Player {
             session: self.session,
             open: (self.sent == 0).then(|| self.open.clone()),
             from: self.sent as u32,
-            prefix_hash: SpanRequest::hash_prefix(&self.response[..self.sent]),
+            prefix_hash: SpanRequest::hash_prefix(&self.open.prompt, &self.response[..self.sent]),
             append: self.response[self.sent..].to_vec(),
             want_span: !self.finished(),
             deadline: Duration::from_secs(10),
@@ -215,9 +222,13 @@ fn all_logits(decoder: &Decoder, tokens: &[TokenId]) -> Vec<Vec<f32>> {
 }
 
 fn authors(open: &Open) -> Authors {
-    let schedule = open.schedule.parse().unwrap();
-    let rule = (rulebook().rule_of)(schedule, open.sampling.max_tokens);
-    Authors::new(rule, RandomKey::from_bytes(open.key))
+    let rule = AuthorRule {
+        schedule: open.schedule.parse().unwrap(),
+        max_gap: open.max_gap,
+        max_tokens: open.sampling.max_tokens,
+        boundaries: rulebook().boundaries,
+    };
+    Authors::new(Arc::new(rule), RandomKey::from_bytes(open.key))
 }
 
 fn strong_token(open: &Open, position: usize) -> TokenId {

@@ -32,9 +32,17 @@ pub(crate) struct Job {
     before: usize,
     appended: usize,
     want_span: bool,
-    ingested: bool,
     step: Step,
     written: SpanWritten,
+}
+
+/// Why a span is no longer than it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanStop {
+    /// The weak model's turn, or the text, is over.
+    Ended(SpanEnd),
+    /// The request's deadline cut it short: the turn is still the weak model's.
+    Deadline,
 }
 
 /// What the forward in hand computes of a row.
@@ -47,7 +55,7 @@ struct Step {
 /// Where a job stands after a forward.
 pub(crate) enum Progress {
     More,
-    Done(Option<SpanEnd>),
+    Done(Option<SpanStop>),
 }
 
 impl Job {
@@ -69,7 +77,6 @@ impl Job {
             before,
             appended: request.append.len(),
             want_span: request.want_span,
-            ingested: false,
             step: Step { tokens: 0..0, want: Want::Nothing },
             written: SpanWritten::default(),
         }
@@ -80,20 +87,37 @@ impl Job {
         self.appended == 0 && !self.want_span
     }
 
-    /// Chooses the next tokens of the row. Appended tokens are scored by the logits of the token
-    /// before each; what precedes those goes in first, so that no logits are made in vain.
-    pub(crate) fn plan(&mut self, text: &SessionText) -> (Range<usize>, Want) {
+    /// Chooses the next tokens of the row, at most `tokens_max`. Appended tokens are scored by the
+    /// logits of the token before each; what precedes those goes in first, so that no logits are
+    /// made in vain.
+    pub(crate) fn plan(&mut self, text: &SessionText, tokens_max: usize) -> (Range<usize>, Want) {
         let (cached, total) = (text.cached(), text.tokens().len());
         let scored_from = self.before - 1;
-        let (end, want) = if self.ingested || self.appended == 0 {
+        let (whole, want) = if self.all_scored() {
             (total, Want::Last)
         } else if cached < scored_from {
             (scored_from, Want::Nothing)
         } else {
             (if self.want_span { total } else { total - 1 }, Want::All)
         };
+        let end = whole.min(cached + tokens_max);
+        let want = match want {
+            // The last token is not among these.
+            Want::Last if end < whole => Want::Nothing,
+            _ if end == cached => Want::Nothing,
+            want => want,
+        };
         self.step = Step { tokens: cached..end, want };
         (cached..end, want)
+    }
+
+    /// The next deadline finds something to answer with.
+    pub(crate) fn has_written(&self) -> bool {
+        !self.written.tokens.is_empty()
+    }
+
+    fn all_scored(&self) -> bool {
+        self.written.append_logprobs.len() == self.appended
     }
 
     /// Rows of logits that the planned step yields.
@@ -110,7 +134,7 @@ impl Job {
         let prompt = end.min(text.prompt_len()).saturating_sub(start);
         let response = (end - start - prompt) as u64;
         counts.prompt += prompt as u64;
-        *(if self.ingested { &mut counts.sample } else { &mut counts.ingest }) += response;
+        *(if self.has_written() { &mut counts.sample } else { &mut counts.ingest }) += response;
     }
 
     /// Takes the logits of the planned step.
@@ -119,27 +143,29 @@ impl Job {
         text: &mut SessionText,
         logits: &[Vec<f32>],
     ) -> Result<Progress, SampleError> {
-        text.set_cached(self.step.tokens.end);
+        let Range { start, end } = self.step.tokens;
+        text.set_cached(end);
         if self.step.want == Want::Nothing {
             return Ok(Progress::More);
         }
-        if !self.ingested {
-            let appended = self.before..self.before + self.appended;
-            for (token, logits) in text.tokens()[appended].iter().zip(logits) {
+        if self.step.want == Want::All {
+            for (token, logits) in text.tokens()[start + 1..].iter().zip(logits) {
                 let logprob = logprob_of(logits, text.scoring(), *token)?;
                 self.written.append_logprobs.push(logprob);
             }
-            self.ingested = true;
         }
-        if !self.want_span {
+        if self.all_scored() && !self.want_span {
             return Ok(Progress::Done(None));
+        }
+        if end < text.tokens().len() {
+            return Ok(Progress::More);
         }
         let last = logits.last().expect("a span is asked for, so the last logits are there");
         let drawn = sample(last, text.sampling(), text.uniform())?;
         self.written.tokens.push(drawn.token);
         self.written.logprobs.push(drawn.logprob);
         let end = text.push_written(drawn.token);
-        Ok(end.map_or(Progress::More, |end| Progress::Done(Some(end))))
+        Ok(end.map_or(Progress::More, |end| Progress::Done(Some(SpanStop::Ended(end)))))
     }
 
     pub(crate) fn finish(self, now: Instant) -> SpanWritten {

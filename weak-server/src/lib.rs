@@ -12,7 +12,7 @@ pub mod sessions;
 pub mod text;
 mod weak_model;
 
-pub use job::Computed;
+pub use job::{Computed, SpanStop};
 pub use weak_model::WeakModel;
 
 use std::sync::Arc;
@@ -74,20 +74,22 @@ pub fn start(
     let limits = BatchLimits {
         sessions: rows,
         batch_rows: bounds.batch_rows as usize,
+        batch_tokens: bounds.batch_tokens as usize,
         queue_requests: queue,
     };
-    let fingerprint = tokenizer.fingerprint();
+    let (fingerprint, ends) = (tokenizer.fingerprint(), decoder.config().stops.clone());
     let task = Task::new(settings, tokenizer, stops);
     let book = Rulebook {
-        rule_of: Arc::new(move |schedule, max_tokens| task.rule(schedule, max_tokens)),
+        boundaries: Arc::clone(task.boundaries()),
         vocab: decoder.config().vocab_size,
         session_tokens: capacity,
-        weak_may_end: settings.handoff.weak_may_end,
     };
     let engine = engine::start(tasks, cache, Batcher::new(limits, book), queue, health)?;
 
     let service = ServiceSettings {
         tokenizer: fingerprint,
+        ends,
+        streams: bounds.streams as usize,
         reply_messages: bounds.reply_messages as usize,
         hello_timeout: Duration::from_millis(u64::from(settings.limits.call_timeout_ms)),
     };

@@ -5,6 +5,7 @@ use proto::{SpanFault, SpanReply};
 use telemetry::{Counter, Gauge, Histogram, Metric};
 use types::SpanEnd;
 
+use crate::SpanStop;
 use crate::batcher::{Answer, Batcher, Counts};
 
 pub static COMPUTED_TOKENS: Counter = Counter::new(
@@ -21,8 +22,8 @@ pub static FORWARD_SECONDS: Histogram =
     Histogram::new("tandem_weak_server_forward_seconds", "Time of one forward with its draws.");
 
 pub static SPANS: Counter =
-    Counter::new("tandem_weak_server_spans_total", "Spans written, by what ended them.")
-        .with_labels(&[("end", &["boundary", "max_gap", "end", "limit"])]);
+    Counter::new("tandem_weak_server_spans_total", "Spans written, by what stopped them.")
+        .with_labels(&[("end", &["boundary", "max_gap", "end", "limit", "deadline"])]);
 
 pub static SPAN_SECONDS: Histogram = Histogram::new(
     "tandem_weak_server_span_seconds",
@@ -41,10 +42,10 @@ pub static REFUSED_REQUESTS: Counter =
 
 pub static REFUSED_STREAMS: Counter = Counter::new(
     "tandem_weak_server_refused_streams_total",
-    "Streams that were not opened or were closed: another tokenizer, a malformed message, or an \
-     actor that does not read its replies.",
+    "Streams that were not opened or were closed: a hello of other models, too many streams, a \
+     malformed message, or an actor that does not read its replies.",
 )
-.with_labels(&[("reason", &["hello", "malformed", "unread"])]);
+.with_labels(&[("reason", &["hello", "full", "malformed", "unread"])]);
 
 pub static EVICTED_SESSIONS: Counter = Counter::new(
     "tandem_weak_server_evicted_sessions_total",
@@ -112,12 +113,12 @@ impl Meters {
 
     pub(crate) fn answer(&self, answer: &Answer) {
         let SpanReply { result, .. } = &answer.reply;
-        match (result, answer.end) {
+        match (result, answer.stop) {
             (Err(failure), _) => {
                 REFUSED_REQUESTS.increment(1, &[("fault", fault_label(failure.fault))]);
             }
-            (Ok(written), Some(end)) => {
-                SPANS.increment(1, &[("end", end_label(end))]);
+            (Ok(written), Some(stop)) => {
+                SPANS.increment(1, &[("end", stop_label(stop))]);
                 self.span_seconds.record((written.queued + written.computed).as_secs_f64());
                 self.span_tokens.record(written.tokens.len() as f64);
             }
@@ -148,12 +149,13 @@ fn fault_label(fault: SpanFault) -> &'static str {
     }
 }
 
-fn end_label(end: SpanEnd) -> &'static str {
-    match end {
-        SpanEnd::Boundary => "boundary",
-        SpanEnd::MaxGap => "max_gap",
-        SpanEnd::End => "end",
-        SpanEnd::Limit => "limit",
+fn stop_label(stop: SpanStop) -> &'static str {
+    match stop {
+        SpanStop::Ended(SpanEnd::Boundary) => "boundary",
+        SpanStop::Ended(SpanEnd::MaxGap) => "max_gap",
+        SpanStop::Ended(SpanEnd::End) => "end",
+        SpanStop::Ended(SpanEnd::Limit) => "limit",
+        SpanStop::Deadline => "deadline",
     }
 }
 

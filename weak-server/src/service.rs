@@ -11,10 +11,10 @@ use proto::wire::weak as wire;
 use proto::wire::weak::weak_server::{Weak, WeakServer};
 use proto::{ErrorCode, SpanReply, WeakMessage};
 use runtime::{Shutdown, TaskGroup, within};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-use types::Hash;
+use types::{Hash, TokenId};
 
 use crate::engine::{Command, EngineHandle, Outbox, Refusal, Stopped};
 use crate::metrics::REFUSED_STREAMS;
@@ -25,6 +25,10 @@ use crate::sessions::StreamId;
 pub struct ServiceSettings {
     /// The weak tokenizer's fingerprint.
     pub tokenizer: Hash,
+    /// What ends a text for the weak model itself.
+    pub ends: Vec<TokenId>,
+    /// Open at once.
+    pub streams: usize,
     pub reply_messages: usize,
     /// For the hello to arrive.
     pub hello_timeout: Duration,
@@ -35,6 +39,8 @@ pub struct WeakService {
     tasks: TaskGroup,
     settings: ServiceSettings,
     next_stream: AtomicU64,
+    /// One for every stream that may still be opened.
+    room: Arc<Semaphore>,
 }
 
 impl WeakService {
@@ -48,11 +54,12 @@ impl WeakService {
 
     #[must_use]
     pub fn new(engine: EngineHandle, tasks: TaskGroup, settings: ServiceSettings) -> Self {
-        Self { engine, tasks, settings, next_stream: AtomicU64::new(0) }
+        let room = Arc::new(Semaphore::new(settings.streams));
+        Self { engine, tasks, settings, next_stream: AtomicU64::new(0), room }
     }
 
     fn check_hello(&self, message: WeakMessage) -> Result<String, Status> {
-        let WeakMessage::Hello { actor, tokenizer } = message else {
+        let WeakMessage::Hello { actor, tokenizer, stops } = message else {
             return Err(ErrorCode::Invalid.status("the first message of a stream must be a hello"));
         };
         if tokenizer != self.settings.tokenizer {
@@ -60,6 +67,12 @@ impl WeakService {
                 "the tokenizer of {actor} is not the weak model's, so that token ids do not mean \
                  the same text: give strong.model and weak.model of one tokenizer, and both \
                  processes the same settings"
+            )));
+        }
+        if let Some(end) = self.settings.ends.iter().find(|end| !stops.contains(end)) {
+            return Err(ErrorCode::Invalid.status(format!(
+                "token {end} ends a text for the weak model but not for {actor}, which would \
+                 write on: give it a weak.model that it can read, the one that is served here"
             )));
         }
         Ok(actor)
@@ -88,6 +101,13 @@ impl Weak for WeakService {
             REFUSED_STREAMS.increment(1, &[("reason", "hello")]);
         })?;
 
+        let place = Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
+            REFUSED_STREAMS.increment(1, &[("reason", "full")]);
+            ErrorCode::Overloaded.status(format!(
+                "{} streams are open already: raise weak_server.streams",
+                self.settings.streams
+            ))
+        })?;
         let stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
         let (replies, messages) = mpsc::channel(self.settings.reply_messages.max(1));
         let (open, closed) = oneshot::channel();
@@ -101,6 +121,7 @@ impl Weak for WeakService {
         let stop = self.tasks.shutdown().clone();
         let reader = Reader { stream, engine, refusal: Arc::clone(&refusal) };
         self.tasks.spawn(format!("weak-stream-{}", stream.0), async move {
+            let _until_the_stream_ends = place;
             reader.run(inbound, closed, stop).await;
             tracing::info!(%actor, stream = stream.0, "stream closed");
             Ok(())

@@ -51,8 +51,12 @@ impl Running {
     }
 
     async fn stream(&self) -> (WeakOutbox, WeakInbox) {
-        let hello = WeakMessage::Hello { actor: "actor-0".to_owned(), tokenizer: self.tokenizer };
-        self.converse(hello).await.unwrap()
+        self.converse(self.hello(&[fixtures::END])).await.unwrap()
+    }
+
+    fn hello(&self, stops: &[u32]) -> WeakMessage {
+        let (actor, stops) = ("actor-0".to_owned(), stops.to_vec());
+        WeakMessage::Hello { actor, tokenizer: self.tokenizer, stops }
     }
 
     async fn stop(self) {
@@ -126,19 +130,37 @@ async fn a_broken_stream_ends_in_the_same_rollout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_begins_with_the_right_hello() {
     let server = serve(&miniature()).await;
-    let other = WeakMessage::Hello { actor: "actor-5".to_owned(), tokenizer: Hash([7; 32]) };
+    let actor = "actor-5".to_owned();
+    let other = WeakMessage::Hello { actor, tokenizer: Hash([7; 32]), stops: vec![1] };
     let error = server.converse(other).await.unwrap_err();
     assert!(
         error.contains("the tokenizer of actor-5") && error.contains("strong.model"),
         "{error}"
     );
+    // An actor that would write past the weak model's own end.
+    let error = server.converse(server.hello(&[5, 9])).await.unwrap_err();
+    assert!(error.contains("token 1 ends a text") && error.contains("weak.model"), "{error}");
     let error = server.converse(WeakMessage::Spans(vec![])).await.unwrap_err();
     assert!(error.contains("must be a hello"), "{error}");
     let (outbox, mut inbox) = server.stream().await;
-    let again = WeakMessage::Hello { actor: "actor-0".to_owned(), tokenizer: server.tokenizer };
-    outbox.send(again).await.unwrap();
+    outbox.send(server.hello(&[1])).await.unwrap();
     let error = replies(&mut inbox).await.unwrap_err();
     assert!(error.code == ErrorCode::Invalid && error.message.contains("second hello"), "{error}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_over_the_bound_are_refused_until_one_ends() {
+    let mut settings = miniature();
+    settings.weak_server.streams = 2;
+    let server = serve(&settings).await;
+    let (first, mut second) = (server.stream().await, server.stream().await);
+    let error = server.converse(server.hello(&[1])).await.unwrap_err();
+    assert!(error.contains("2 streams") && error.contains("weak_server.streams"), "{error}");
+    play(&mut second, &mut players(0..1, "token:0.5")).await;
+    drop(first);
+    let freed = async { while server.converse(server.hello(&[1])).await.is_err() {} };
+    within("the place of the first stream", AMPLE, freed).await.unwrap();
     server.stop().await;
 }
 
@@ -282,7 +304,6 @@ fn the_bench_and_the_server_agree_on_the_task() {
     // The fixtures' rule is the miniature's: else the two kinds of tests would test two rules.
     let model = WeakModel::load(&miniature()).unwrap();
     let task = Task::new(&miniature(), model.tokenizer, model.stops);
-    let schedule = "line:0.5".parse().unwrap();
-    assert_eq!(task.rule(schedule, 30), (rulebook().rule_of)(schedule, 30));
+    assert_eq!(**task.boundaries(), *rulebook().boundaries);
     assert!(Bench::new(LIMITS).batcher.is_idle());
 }

@@ -5,21 +5,18 @@ use std::sync::Arc;
 
 use model::SamplerSettings;
 use proto::{Open, SpanRequest};
-use tandem::{AuthorRule, Authors, RandomKey, Schedule};
+use tandem::{AuthorRule, Authors, Boundaries, RandomKey, Schedule};
 use types::{Author, SpanEnd, TokenId};
-
-/// Turns a schedule and a limit of tokens into the author rule of the data source.
-pub type RuleOf = Arc<dyn Fn(Schedule, u32) -> Arc<AuthorRule> + Send + Sync>;
 
 /// What sessions are held against.
 #[derive(Clone)]
 pub struct Rulebook {
-    pub rule_of: RuleOf,
+    /// Of the data source.
+    pub boundaries: Arc<Boundaries>,
     /// Tokens that the weak model knows.
     pub vocab: usize,
     /// Tokens that one cache row holds.
     pub session_tokens: usize,
-    pub weak_may_end: bool,
 }
 
 /// The text of a session. After an error it is as it was before the call.
@@ -80,10 +77,15 @@ impl SessionText {
         // Greedy has no log-probabilities worth having: those of the plain distribution then.
         let temperature = open.sampling.temperature;
         let scoring = sampler(if temperature == 0.0 { 1.0 } else { temperature }, banned.clone());
-        if !book.weak_may_end {
+        if !open.weak_may_end {
             banned.extend(&open.stops);
         }
-        let rule = (book.rule_of)(schedule, open.sampling.max_tokens);
+        let rule = Arc::new(AuthorRule {
+            schedule,
+            max_gap: open.max_gap,
+            max_tokens: open.sampling.max_tokens,
+            boundaries: Arc::clone(&book.boundaries),
+        });
         Ok(Self {
             tokens: open.prompt.clone(),
             prompt_len: open.prompt.len(),
@@ -106,6 +108,10 @@ impl SessionText {
     #[must_use]
     pub fn prompt_len(&self) -> usize {
         self.prompt_len
+    }
+
+    fn prompt(&self) -> &[TokenId] {
+        &self.tokens[..self.prompt_len]
     }
 
     #[must_use]
@@ -154,10 +160,10 @@ impl SessionText {
                  the whole response with the opening"
             ));
         }
-        if hash != SpanRequest::hash_prefix(self.response()) {
+        if hash != SpanRequest::hash_prefix(self.prompt(), self.response()) {
             return Err(format!(
-                "the first {from} tokens of the response are not the ones known here: resend \
-                 the whole response with the opening"
+                "prompt and first {from} tokens of the response are not the ones known here: \
+                 resend the whole response with the opening"
             ));
         }
         Ok(())
@@ -364,11 +370,15 @@ mod tests {
     fn prefixes_are_told_apart_by_length_and_hash() {
         let mut text = text("token:0");
         text.append(&[5, 6], Appended::Strong).unwrap();
-        text.check_prefix(2, SpanRequest::hash_prefix(&[5, 6])).unwrap();
-        let length = text.check_prefix(1, SpanRequest::hash_prefix(&[5])).unwrap_err();
+        let prompt = open("token:0", 1).prompt;
+        let hash_of = |response: &[TokenId]| SpanRequest::hash_prefix(&prompt, response);
+        text.check_prefix(2, hash_of(&[5, 6])).unwrap();
+        let length = text.check_prefix(1, hash_of(&[5])).unwrap_err();
         assert!(length.contains("of 1 tokens, here it has 2"), "{length}");
-        let hash = text.check_prefix(2, SpanRequest::hash_prefix(&[5, 7])).unwrap_err();
+        let hash = text.check_prefix(2, hash_of(&[5, 7])).unwrap_err();
         assert!(hash.contains("first 2 tokens"), "{hash}");
+        let other = SpanRequest::hash_prefix(&prompt[1..], &[5, 6]);
+        assert!(text.check_prefix(2, other).unwrap_err().contains("prompt"));
     }
 
     #[test]
@@ -383,6 +393,17 @@ mod tests {
         let mut turns = text("alternate:token");
         turns.append(&[5], Appended::Strong).unwrap();
         assert_eq!(turns.push_written(6), Some(SpanEnd::Boundary));
+    }
+
+    #[test]
+    fn the_opening_says_how_long_a_word_may_be() {
+        let open = Open { max_gap: 2, ..open("alternate:word", 1) };
+        let words = Boundaries::from_pieces(&["</s>".to_owned(), " a".to_owned(), "b".to_owned()]);
+        let book = Rulebook { boundaries: Arc::new(words), ..rulebook() };
+        let mut turns = SessionText::open(&Open { stops: vec![0], ..open }, &book).unwrap();
+        turns.append(&[1], Appended::Strong).unwrap();
+        assert_eq!(turns.push_written(2), None);
+        assert_eq!(turns.push_written(2), Some(SpanEnd::MaxGap));
     }
 
     #[test]
@@ -401,8 +422,8 @@ mod tests {
 
     #[test]
     fn the_ban_on_weak_ends_does_not_touch_scoring() {
-        let book = Rulebook { weak_may_end: false, ..rulebook() };
-        let text = SessionText::open(&open("token:1", 1), &book).unwrap();
+        let open = Open { weak_may_end: false, ..open("token:1", 1) };
+        let text = SessionText::open(&open, &rulebook()).unwrap();
         assert_eq!((text.sampling().banned.as_slice(), text.scoring().banned.len()), (&[1][..], 0));
     }
 }

@@ -1,10 +1,11 @@
 //! The weak model as the settings name it, checked against the strong one's tokenizer. What it then
 //! computes is the engine's.
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use candle_core::DType;
-use model::{Decoder, ModelFiles, ModelOutline, ModelSource, Placement, Tokenizer};
+use model::{Decoder, ModelSource, Placement, Tokenizer};
 use settings::Settings;
+use task::shared_stops;
 use types::TokenId;
 
 /// Frozen for the whole run.
@@ -27,8 +28,8 @@ impl WeakModel {
         let strong = ModelSource::parse(&settings.strong.model).and_then(|source| source.outline());
         let stops = match strong {
             Ok(strong) => {
-                check_tokenizers(settings, &strong.tokenizer, &files.tokenizer)?;
-                union_of_stops(&strong, &files)
+                let strong = (&strong.config, &strong.tokenizer);
+                shared_stops(settings, strong, (&files.config, &files.tokenizer))?
             }
             Err(error) => {
                 // On a machine of its own this process need not have the strong model's files;
@@ -40,28 +41,4 @@ impl WeakModel {
         let decoder = files.decoder().context("cannot use weak.model")?;
         Ok(Self { decoder, tokenizer: files.tokenizer, stops })
     }
-}
-
-fn check_tokenizers(
-    settings: &Settings,
-    strong: &Tokenizer,
-    weak: &Tokenizer,
-) -> anyhow::Result<()> {
-    let difference = strong.difference(weak);
-    ensure!(
-        difference.is_none(),
-        "strong.model = {} and weak.model = {} have different tokenizers, but they write one text \
-         in turns ({}, strong against weak): choose two models of one family",
-        settings.strong.model,
-        settings.weak_model(),
-        difference.unwrap_or_default()
-    );
-    Ok(())
-}
-
-fn union_of_stops(strong: &ModelOutline, weak: &ModelFiles) -> Vec<TokenId> {
-    let mut stops = strong.config.stops.clone();
-    let others = weak.config.stops.iter().filter(|id| !strong.config.stops.contains(id));
-    stops.extend(others);
-    stops
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proto::SpanWritten;
+use types::SpanEnd;
 
 use super::*;
 use crate::fixtures::{Bench, END, LIMITS, Player, open, reference};
@@ -95,7 +96,7 @@ fn replies_of_one_tick_leave_together_and_newcomers_join_the_next() {
     assert_eq!(first, [SessionId(0), SessionId(1)]);
     let second = bench.tick();
     assert_eq!((second.len(), second[0].stream), (1, StreamId(1)));
-    assert_eq!(second[0].end, Some(SpanEnd::Boundary));
+    assert_eq!(second[0].stop, Some(SpanStop::Ended(SpanEnd::Boundary)));
     assert_eq!(bench.forwards, [2, 3, 1]);
 }
 
@@ -126,21 +127,74 @@ fn a_full_queue_answers_overloaded() {
 }
 
 #[test]
-fn a_late_request_leaves_the_batch_and_its_session_goes_on_from_before() {
+fn a_span_that_is_cut_short_by_its_deadline_goes_on_with_the_next_request() {
     let mut bench = Bench::new(LIMITS);
     let mut player = Player::new(1, open("token:1", 5));
+    let (whole, mut pieces) = (reference(&player.open).response.len(), Vec::new());
+    while !player.done() {
+        let mut request = player.request();
+        request.deadline = Duration::from_millis(4);
+        let answer = bench.ask(0, request);
+        pieces.push((written(&answer).tokens.len(), answer.stop.unwrap()));
+        player.take(written(&answer));
+    }
+    assert_reference(&player);
+    let (last, cut) = pieces.split_last().unwrap();
+    assert!(cut.len() >= 2 && cut.iter().all(|piece| *piece == (3, SpanStop::Deadline)), "{cut:?}");
+    assert!(matches!(last.1, SpanStop::Ended(SpanEnd::End | SpanEnd::Limit)), "{last:?}");
+    // Nothing was computed twice.
+    let Computed { prompt, ingest, sample } = bench.batcher.counts().computed;
+    assert_eq!((prompt, ingest + sample), (6, whole as u64 - 1));
+}
+
+#[test]
+fn a_request_that_is_late_before_its_first_word_leaves_the_session_as_it_was() {
+    let mut bench = Bench::new(LIMITS);
+    let mut player = Player::new(1, open("alternate:token", 5));
     let mut request = player.request();
-    request.deadline = Duration::from_millis(4);
-    bench.batcher.enqueue(StreamId(0), request, bench.now);
-    let answers = bench.until_idle();
-    let (fault, reason) = failure(&answers[0]);
-    assert_eq!((fault, answers.len(), bench.forwards.len()), (SpanFault::Deadline, 1, 3));
-    assert!(reason.contains("4 ms") && reason.contains("computed"), "{reason}");
-    // The session is still there, with nothing written: the same words follow.
+    // The prompt takes the first forward, the strong token with the draw would take the second.
+    request.deadline = Duration::from_millis(2);
+    let answer = bench.ask(0, request);
+    let (fault, reason) = failure(&answer);
+    assert_eq!((fault, bench.forwards.len()), (SpanFault::Deadline, 1));
+    assert!(reason.contains("2 ms") && reason.contains("computed"), "{reason}");
     let mut again = player.request();
     again.open = None;
     player.take(written(&bench.ask(0, again)));
+    assert_eq!(bench.batcher.counts().computed.prompt, 6);
+    while !player.done() {
+        let answer = bench.ask(0, player.request());
+        player.take(written(&answer));
+    }
     assert_reference(&player);
+}
+
+#[test]
+fn a_bound_of_tokens_changes_no_token_and_is_never_exceeded() {
+    for batch_tokens in [1, 3, 5] {
+        let mut bench = Bench::new(BatchLimits { batch_tokens, sessions: 2, ..LIMITS });
+        let schedules = ["token:0.5", "takeover:0.5", "token:1"];
+        let mut players: Vec<Player> =
+            (0..).zip(schedules).map(|(i, s)| Player::new(7, open(s, i))).collect();
+        play(&mut bench, &mut players);
+        players.iter().for_each(assert_reference);
+        assert!(bench.batcher.counts().evictions > 0, "no text was read again");
+        assert_eq!(bench.tokens.iter().max(), Some(&batch_tokens));
+    }
+}
+
+#[test]
+fn a_long_text_does_not_hold_up_the_spans_beside_it() {
+    let mut bench = Bench::new(BatchLimits { batch_tokens: 3, ..LIMITS });
+    let mut long = Player::new(1, open("token:1", 1));
+    long.open.prompt = vec![20; 60];
+    bench.batcher.enqueue(StreamId(0), long.request(), bench.now);
+    let mut short = Player::new(2, open("token:1", 2));
+    short.open.prompt.truncate(1);
+    bench.batcher.enqueue(StreamId(1), short.request(), bench.now);
+    let answers = bench.tick_until_answer();
+    assert_eq!(answers[0].stream, StreamId(1), "the short text with one token a tick is first");
+    assert!(bench.tokens.len() <= 30, "{:?}", bench.tokens);
 }
 
 #[test]
