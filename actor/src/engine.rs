@@ -66,6 +66,7 @@ impl Engine {
             while let Ok(command) = self.ports.commands.try_recv() {
                 self.obey(command)?;
             }
+            self.writer.expire(Instant::now());
             if self.pause().is_zero() {
                 self.tick()?;
             }
@@ -117,7 +118,9 @@ impl Engine {
                 metrics::POLICY_STEP.set(f64::from(version.step), &[]);
                 info!(%version, "weights in place");
             }
-            Command::Work(items) => items.into_iter().for_each(|item| self.writer.admit(item)),
+            Command::Work { items, asked } => {
+                items.into_iter().for_each(|item| self.writer.admit(item, asked));
+            }
             Command::Spans(outcomes) => {
                 outcomes.into_iter().for_each(|outcome| self.writer.answer(outcome));
             }

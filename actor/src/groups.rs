@@ -2,6 +2,7 @@
 //! are sampled elsewhere.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use model::SamplerSettings;
@@ -17,15 +18,17 @@ use crate::handover::FailedGroup;
 pub struct Rules {
     pub task: Task,
     pub seed: u64,
-    /// `handoff.weak_may_end`
-    pub weak_may_end: bool,
     /// `actor.slot_tokens`
     pub slot_tokens: usize,
+    /// `actor.batch_tokens`
+    pub batch_tokens: usize,
 }
 
 /// A leased group being written.
 pub(crate) struct Group {
     item: WorkItem,
+    /// When the lease ends and the group is dealt again.
+    deadline: Instant,
     /// What the strong model samples under.
     pub(crate) sampler: SamplerSettings,
     weak_prompt: Vec<TokenId>,
@@ -35,11 +38,15 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// A group and its sessions, one per sample.
+    /// A group and its sessions, one per sample. `granted` is not later than its lease.
     ///
     /// # Errors
     /// A schedule or question that makes no sense, or a prompt that leaves no room in a slot.
-    pub(crate) fn open(item: WorkItem, rules: &Rules) -> anyhow::Result<(Self, Vec<Session>)> {
+    pub(crate) fn open(
+        item: WorkItem,
+        granted: Instant,
+        rules: &Rules,
+    ) -> anyhow::Result<(Self, Vec<Session>)> {
         let task = &rules.task;
         let schedule: Schedule = item.schedule.parse()?;
         ensure!(item.samples > 0, "a group of no samples");
@@ -56,7 +63,7 @@ impl Group {
             true => Vec::new(),
             false => task.weak_prompt(&item.problem)?,
         };
-        let rule = task.rule(schedule, item.sampling.max_tokens);
+        let rule = task.rule(item.purpose, schedule, item.sampling.max_tokens);
         let sessions = (0..item.samples).map(|sample| {
             let sample = SampleIndex(sample);
             let key = RandomKey::new(rules.seed, item.purpose, &schedule, item.key_group, sample);
@@ -66,7 +73,7 @@ impl Group {
                 prompt: prompt.clone(),
                 sampling: item.sampling.clone(),
                 stops: task.stops().to_vec(),
-                weak_may_end: rules.weak_may_end,
+                weak_may_end: task.weak_may_end(item.purpose),
                 sample,
             });
             session.context("the group cannot be begun")
@@ -80,7 +87,8 @@ impl Group {
         };
         let done = vec![None; item.samples as usize];
         let stops = task.stops().to_vec();
-        Ok((Self { item, sampler, weak_prompt, stops, done }, sessions))
+        let deadline = granted + item.deadline;
+        Ok((Self { item, deadline, sampler, weak_prompt, stops, done }, sessions))
     }
 
     pub(crate) fn item(&self) -> &WorkItem {
@@ -91,6 +99,10 @@ impl Group {
         self.item.lease
     }
 
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// What the weak server needs to know of one of the group's sessions.
     pub(crate) fn weak_open(&self, session: &Session) -> Open {
         Open {
@@ -99,6 +111,8 @@ impl Group {
             key: session.plan().key.bytes(),
             sampling: self.item.sampling.clone(),
             stops: self.stops.clone(),
+            weak_may_end: session.plan().weak_may_end,
+            max_gap: session.plan().rule.max_gap,
         }
     }
 

@@ -2,7 +2,7 @@
 //! bounded channels; who acts on it is decided elsewhere.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::Decoder;
 use proto::{Open, SpanWritten, WorkItem};
@@ -19,7 +19,11 @@ pub enum Command {
         decoder: Decoder,
         version: PolicyVersion,
     },
-    Work(Vec<WorkItem>),
+    /// Leases, granted no earlier than `asked`.
+    Work {
+        items: Vec<WorkItem>,
+        asked: Instant,
+    },
     Spans(Vec<SpanOutcome>),
 }
 
@@ -41,6 +45,8 @@ pub struct SpanAsk {
     pub known: u32,
     /// The whole response so far, so that the request can be repeated on a fresh session.
     pub response: Vec<TokenId>,
+    /// When the rollout's lease ends: nobody waits for the span any longer.
+    pub until: Instant,
 }
 
 /// How an ask ended.

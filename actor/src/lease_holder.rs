@@ -52,14 +52,12 @@ impl LeaseHolder {
             let Some(room) = self.await_room(leased, refusal, &mut delivered).await else {
                 return Ok(());
             };
-            let version = self.status.borrow().version;
+            let (version, asked) = (self.status.borrow().version, Instant::now());
             let ask = LeaseAsk {
                 member: self.member,
                 max_rollouts: room,
                 applied_version: version,
                 completed: delivered.clone(),
-                // A waiting ask would still speak for the old weights when new ones arrive.
-                wait: Duration::ZERO,
             };
             match self.coordinator.lease(ask).await {
                 Ok(items) => {
@@ -72,7 +70,7 @@ impl LeaseHolder {
                         continue;
                     }
                     leased += items.iter().map(|item| u64::from(item.samples)).sum::<u64>();
-                    if self.engine.send(Command::Work(items)).await.is_err() {
+                    if self.engine.send(Command::Work { items, asked }).await.is_err() {
                         return Ok(());
                     }
                 }

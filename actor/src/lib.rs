@@ -9,6 +9,7 @@ mod handover;
 mod lease_holder;
 pub mod metrics;
 mod models;
+mod parcels;
 mod reports;
 mod slots;
 mod span_book;
@@ -43,7 +44,8 @@ use member::{Membership, Process};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
-/// Messages to the engine that wait; its senders wait when it is full.
+/// Messages to the engine that wait; its senders wait when it is full. No setting: every tick
+/// empties it, and what is in it is bounded by `actor.slots`.
 const COMMANDS: usize = 256;
 
 /// Reads the models' outlines, joins the run and starts every part; they end with the shutdown.
@@ -68,6 +70,7 @@ pub fn start(process: &Process, membership: Membership, models: Models) -> anyho
     let (weak, weak_work) = mpsc::channel(limits.weak_outbox_messages as usize);
     let (learner, groups) = mpsc::channel(uplink_groups);
     let (coordinator, reports) = mpsc::channel(uplink_groups);
+    let coordinator_reports = coordinator.clone();
     let (status, statuses) = watch::channel(Status::default());
     let (wanted, wants) = watch::channel(None);
     let (completed, completions) = mpsc::channel(uplink_groups);
@@ -92,11 +95,14 @@ pub fn start(process: &Process, membership: Membership, models: Models) -> anyho
         channel: process.channel_settings(),
         directives: directives.clone(),
         groups,
-        completed: completed.clone(),
+        completed,
+        reports: coordinator_reports,
         groups_max: uplink_groups,
     };
     tasks.spawn("uplink", uplink.run(shutdown.clone()));
-    let reporter = Reporter { coordinator: coordinator.clone(), member, reports, completed };
+    let message_bytes_max = process.channel_settings().message_bytes_max;
+    let reporter =
+        Reporter { coordinator: coordinator.clone(), member, reports, message_bytes_max };
     tasks.spawn("reporter", reporter.run(shutdown.clone()));
     let weights = WeightSync {
         coordinator: coordinator.clone(),
@@ -134,6 +140,7 @@ fn weak_source_settings(process: &Process, models: &Models) -> WeakSourceSetting
         actor: process.name(),
         index: process.index,
         tokenizer: models.rules.task.tokenizer().fingerprint(),
+        stops: models.rules.task.stops().to_vec(),
     }
 }
 

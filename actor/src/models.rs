@@ -2,9 +2,10 @@
 //! strong weights come over the wire, the weak ones stay at the weak server.
 
 use anyhow::{Context, ensure};
-use model::{ModelConfig, ModelSource};
+use model::{ModelConfig, ModelOutline, ModelSource};
 use settings::Settings;
-use task::Task;
+use task::{Task, shared_stops};
+use tracing::warn;
 use types::TokenId;
 
 use crate::groups::Rules;
@@ -31,45 +32,40 @@ impl Models {
             "actor.slot_tokens is {slot_tokens} but {} has {positions} positions: lower it",
             settings.strong.model
         );
-        let mut stops = strong.config.stops.clone();
-        // The weak server may be the only one that can see the weak model.
-        if let Ok(weak) = ModelSource::parse(settings.weak_model()).and_then(|s| s.outline()) {
-            if let Some(difference) = strong.tokenizer.difference(&weak.tokenizer) {
-                anyhow::bail!(
-                    "strong.model and weak.model have different tokenizers ({difference}): name \
-                     two models of one family"
-                );
-            }
-            stops = union(stops, &weak.config.stops);
-        }
+        let stops = stops(settings, &strong)?;
         let rules = Rules {
             task: Task::new(settings, strong.tokenizer, stops),
             seed: settings.seed,
-            weak_may_end: settings.handoff.weak_may_end,
             slot_tokens,
+            batch_tokens: settings.actor.batch_tokens as usize,
         };
         Ok(Self { config: strong.config, rules })
     }
 }
 
-/// The first list's order, then what only the second has.
-fn union(mut first: Vec<TokenId>, second: &[TokenId]) -> Vec<TokenId> {
-    for stop in second {
-        if !first.contains(stop) {
-            first.push(*stop);
+/// The weak server may be the only one that can see the weak model; it then refuses the hello of
+/// an actor that does not know all of its model's ends.
+fn stops(settings: &Settings, strong: &ModelOutline) -> anyhow::Result<Vec<TokenId>> {
+    match ModelSource::parse(settings.weak_model()).and_then(|source| source.outline()) {
+        Ok(weak) => {
+            let strong = (&strong.config, &strong.tokenizer);
+            shared_stops(settings, strong, (&weak.config, &weak.tokenizer))
+        }
+        Err(error) => {
+            warn!(
+                %error,
+                ends = ?strong.config.stops,
+                "cannot read weak.model: only the strong model's ends are known here, and a weak \
+                 server whose model has others will refuse this actor"
+            );
+            Ok(strong.config.stops.clone())
         }
     }
-    first
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_strong_models_canonical_end_stays_first() {
-        assert_eq!(union(vec![7, 3], &[3, 9, 7]), [7, 3, 9]);
-    }
 
     #[test]
     fn the_default_run_and_its_faults() {
@@ -85,5 +81,9 @@ mod tests {
         assert!(missing.starts_with("strong.model: ") && missing.contains("/no/such/model"));
         let long = error(|s| s.actor.slot_tokens = 100_000);
         assert!(long.contains("actor.slot_tokens is 100000"), "{long}");
+        // Without the weak model's files the strong one's ends must do.
+        let mut alone = Settings::default();
+        alone.weak.model = "/no/such/model".to_owned();
+        assert_eq!(Models::read(&alone).unwrap().rules.task.stops(), models.config.stops);
     }
 }

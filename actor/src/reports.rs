@@ -1,29 +1,34 @@
 //! What goes back to the coordinator: evaluated groups, several at a time, and groups given up.
 
-use proto::{CoordinatorClient, ReturnReason, ReturnedGroup, RpcError};
-use runtime::{Attempt, RetryPolicy, Shutdown, retry};
+use std::future::Future;
+
+use proto::{CoordinatorClient, ErrorCode, ReturnReason, ReturnedGroup, RpcError};
+use runtime::{Attempt, GaveUp, RetryPolicy, Shutdown, retry};
 use tokio::sync::mpsc;
-use types::{LeaseId, MemberId, RolloutGroup};
+use tracing::warn;
+use types::{MemberId, RolloutGroup};
 
-use crate::handover::{CompletedLease, FailedGroup, Report};
+use crate::handover::{FailedGroup, Report};
+use crate::parcels::{ReportLimits, reports};
 
-/// Groups of one report.
+/// Groups of one report. No setting: it only saves calls, and `limits.message_bytes` bounds a
+/// report as well.
 const REPORT_GROUPS: usize = 64;
 
 pub struct Reporter {
     pub coordinator: CoordinatorClient,
     pub member: MemberId,
-    /// From the engine.
+    /// From the engine, and from the uplink what it cannot send.
     pub reports: mpsc::Receiver<Report>,
-    /// To the lease holder.
-    pub completed: mpsc::Sender<CompletedLease>,
+    /// `limits.message_bytes`
+    pub message_bytes_max: usize,
 }
 
 impl Reporter {
     /// Until the shutdown; what was not reported then is dealt again.
     ///
     /// # Errors
-    /// The coordinator refuses a report, or cannot be reached for long.
+    /// The coordinator does not know this member, or cannot be reached for long.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let stop = shutdown.wait();
         tokio::select! {
@@ -35,32 +40,31 @@ impl Reporter {
     async fn report(&mut self) -> anyhow::Result<()> {
         let mut batch = Vec::with_capacity(REPORT_GROUPS);
         while self.reports.recv_many(&mut batch, REPORT_GROUPS).await > 0 {
-            let mut evaluated = Vec::new();
+            let (mut evaluated, mut failed) = (Vec::new(), Vec::new());
             for report in batch.drain(..) {
                 match report {
                     Report::Evaluated(group) => evaluated.push(group),
-                    Report::Failed(failed) => self.give_back(failed).await?,
+                    Report::Failed(group) => failed.push(group),
                 }
             }
-            if !evaluated.is_empty() {
-                self.evaluated(evaluated).await?;
+            let limits = ReportLimits { groups: REPORT_GROUPS, bytes: self.message_bytes_max };
+            let (evaluations, too_large) = reports(evaluated, limits);
+            for group in failed.into_iter().chain(too_large) {
+                self.give_back(group).await?;
+            }
+            for groups in evaluations {
+                self.evaluated(groups).await?;
             }
         }
         Ok(())
     }
 
     async fn evaluated(&self, groups: Vec<RolloutGroup>) -> anyhow::Result<()> {
-        let leases: Vec<LeaseId> = groups.iter().map(|group| group.lease).collect();
-        retry(RetryPolicy::default(), "reporting an evaluation", || {
+        call("reporting an evaluation", || {
             let (mut coordinator, groups) = (self.coordinator.clone(), groups.clone());
-            async move { again(coordinator.report_eval(self.member, groups).await) }
+            async move { coordinator.report_eval(self.member, groups).await }
         })
-        .await?;
-        for lease in leases {
-            // Closed only while the process stops.
-            let _ = self.completed.send(lease).await;
-        }
-        Ok(())
+        .await
     }
 
     async fn give_back(&self, failed: FailedGroup) -> anyhow::Result<()> {
@@ -72,18 +76,39 @@ impl Reporter {
             reason: ReturnReason::Failed,
             detail: failed.detail,
         };
-        retry(RetryPolicy::default(), "giving a group back", || {
+        call("giving a group back", || {
             let (mut coordinator, returned) = (self.coordinator.clone(), returned.clone());
-            async move { again(coordinator.return_group(returned).await) }
+            async move { coordinator.return_group(returned).await }
         })
-        .await?;
-        Ok(())
+        .await
     }
 }
 
-fn again<T>(outcome: Result<T, RpcError>) -> Result<T, Attempt<RpcError>> {
-    outcome.map_err(|error| match error.code.retryable() {
-        true => Attempt::Again(error),
-        false => Attempt::Stop(error),
-    })
+/// A refusal costs what was reported, not the actor: the coordinator takes what is good of a report
+/// and deals the rest again, as often as it allows.
+async fn call<F>(what: &str, mut attempt: impl FnMut() -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = Result<(), RpcError>>,
+{
+    let outcome = retry(RetryPolicy::default(), what, || {
+        let outcome = attempt();
+        async move {
+            outcome.await.map_err(|error| match error.code.retryable() {
+                true => Attempt::Again(error),
+                false => Attempt::Stop(error),
+            })
+        }
+    });
+    match outcome.await {
+        Ok(()) => Ok(()),
+        Err(GaveUp { error, .. }) if is_refusal(error.code) => {
+            warn!(%error, what, "the coordinator refuses a report");
+            Ok(())
+        }
+        Err(gave_up) => Err(gave_up.into()),
+    }
+}
+
+fn is_refusal(code: ErrorCode) -> bool {
+    !code.retryable() && code != ErrorCode::UnknownMember
 }

@@ -30,6 +30,8 @@ pub struct SpanBook {
     next_session: u64,
     /// Sessions that the weak server may forget.
     closing: Vec<SessionId>,
+    /// How often requests went unanswered since the stream's last reply.
+    silences: u32,
 }
 
 /// One span that is asked for.
@@ -38,6 +40,9 @@ struct Asked {
     asked_at: Instant,
     /// Requests so far.
     sent: u32,
+    /// Those of them that count against `actor.span_retries_max`.
+    faults: u32,
+    last: Option<Repeat>,
     /// The next request must open the session and carry the whole response.
     whole: bool,
     step: Step,
@@ -74,6 +79,11 @@ impl Repeat {
         }
     }
 
+    /// A busy server has not looked at the request: only the patience for all tries ends that.
+    fn is_fault(self) -> bool {
+        self != Self::Overloaded
+    }
+
     /// The fault says nothing about how busy the server is.
     fn at_once(self) -> bool {
         matches!(self, Self::UnknownSession | Self::Prefix | Self::Stream)
@@ -90,13 +100,15 @@ impl SpanBook {
             rollouts: BTreeMap::new(),
             next_session: 0,
             closing: Vec::new(),
+            silences: 0,
         }
     }
 
     pub fn ask(&mut self, ask: SpanAsk, now: Instant) {
         let step = Step::Ready { not_before: now };
         let rollout = ask.rollout;
-        let asked = Asked { ask, asked_at: now, sent: 0, whole: false, step };
+        let asked =
+            Asked { ask, asked_at: now, sent: 0, faults: 0, last: None, whole: false, step };
         self.asked.insert(rollout, asked);
     }
 
@@ -114,7 +126,6 @@ impl SpanBook {
 
     /// Requests to send now, on the current stream.
     pub fn due(&mut self, now: Instant) -> Vec<SpanRequest> {
-        let deadline = self.limits.deadline;
         let mut requests = Vec::new();
         for (rollout, asked) in &mut self.asked {
             if !matches!(asked.step, Step::Ready { not_before } if not_before <= now) {
@@ -130,14 +141,15 @@ impl SpanBook {
                     (session, true)
                 }
             };
-            let SpanAsk { open, known, response, .. } = &asked.ask;
+            let SpanAsk { open, known, response, until, .. } = &asked.ask;
+            let deadline = self.limits.deadline.min(until.saturating_duration_since(now));
             let from = if whole { 0 } else { *known };
             let (prefix, append) = response.split_at(from as usize);
             requests.push(SpanRequest {
                 session,
                 open: whole.then(|| (**open).clone()),
                 from,
-                prefix_hash: SpanRequest::hash_prefix(prefix),
+                prefix_hash: SpanRequest::hash_prefix(&open.prompt, prefix),
                 append: append.to_vec(),
                 want_span: true,
                 deadline,
@@ -157,6 +169,7 @@ impl SpanBook {
 
     /// What a reply settles, if anything.
     pub fn reply(&mut self, reply: SpanReply, now: Instant) -> Option<SpanOutcome> {
+        self.silences = 0;
         let rollout = *self.rollouts.get(&reply.session)?;
         let asked = self.asked.get(&rollout)?;
         let Step::Sent { from, appended, .. } = asked.step else { return None };
@@ -184,6 +197,7 @@ impl SpanBook {
         self.sessions.clear();
         self.rollouts.clear();
         self.closing.clear();
+        self.silences = 0;
         let sent = |asked: &Asked| matches!(asked.step, Step::Sent { .. });
         let lost = self.asked.iter().filter(|(_, asked)| sent(asked));
         let lost: Vec<RolloutId> = lost.map(|(rollout, _)| *rollout).collect();
@@ -193,33 +207,51 @@ impl SpanBook {
     /// Requests without an answer are repeated on fresh sessions, so that a late reply cannot be
     /// taken for another span's; what waited too long altogether is given up.
     pub fn expire(&mut self, now: Instant) -> Vec<SpanOutcome> {
-        let mut outcomes = Vec::new();
+        let (mut outcomes, mut silent) = (Vec::new(), false);
         let rollouts: Vec<RolloutId> = self.asked.keys().copied().collect();
         for rollout in rollouts {
             let asked = &self.asked[&rollout];
             match asked.step {
                 Step::Sent { silent_at, .. } if silent_at <= now => {
+                    silent = true;
                     self.end_session(rollout);
                     outcomes.extend(self.repeat(rollout, Repeat::Silence, now));
                 }
-                Step::Ready { .. } if self.limits.patience_ends(asked.asked_at) <= now => {
-                    let detail = "no weak server could be reached in time".to_owned();
+                Step::Ready { .. } if asked.patience_ends(self.limits) <= now => {
+                    let waited = now.saturating_duration_since(asked.asked_at).as_millis();
+                    let detail = match asked.last {
+                        None | Some(Repeat::Stream) => {
+                            format!("no weak server could be reached within {waited} ms")
+                        }
+                        Some(last) => {
+                            let name = last.name();
+                            format!("weak span given up after {waited} ms, last: {name}")
+                        }
+                    };
                     outcomes.push(self.give_up(rollout, detail));
                 }
                 Step::Sent { .. } | Step::Ready { .. } => {}
             }
         }
+        self.silences += u32::from(silent);
         outcomes
     }
 
-    /// When something has to be done next, without news from outside. What is ready to be sent
-    /// counts only where there is a stream to send it on.
+    /// How often requests have gone unanswered with no reply to any other in between. A server
+    /// that works answers in time, if only that it is late.
     #[must_use]
-    pub fn next_event(&self, connected: bool) -> Option<Instant> {
+    pub fn silences(&self) -> u32 {
+        self.silences
+    }
+
+    /// When something has to be done next, without news from outside. What is ready to be sent
+    /// counts only where it `can_send`.
+    #[must_use]
+    pub fn next_event(&self, can_send: bool) -> Option<Instant> {
         let event = |asked: &Asked| match asked.step {
             Step::Sent { silent_at, .. } => silent_at,
-            Step::Ready { not_before } if connected => not_before,
-            Step::Ready { .. } => self.limits.patience_ends(asked.asked_at),
+            Step::Ready { not_before } if can_send => not_before,
+            Step::Ready { .. } => asked.patience_ends(self.limits),
         };
         self.asked.values().map(event).min()
     }
@@ -227,7 +259,9 @@ impl SpanBook {
     fn repeat(&mut self, rollout: RolloutId, repeat: Repeat, now: Instant) -> Option<SpanOutcome> {
         let retries_max = self.limits.retries_max;
         let asked = self.asked.get_mut(&rollout)?;
-        if asked.sent > retries_max {
+        asked.faults += u32::from(repeat.is_fault());
+        asked.last = Some(repeat);
+        if asked.faults > retries_max {
             let name = repeat.name();
             let detail = format!("weak span given up after {retries_max} retries, last: {name}");
             return Some(self.give_up(rollout, detail));
@@ -274,12 +308,11 @@ impl Asked {
         let latency = now.saturating_duration_since(self.asked_at);
         Ok(SpanTaken { from, written, latency, retries: self.sent.saturating_sub(1) })
     }
-}
 
-impl SpanLimits {
-    /// All tries together take no longer than this.
-    fn patience_ends(&self, asked_at: Instant) -> Instant {
-        asked_at + self.deadline * (self.retries_max + 1)
+    /// All tries together take no longer than this, nor than the rollout's lease.
+    fn patience_ends(&self, limits: SpanLimits) -> Instant {
+        let patience = limits.deadline * (limits.retries_max + 1);
+        (self.asked_at + patience).min(self.ask.until)
     }
 }
 

@@ -11,8 +11,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, info, warn};
 use types::RolloutGroup;
 
-use crate::handover::CompletedLease;
+use crate::handover::{CompletedLease, Report};
 use crate::metrics;
+use crate::parcels::too_large;
 
 pub struct Uplink {
     pub channel: ChannelSettings,
@@ -21,6 +22,8 @@ pub struct Uplink {
     pub groups: mpsc::Receiver<RolloutGroup>,
     /// To the lease holder.
     pub completed: mpsc::Sender<CompletedLease>,
+    /// To the reporter: groups that fit into no message.
+    pub reports: mpsc::Sender<Report>,
     /// `actor.uplink_groups`: sent and without receipt.
     pub groups_max: usize,
 }
@@ -52,16 +55,14 @@ impl Uplink {
         loop {
             if unanswered.is_empty() {
                 let Some(group) = self.groups.recv().await else { return };
-                unanswered.push_back(group);
+                unanswered.extend(self.sendable(group).await);
+                continue;
             }
             let failure = match self.connect(&unanswered).await {
-                Ok(line) => {
-                    failures = 0;
-                    match self.serve(line, &mut unanswered).await {
-                        Some(reason) => reason,
-                        None => return,
-                    }
-                }
+                Ok(line) => match self.serve(line, &mut unanswered, &mut failures).await {
+                    Some(reason) => reason,
+                    None => return,
+                },
                 Err(error) => format!("{error:#}"),
             };
             failures += 1;
@@ -92,19 +93,24 @@ impl Uplink {
         &mut self,
         mut line: Line,
         unanswered: &mut VecDeque<RolloutGroup>,
+        failures: &mut u32,
     ) -> Option<String> {
         loop {
             metrics::QUEUED.set(unanswered.len() as f64, &[("queue", "receipts")]);
             tokio::select! {
                 group = self.groups.recv(), if unanswered.len() < self.groups_max => {
-                    let group = group?;
+                    let Some(group) = self.sendable(group?).await else { continue };
                     unanswered.push_back(group.clone());
                     if line.groups.try_send(group).is_err() {
                         return Some("the learner reads no groups any more".to_owned());
                     }
                 }
                 receipt = line.receipts.next() => match receipt {
-                    Ok(Some(receipt)) => self.settle(&receipt, unanswered).await,
+                    Ok(Some(receipt)) => {
+                        // A connection alone does not show that the line carries groups.
+                        *failures = 0;
+                        self.settle(&receipt, unanswered).await;
+                    }
                     Ok(None) => return Some("the learner closed the stream".to_owned()),
                     Err(error) => return Some(error.to_string()),
                 },
@@ -118,6 +124,17 @@ impl Uplink {
         }
     }
 
+    /// A group over the bound on messages would break every line that it is put on.
+    async fn sendable(&self, group: RolloutGroup) -> Option<RolloutGroup> {
+        let Some(failed) = too_large(&group, self.channel.message_bytes_max) else {
+            return Some(group);
+        };
+        warn!(group = %failed.group, detail = failed.detail, "group cannot be sent");
+        // Closed only while the process stops.
+        let _ = self.reports.send(Report::Failed(failed)).await;
+        None
+    }
+
     async fn settle(&self, receipt: &Receipt, unanswered: &mut VecDeque<RolloutGroup>) {
         let same = |g: &RolloutGroup| g.group == receipt.group && g.epoch == receipt.epoch;
         let Some(group) = unanswered.iter().position(same).and_then(|at| unanswered.remove(at))
@@ -128,7 +145,6 @@ impl Uplink {
         let code = match receipt.code {
             ReceiptCode::Accepted => "accepted",
             ReceiptCode::Duplicate => "duplicate",
-            ReceiptCode::Stale => "stale",
             ReceiptCode::Refused => "refused",
         };
         metrics::RECEIPTS.increment(1, &[("code", code)]);
@@ -138,7 +154,7 @@ impl Uplink {
                 let _ = self.completed.send(group.lease).await;
             }
             // The learner itself returned the group to the coordinator.
-            ReceiptCode::Stale | ReceiptCode::Refused => {
+            ReceiptCode::Refused => {
                 warn!(group = %group.group, code, reason = receipt.reason, "group not taken");
             }
         }

@@ -7,27 +7,35 @@ use std::future::pending;
 use std::time::{Duration, Instant};
 
 use proto::{
-    ChannelSettings, Directive, RpcError, SpanReply, WeakClient, WeakInbox, WeakMessage, WeakOutbox,
+    ChannelSettings, Directive, ErrorCode, RpcError, SpanReply, WeakClient, WeakInbox, WeakMessage,
+    WeakOutbox,
 };
 use runtime::{RetryPolicy, Shutdown};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
-use types::Hash;
+use types::{Hash, TokenId};
 
 use crate::handover::{Command, SpanOutcome, WeakWork};
 use crate::span_book::{SpanBook, SpanLimits};
+
+/// So often requests may go unanswered in a row, each for longer than its deadline, before the
+/// server is left: it may still answer pings while its engine hangs. No setting, since how long
+/// that is follows from `actor.span_deadline_ms`.
+const SILENCES_MAX: u32 = 3;
 
 /// What the weak source needs to know of its process.
 pub struct WeakSourceSettings {
     pub channel: ChannelSettings,
     pub limits: SpanLimits,
-    /// `actor.weak_outbox_messages`
+    /// `actor.weak_outbox_messages`; also of what waits for room there.
     pub outbox_messages: usize,
     /// For the hello, and to spread actors over servers.
     pub actor: String,
     pub index: u32,
     /// The strong tokenizer's fingerprint.
     pub tokenizer: Hash,
+    /// What ends a text here.
+    pub stops: Vec<TokenId>,
 }
 
 pub struct WeakSource {
@@ -72,24 +80,24 @@ impl WeakSource {
     /// Until the shutdown, which abandons what is asked for, or until the engine is gone.
     ///
     /// # Errors
-    /// None that a retry could mend; those end in the outcomes of the spans.
+    /// A weak server that refuses this actor's models. What a retry may mend ends in the outcomes
+    /// of the spans.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let stop = shutdown.wait();
         tokio::select! {
-            () = stop => {}
-            () = self.converse() => {}
+            () = stop => Ok(()),
+            outcome = self.converse() => outcome,
         }
-        Ok(())
     }
 
-    async fn converse(&mut self) {
+    async fn converse(&mut self) -> anyhow::Result<()> {
         loop {
             if self.stream.is_none() && !self.book.is_idle() && self.connect_at <= Instant::now() {
-                self.connect().await;
+                self.connect().await?;
             }
             self.queue_due();
             let outcomes = match self.next_event().await {
-                Event::Work(None) => return,
+                Event::Work(None) => return Ok(()),
                 Event::Work(Some(work)) => {
                     self.take(work);
                     Vec::new()
@@ -107,13 +115,16 @@ impl WeakSource {
                 Event::Time => Vec::new(),
             };
             let expired = self.book.expire(Instant::now());
-            let outcomes: Vec<SpanOutcome> = outcomes.into_iter().chain(expired).collect();
+            let mut outcomes: Vec<SpanOutcome> = outcomes.into_iter().chain(expired).collect();
+            if self.stream.is_some() && self.book.silences() >= SILENCES_MAX {
+                outcomes.extend(self.break_off("it has answered nothing for too long"));
+            }
             let sent = match outcomes.is_empty() {
                 true => Ok(()),
                 false => self.engine.send(Command::Spans(outcomes)).await,
             };
             if sent.is_err() {
-                return;
+                return Ok(());
             }
         }
     }
@@ -148,9 +159,14 @@ impl WeakSource {
     }
 
     fn wake(&self) -> Option<Instant> {
-        let connected = self.stream.is_some();
-        let connect = (!connected && !self.book.is_idle()).then_some(self.connect_at);
-        [connect, self.book.next_event(connected)].into_iter().flatten().min()
+        let connect = (self.stream.is_none() && !self.book.is_idle()).then_some(self.connect_at);
+        [connect, self.book.next_event(self.can_send())].into_iter().flatten().min()
+    }
+
+    /// Otherwise what is due waits in the book.
+    fn can_send(&self) -> bool {
+        let room = |stream: &Stream| stream.unsent.len() < self.settings.outbox_messages;
+        self.stream.as_ref().is_some_and(room)
     }
 
     /// All that is there: the spans of several ticks go in one message.
@@ -176,6 +192,9 @@ impl WeakSource {
     }
 
     fn queue_due(&mut self) {
+        if !self.can_send() {
+            return;
+        }
         let Some(stream) = &mut self.stream else { return };
         let spans = self.book.due(Instant::now());
         if !spans.is_empty() {
@@ -194,17 +213,21 @@ impl WeakSource {
         self.book.stream_lost(Instant::now())
     }
 
-    async fn connect(&mut self) {
+    async fn connect(&mut self) -> anyhow::Result<()> {
         match self.open().await {
             Ok(stream) => {
                 self.stream = Some(stream);
                 self.failures = 0;
+            }
+            Err(error) if is_refusal(&error) => {
+                return Err(error.context("the weak server refuses this actor"));
             }
             Err(error) => {
                 warn!(error = format!("{error:#}"), "no stream to a weak server, will try again");
                 self.put_off();
             }
         }
+        Ok(())
     }
 
     fn put_off(&mut self) {
@@ -229,11 +252,17 @@ impl WeakSource {
         let channel = proto::connect(address, &self.settings.channel).await?;
         let mut client = WeakClient::new(channel, &self.settings.channel);
         let actor = self.settings.actor.clone();
-        let hello = WeakMessage::Hello { actor, tokenizer: self.settings.tokenizer };
+        let (tokenizer, stops) = (self.settings.tokenizer, self.settings.stops.clone());
+        let hello = WeakMessage::Hello { actor, tokenizer, stops };
         let (outbox, inbox) = client.converse(hello, self.settings.outbox_messages).await?;
         info!(address, "connected to a weak server");
         Ok(Stream { outbox, inbox, unsent: VecDeque::new() })
     }
+}
+
+/// No other try would be answered differently.
+fn is_refusal(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<RpcError>().is_some_and(|error| error.code == ErrorCode::Invalid)
 }
 
 async fn or_never<F: Future>(future: Option<F>) -> F::Output {

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use candle_core::DType;
 use model::{Decoder, ModelConfig, Placement};
-use proto::{CoordinatorClient, Directive, RpcError};
+use proto::{CoordinatorClient, Directive, ErrorCode, RpcError};
 use runtime::{Attempt, GaveUp, RetryPolicy, Shutdown, retry};
 use telemetry::Readiness;
 use tokio::sync::{mpsc, watch};
@@ -18,6 +18,9 @@ use crate::metrics;
 
 /// Between two rounds of fetching where the coordinator does not answer.
 const ROUND_PAUSE: Duration = Duration::from_secs(1);
+/// Rounds for one version, before it is refused. No setting: long before they are over, a
+/// coordinator that is gone ends the process, and one that is there serves the version.
+const ROUNDS_MAX: u32 = 30;
 
 pub struct WeightSync {
     pub coordinator: CoordinatorClient,
@@ -35,56 +38,71 @@ impl WeightSync {
     /// Until the shutdown.
     ///
     /// # Errors
-    /// None: what cannot be fetched or used is refused.
+    /// A version that cannot be used while there is none from before. Otherwise a bad one is
+    /// refused and the one from before stays.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let stop = shutdown.wait();
         tokio::select! {
-            () = stop => {}
-            () = self.follow() => {}
+            () = stop => Ok(()),
+            outcome = self.follow() => outcome,
         }
-        Ok(())
     }
 
-    async fn follow(&mut self) {
-        let (mut good, mut refused) = (None, None);
+    async fn follow(&mut self) -> anyhow::Result<()> {
+        let (mut good, mut refused): (Option<PolicyVersion>, _) = (None, None);
         loop {
             let announced = self.directives.borrow_and_update().version;
             let news = announced.filter(|_| announced != good && announced != refused);
             let Some(version) = news else {
                 if self.directives.changed().await.is_err() {
-                    return;
+                    return Ok(());
                 }
                 continue;
             };
             self.wanted.send_replace(Some(version));
-            let failure = match self.fetch(version).await {
-                Ok((manifest, bytes)) => match decoder(&self.config, version, &manifest, &bytes) {
-                    Ok(decoder) => {
-                        if self.engine.send(Command::Weights { decoder, version }).await.is_err() {
-                            return;
-                        }
-                        good = Some(version);
-                        self.readiness.set("weights");
-                        continue;
+            let failure = match self.obtain(version).await {
+                Ok(decoder) => {
+                    if self.engine.send(Command::Weights { decoder, version }).await.is_err() {
+                        return Ok(());
                     }
-                    Err(error) => error,
-                },
-                Err(gave_up) if gave_up.error.code.retryable() => {
-                    warn!(%version, error = %gave_up.error, "weights not fetched, will try again");
-                    tokio::time::sleep(ROUND_PAUSE).await;
+                    good = Some(version);
+                    self.readiness.set("weights");
                     continue;
                 }
-                Err(gave_up) => gave_up.error.into(),
+                Err(failure) => failure,
             };
-            let kept =
-                good.map_or_else(|| "none".to_owned(), |good: PolicyVersion| good.to_string());
+            let kept = good.map_or_else(|| "none".to_owned(), |good| good.to_string());
             warn!(%version, kept, error = format!("{failure:#}"), "weights refused");
             metrics::WEIGHTS_REFUSED.increment(1, &[]);
-            refused = Some(version);
             self.wanted.send_replace(good);
+            refused = Some(version);
+            // Where the next version is there already, that one is tried first.
+            let superseded = self.directives.borrow().version != refused;
+            if good.is_none() && !superseded {
+                return Err(failure.context(format!(
+                    "weights {version} cannot be used and there are none from before: give this \
+                     actor the strong.model and the limits of the learner"
+                )));
+            }
         }
     }
 
+    /// Fetched, checked and ready to sample with.
+    async fn obtain(&self, version: PolicyVersion) -> anyhow::Result<Decoder> {
+        for _ in 0..ROUNDS_MAX {
+            match self.fetch(version).await {
+                Ok((manifest, bytes)) => return decoder(&self.config, version, &manifest, &bytes),
+                Err(gave_up) if gave_up.error.code.retryable() => {
+                    warn!(%version, error = %gave_up.error, "weights not fetched, will try again");
+                    tokio::time::sleep(ROUND_PAUSE).await;
+                }
+                Err(gave_up) => return Err(gave_up.into()),
+            }
+        }
+        bail!("weights {version} could not be fetched in {ROUNDS_MAX} rounds");
+    }
+
+    /// A transfer that arrives torn is as good as none: it is fetched again, a few times.
     async fn fetch(
         &self,
         version: PolicyVersion,
@@ -93,9 +111,11 @@ impl WeightSync {
             let (mut coordinator, bytes_max) = (self.coordinator.clone(), self.bytes_max);
             async move {
                 let fetched = coordinator.fetch_weights(version, bytes_max).await;
-                fetched.map_err(|error| match error.code.retryable() {
-                    true => Attempt::Again(error),
-                    false => Attempt::Stop(error),
+                fetched.map_err(|error| {
+                    match error.code.retryable() || error.code == ErrorCode::Invalid {
+                        true => Attempt::Again(error),
+                        false => Attempt::Stop(error),
+                    }
                 })
             }
         })

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use candle_core::DType;
@@ -107,10 +108,11 @@ impl Writer {
     }
 
     /// Takes a leased group into free slots, or gives it up at once.
-    pub fn admit(&mut self, item: WorkItem) {
+    /// `granted` is not later than its lease.
+    pub fn admit(&mut self, item: WorkItem, granted: Instant) {
         self.admitted += u64::from(item.samples);
         let opened = match self.slots.free() < item.samples as usize {
-            false => Group::open(item.clone(), &self.rules),
+            false => Group::open(item.clone(), granted, &self.rules),
             true => Err(anyhow::anyhow!(
                 "no room: {} of its samples' slots are free",
                 self.slots.free()
@@ -146,7 +148,25 @@ impl Writer {
         }
     }
 
-    /// One token for every slot whose turn is the strong model's.
+    /// Gives up every group whose lease has ended: it is dealt again, and this copy would only hold
+    /// slots.
+    pub fn expire(&mut self, now: Instant) {
+        let late = self.groups.values().filter(|group| group.deadline() <= now);
+        let late: Vec<LeaseId> = late.map(Group::lease).collect();
+        for lease in late {
+            let group = &self.groups[&lease];
+            let WorkItem { deadline, samples, .. } = group.item();
+            let detail = format!(
+                "its lease of {} ms ended with {} of {samples} samples written: raise \
+                 coordinator.lease_deadline_ms, or lower actor.slots",
+                deadline.as_millis(),
+                group.finished().count()
+            );
+            self.fail(lease, &detail);
+        }
+    }
+
+    /// One token for every slot whose turn is the strong model's and whose text is read so far.
     ///
     /// # Errors
     /// The device failed. A rollout that cannot be sampled only fails its group.
@@ -155,17 +175,18 @@ impl Writer {
             return Ok(Tick::default());
         };
         let version = *version;
-        let feeds = feeding::plan(engine, &self.slots)?;
+        let feeds = feeding::plan(engine, &self.slots, self.rules.batch_tokens)?;
         if feeds.is_empty() {
             return Ok(Tick::default());
         }
         let inputs: Vec<RowInput<'_>> = feeds
             .iter()
-            .map(|feed| RowInput { row: feed.row, tokens: &feed.tokens, want: Want::Last })
+            .map(|feed| RowInput { row: feed.row, tokens: &feed.tokens, want: feed.want() })
             .collect();
         let logits = engine.step(&inputs).context("the strong model's forward failed")?.logits;
         let logits = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-        for (feed, logits) in feeds.iter().zip(&logits) {
+        let read = feeds.iter().filter(|feed| feed.want() == Want::Last);
+        for (feed, logits) in read.zip(&logits) {
             for row in &feed.readers {
                 self.draw(*row, logits, version);
             }
@@ -201,6 +222,7 @@ impl Writer {
                     open: Arc::clone(&weak.open),
                     known: weak.known,
                     response: slot.session.response().to_vec(),
+                    until: group.deadline(),
                 });
             }
             Turn::Finished => self.finish(row),
@@ -208,14 +230,20 @@ impl Writer {
     }
 
     fn finish(&mut self, row: usize) {
-        let Some(slot) = self.release(row) else { return };
-        let Some(group) = self.groups.get_mut(&slot.lease) else { return };
+        let Some(slot) = self.slots.get(row) else { return };
+        let lease = slot.lease;
+        let Some(group) = self.groups.get_mut(&lease) else { return };
+        // A rollout that cannot be graded stays in its slot, to be counted with the others there.
         let verdict = self.rules.task.verdict(&slot.session, &group.item().problem);
-        let rollout = verdict.and_then(|verdict| Ok(slot.session.finish(verdict)?));
+        let rollout = verdict.and_then(|verdict| Ok(slot.session.clone().finish(verdict)?));
         match rollout.map(|rollout| group.deliver(rollout)) {
-            Ok(false) => {}
-            Ok(true) => self.complete(slot.lease),
-            Err(error) => self.fail(slot.lease, &format!("{error:#}")),
+            Ok(last) => {
+                self.release(row);
+                if last {
+                    self.complete(lease);
+                }
+            }
+            Err(error) => self.fail(lease, &format!("{error:#}")),
         }
     }
 
@@ -233,17 +261,13 @@ impl Writer {
     fn fail(&mut self, lease: LeaseId, detail: &str) {
         let Some(group) = self.groups.remove(&lease) else { return };
         let item = group.item();
-        let unfinished = item.samples as usize - group.finished().count();
-        let rows: Vec<usize> = self.slots.rows_of(lease).collect();
         for rollout in group.finished() {
             metrics::count_failed(item.purpose, rollout.has_handoff());
         }
-        let released: Vec<Slot> = rows.into_iter().filter_map(|row| self.release(row)).collect();
-        for index in 0..unfinished {
-            // The one that failed on its way out of its slot is not among the released.
-            let slot = released.get(index);
-            let weak = |slot: &Slot| slot.session.authors().contains(&Author::Weak);
-            metrics::count_failed(item.purpose, slot.is_some_and(weak));
+        let rows: Vec<usize> = self.slots.rows_of(lease).collect();
+        for slot in rows.into_iter().filter_map(|row| self.release(row)) {
+            let handoff = slot.session.authors().contains(&Author::Weak);
+            metrics::count_failed(item.purpose, handoff);
         }
         self.give_up(item, detail.to_owned());
     }

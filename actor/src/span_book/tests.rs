@@ -21,9 +21,12 @@ fn ask(rollout: u64, known: u32, response: &[u32]) -> SpanAsk {
         key: [0; 32],
         sampling,
         stops: vec![2],
+        weak_may_end: true,
+        max_gap: 32,
     };
     let rollout = RolloutId(rollout);
-    SpanAsk { rollout, open: Arc::new(open), known, response: response.to_vec() }
+    let (open, until) = (Arc::new(open), Instant::now() + seconds(1000));
+    SpanAsk { rollout, open, known, response: response.to_vec(), until }
 }
 
 fn written(session: SessionId, appended: usize) -> SpanReply {
@@ -48,7 +51,7 @@ fn a_session_opens_once_and_then_carries_only_news() {
     book.ask(ask(7, 0, &[3, 4]), now);
     let first = only(book.due(now));
     assert!(first.open.is_some() && first.from == 0 && first.append == [3, 4]);
-    assert_eq!(first.prefix_hash, SpanRequest::hash_prefix(&[]));
+    assert_eq!(first.prefix_hash, SpanRequest::hash_prefix(&[1], &[]));
     assert!(book.due(now).is_empty());
     let outcome = book.reply(written(first.session, 2), now + seconds(1)).unwrap();
     let taken = outcome.result.unwrap();
@@ -60,7 +63,7 @@ fn a_session_opens_once_and_then_carries_only_news() {
     let second = only(book.due(now));
     assert_eq!((second.session, &second.open, second.from), (first.session, &None, 3));
     assert_eq!(second.append, [5]);
-    assert_eq!(second.prefix_hash, SpanRequest::hash_prefix(&[3, 4, 9]));
+    assert_eq!(second.prefix_hash, SpanRequest::hash_prefix(&[1], &[3, 4, 9]));
 
     book.close(RolloutId(7));
     assert_eq!(book.take_closing(), [first.session]);
@@ -77,18 +80,78 @@ fn an_overloaded_server_gets_the_same_request_later_a_confused_one_the_whole_tex
     let request = only(book.due(now));
     assert!(book.reply(fault(session, SpanFault::Overloaded), now).is_none());
     assert!(book.due(now).is_empty(), "a busy server is left alone for a while");
-    let later = book.next_event(true).unwrap();
+    let mut later = book.next_event(true).unwrap();
     assert!(later > now);
     assert_eq!(only(book.due(later)), request);
-    assert!(book.reply(fault(session, SpanFault::Prefix), later).is_none());
-    let later = book.next_event(true).unwrap();
-    let whole = only(book.due(later));
-    assert_eq!((whole.from, whole.append, whole.session), (0, vec![9, 4], session));
-    assert!(whole.open.is_some());
+    for _ in 0..2 {
+        assert!(book.reply(fault(session, SpanFault::Prefix), later).is_none());
+        later = book.next_event(true).unwrap();
+        let whole = only(book.due(later));
+        assert_eq!((whole.from, whole.append, whole.session), (0, vec![9, 4], session));
+        assert!(whole.open.is_some());
+    }
     // The third fault is one too many.
     let outcome = book.reply(fault(session, SpanFault::UnknownSession), later).unwrap();
     assert!(outcome.result.unwrap_err().contains("after 2 retries, last: unknown_session"));
     assert!(book.is_idle());
+}
+
+#[test]
+fn a_busy_server_is_asked_for_as_long_as_the_patience_lasts() {
+    let (mut book, start) = (SpanBook::new(LIMITS), Instant::now());
+    book.ask(ask(1, 0, &[]), start);
+    let (mut now, mut requests) = (start, 0);
+    let detail = loop {
+        if let Some(outcome) = book.expire(now).pop() {
+            break outcome.result.unwrap_err();
+        }
+        let request = only(book.due(now));
+        requests += 1;
+        assert!(book.reply(fault(request.session, SpanFault::Overloaded), now).is_none());
+        let next = book.next_event(true).unwrap();
+        assert!(next > now && next <= now + seconds(1), "a delay grows to a second at most");
+        now = next;
+    };
+    assert!(requests > 20 && now >= start + seconds(24), "{requests} requests");
+    assert!(detail.contains("weak span given up after 2") && detail.contains("overloaded"));
+}
+
+#[test]
+fn nobody_waits_for_a_span_beyond_the_lease() {
+    let (mut book, now) = (SpanBook::new(LIMITS), Instant::now());
+    book.ask(SpanAsk { until: now + seconds(5), ..ask(1, 0, &[4]) }, now);
+    assert_eq!(book.next_event(false), Some(now + seconds(5)));
+    let later = now + seconds(2);
+    assert_eq!(only(book.due(later)).deadline, seconds(3));
+    assert!(book.stream_lost(later).is_empty());
+    let outcome = book.expire(now + seconds(5)).remove(0);
+    assert!(outcome.result.unwrap_err().contains("no weak server could be reached within 5000 ms"));
+}
+
+#[test]
+fn silences_add_up_until_a_reply_or_another_stream() {
+    let (mut book, start) =
+        (SpanBook::new(SpanLimits { retries_max: 9, ..LIMITS }), Instant::now());
+    for rollout in 0..3 {
+        book.ask(ask(rollout, 0, &[4]), start);
+    }
+    let mut now = start;
+    for silences in 1..=2 {
+        // All requests of one moment are one silence.
+        assert_eq!(book.due(now).len(), 3);
+        now = book.next_event(true).unwrap();
+        assert!(book.expire(now).is_empty());
+        assert_eq!(book.silences(), silences);
+        now += seconds(1);
+    }
+    let session = book.due(now)[0].session;
+    assert!(book.reply(fault(session, SpanFault::Deadline), now).is_none());
+    assert_eq!(book.silences(), 0);
+    now += seconds(10);
+    book.expire(now);
+    assert_eq!(book.silences(), 1);
+    book.stream_lost(now);
+    assert_eq!(book.silences(), 0);
 }
 
 #[test]

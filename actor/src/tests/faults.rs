@@ -47,12 +47,14 @@ async fn run(script: &[Script], limits: SpanLimits) -> Run {
         actor: "actor-0".to_owned(),
         index: 0,
         tokenizer: Hash([0; 32]),
+        stops: rules().task.stops().to_vec(),
     };
     let source = WeakSource::new(settings, directives, weak_work, commands.clone());
     tasks.spawn("weak source", source.run(shutdown.clone()));
 
     commands.send(Command::Weights { decoder: strong(11), version: V0 }).await.unwrap();
-    commands.send(Command::Work(vec![long_item()])).await.unwrap();
+    let work = Command::Work { items: vec![long_item()], asked: Instant::now() };
+    commands.send(work).await.unwrap();
     let ended = within("the group", AMPLE, async {
         tokio::select! {
             Some(group) = groups.recv() => Ok(group),

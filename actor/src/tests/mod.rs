@@ -1,13 +1,17 @@
 //! Whole rollouts against a naive reference, with and without faults of the peers. The parts' own
 //! tests are beside them.
 
+mod coordinator;
+mod counters;
 mod faults;
+mod reports;
 mod rollouts;
 mod served;
 mod uplink;
 mod weak;
+mod weights;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Tensor};
 use miniature::{Split, Style};
@@ -74,7 +78,7 @@ fn reference<'a>(
     weak: &NaiveWeak,
     policy: impl Fn(u32) -> (&'a Decoder, PolicyVersion),
 ) -> Session {
-    let (group, mut sessions) = Group::open(item.clone(), &rules()).unwrap();
+    let (group, mut sessions) = Group::open(item.clone(), Instant::now(), &rules()).unwrap();
     let mut session = sessions.remove(sample);
     let mut known = 0;
     loop {
@@ -127,7 +131,7 @@ fn assert_replays(group: &RolloutGroup) {
     let rules = rules();
     let schedule: Schedule = group.schedule.parse().unwrap();
     for (sample, rollout) in (0..).zip(&group.samples) {
-        let rule = rules.task.rule(schedule, rollout.parts().sampling.max_tokens);
+        let rule = rules.task.rule(group.purpose, schedule, rollout.parts().sampling.max_tokens);
         let sample = SampleIndex(sample);
         let key = RandomKey::new(rules.seed, group.purpose, &schedule, group.group, sample);
         assert_eq!(rollout.parts().sample, sample);
@@ -157,6 +161,13 @@ fn drive(
         }
     }
     panic!("the rollouts did not end");
+}
+
+/// A whole group without any strong token.
+pub(crate) fn weak_alone(number: u64, samples: u32) -> RolloutGroup {
+    let mut writer = Writer::new(rules(), samples as usize);
+    writer.admit(item("token:1", number, samples), Instant::now());
+    only_group(drive(&mut writer, &NaiveWeak::new(2), |_, _| {}))
 }
 
 fn only_group(mut ended: Vec<Ended>) -> RolloutGroup {

@@ -23,7 +23,7 @@ fn with_one_slot_every_schedule_gives_the_reference() {
         let mut writer = Writer::new(rules(), 1);
         writer.set_weights(&strong, V0).unwrap();
         let item = item(schedule, group, 1);
-        writer.admit(item.clone());
+        writer.admit(item.clone(), Instant::now());
         let group = only_group(drive(&mut writer, &weak, |_, _| {}));
         assert_same(&group, 0, reference(&item, 0, &weak, |_| (&strong, V0)));
         assert_replays(&group);
@@ -40,11 +40,11 @@ fn groups_side_by_side_share_prompts_and_give_the_reference() {
     let items = [item("word:0.25", 10, 8), item("line:0.5", 11, 8), item("token:0", 12, 1)];
     let prompt = rules().task.strong_prompt(&items[0].problem).unwrap().len();
     // A group's first tick reads its prompt once, for all samples that begin.
-    writer.admit(items[0].clone());
+    writer.admit(items[0].clone(), Instant::now());
     let first = writer.tick().unwrap();
     assert_eq!((first.rows, first.tokens), (1, prompt));
     for item in &items[1..] {
-        writer.admit(item.clone());
+        writer.admit(item.clone(), Instant::now());
     }
     assert_eq!(writer.admitted(), 17);
     let ended = drive(&mut writer, &weak, |_, _| {});
@@ -68,7 +68,7 @@ fn new_weights_in_mid_rollout_label_and_recompute_every_token_truthfully() {
     let mut writer = Writer::new(rules(), 8);
     writer.set_weights(&old, V0).unwrap();
     let item = item("word:0.25", 20, 8);
-    writer.admit(item.clone());
+    writer.admit(item.clone(), Instant::now());
     let ended = drive(&mut writer, &weak, |writer, tick| {
         if tick == 9 {
             writer.set_weights(&new, V1).unwrap();
@@ -100,7 +100,7 @@ fn the_weak_model_alone_costs_the_strong_one_nothing_and_the_other_way_round() {
     let (strong, weak) = (strong(1), NaiveWeak::new(2));
     let mut writer = Writer::new(rules(), 4);
     writer.set_weights(&strong, V0).unwrap();
-    writer.admit(item("token:1", 30, 4));
+    writer.admit(item("token:1", 30, 4), Instant::now());
     assert_eq!(writer.waiting(), crate::Waiting { free: 0, strong: 0, weak: 4 });
     assert_eq!(writer.tick().unwrap().tokens, 0);
     let output = writer.take_output();
@@ -109,7 +109,7 @@ fn the_weak_model_alone_costs_the_strong_one_nothing_and_the_other_way_round() {
     assert_eq!(writer.waiting().free, 4);
     assert_eq!(writer.take_output().closed.len(), 4);
 
-    writer.admit(item("token:0", 31, 4));
+    writer.admit(item("token:0", 31, 4), Instant::now());
     while writer.waiting().free < 4 {
         writer.tick().unwrap();
     }
@@ -123,8 +123,8 @@ fn a_failed_rollout_gives_its_group_up_and_frees_its_slots() {
     let (strong, weak) = (strong(1), NaiveWeak::new(2));
     let mut writer = Writer::new(rules(), 8);
     writer.set_weights(&strong, V0).unwrap();
-    writer.admit(item("token:1", 40, 3));
-    writer.admit(item("token:1", 41, 3));
+    writer.admit(item("token:1", 40, 3), Instant::now());
+    writer.admit(item("token:1", 41, 3), Instant::now());
     let asks = writer.take_output().asks;
     // The first sample of the first group is done, the second fails, the third comes too late.
     writer.answer(weak.outcome(&asks[0]));
@@ -145,7 +145,7 @@ fn impossible_work_is_given_back_with_the_way_out() {
         let mut writer = Writer::new(rules(), 8);
         let mut item = item("word:0.25", 50, 2);
         change(&mut item);
-        writer.admit(item);
+        writer.admit(item, Instant::now());
         let ended = writer.take_output().ended;
         let [Ended::Failed(failed)] = &ended[..] else { panic!("{ended:?}") };
         assert_eq!((writer.waiting().free, failed.epoch), (8, Epoch(1)));
@@ -157,4 +157,77 @@ fn impossible_work_is_given_back_with_the_way_out() {
     assert!(refused(|item| item.problem.question = "what ?".to_owned()).contains("problem"));
     assert!(refused(|item| item.samples = 9).contains("no room"));
     assert!(refused(|item| item.samples = 0).contains("no samples"));
+}
+
+#[test]
+fn a_bound_of_tokens_changes_no_rollout_and_is_never_exceeded() {
+    let (strong, weak) = (strong(3), NaiveWeak::new(4));
+    for batch_tokens in [1, 4, 11] {
+        let mut writer = Writer::new(Rules { batch_tokens, ..rules() }, 6);
+        writer.set_weights(&strong, V0).unwrap();
+        let item = item("word:0.25", 10, 4);
+        writer.admit(item.clone(), Instant::now());
+        let (mut swaps, mut ended, mut most) = (0, Vec::new(), 0);
+        while writer.waiting().free < 6 {
+            let output = writer.take_output();
+            ended.extend(output.ended);
+            let tick = writer.tick().unwrap();
+            most = most.max(tick.tokens);
+            output.asks.iter().for_each(|ask| writer.answer(weak.outcome(ask)));
+            // Every cache is read again, the same weights being put in place.
+            if most > 0 && tick.rows > 1 && swaps < 2 {
+                writer.set_weights(&strong, V0).unwrap();
+                swaps += 1;
+            }
+        }
+        ended.extend(writer.take_output().ended);
+        // One token is kept for each row behind, used or not.
+        assert!(most <= batch_tokens && most + 3 >= batch_tokens, "{most} of {batch_tokens}");
+        let group = only_group(ended);
+        assert_replays(&group);
+        for sample in 0..4 {
+            assert_same(&group, sample, reference(&item, sample, &weak, |_| (&strong, V0)));
+        }
+    }
+}
+
+#[test]
+fn a_lease_that_has_ended_gives_its_slots_back_and_says_so() {
+    let (strong, weak) = (strong(1), NaiveWeak::new(2));
+    let mut writer = Writer::new(rules(), 8);
+    writer.set_weights(&strong, V0).unwrap();
+    let start = Instant::now();
+    writer.admit(item("token:1", 40, 3), start);
+    writer.admit(item("token:1", 41, 3), start + Duration::from_secs(1));
+    let asks = writer.take_output().asks;
+    assert_eq!(asks[0].until, start + Duration::from_secs(60));
+    writer.answer(weak.outcome(&asks[0]));
+    writer.expire(start + Duration::from_millis(59_999));
+    assert!(writer.take_output().ended.is_empty());
+    writer.expire(start + Duration::from_secs(60));
+    let output = writer.take_output();
+    let [Ended::Failed(failed)] = &output.ended[..] else { panic!("{:?}", output.ended) };
+    assert_eq!((failed.group, writer.waiting().free), (GroupId(40), 5));
+    let expected = "its lease of 60000 ms ended with 1 of 3 samples written";
+    assert!(failed.detail.starts_with(expected), "{}", failed.detail);
+    assert!(failed.detail.contains("coordinator.lease_deadline_ms"), "{}", failed.detail);
+    assert_eq!(output.closed.len(), 2);
+}
+
+#[test]
+fn the_weak_model_alone_ends_its_texts_in_an_evaluation_whatever_training_forbids() {
+    let settings = Settings {
+        handoff: settings::Handoff { weak_may_end: false, ..settings::Handoff::default() },
+        ..Settings::default()
+    };
+    let (strict, weak) = (Models::read(&settings).unwrap().rules, NaiveWeak::new(2));
+    let ends = |purpose| {
+        let mut writer = Writer::new(strict.clone(), 8);
+        writer.admit(WorkItem { purpose, ..item("token:1", 60, 8) }, Instant::now());
+        let group = only_group(drive(&mut writer, &weak, |_, _| {}));
+        let ended = |rollout: &&types::Rollout| rollout.parts().finish == types::Finish::End;
+        group.samples.iter().filter(ended).count()
+    };
+    assert_eq!(ends(Purpose::Train), 0);
+    assert!(ends(Purpose::Eval) >= 4, "{}", ends(Purpose::Eval));
 }

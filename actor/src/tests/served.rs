@@ -122,7 +122,8 @@ impl ServedWeak {
         let session = sessions.get_mut(&request.session);
         let (open, response) = session.ok_or(SpanFault::UnknownSession)?;
         let known = response.len() as u32;
-        if request.from != known || request.prefix_hash != SpanRequest::hash_prefix(response) {
+        let prefix_hash = SpanRequest::hash_prefix(&open.prompt, response);
+        if request.from != known || request.prefix_hash != prefix_hash {
             return Err(SpanFault::Prefix);
         }
         response.extend(&request.append);

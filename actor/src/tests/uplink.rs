@@ -15,7 +15,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
-use crate::Uplink;
+use crate::{Report, Uplink};
 
 /// Breaks off after the second group of its first stream.
 #[derive(Clone, Default)]
@@ -47,7 +47,7 @@ impl Learner for FakeLearner {
             }
             let (group, epoch) = (group.group, group.epoch);
             let code = match group.0 {
-                73 => ReceiptCode::Stale,
+                73 => ReceiptCode::Refused,
                 _ => ReceiptCode::Accepted,
             };
             Ok(Receipt { group, epoch, code, reason: String::new() }.into())
@@ -58,12 +58,6 @@ impl Learner for FakeLearner {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_without_receipt_are_sent_again_and_each_lease_completes_once() {
-    let weak = NaiveWeak::new(2);
-    let group = |number| {
-        let mut writer = Writer::new(rules(), 2);
-        writer.admit(item("token:1", number, 2));
-        only_group(drive(&mut writer, &weak, |_, _| {}))
-    };
     let shutdown = Shutdown::new();
     let tasks = TaskGroup::new(shutdown.clone());
     let learner = FakeLearner::default();
@@ -82,22 +76,37 @@ async fn groups_without_receipt_are_sent_again_and_each_lease_completes_once() {
     let (sender, groups) = mpsc::channel(8);
     let (completed, mut completions) = mpsc::channel(8);
     let channel = ChannelSettings::default();
-    let uplink = Uplink { channel, directives, groups, completed, groups_max: 4 };
+    let (reports, mut failed) = mpsc::channel(8);
+    // One group is larger than any message may be.
+    let bytes = (70..76).map(|number| proto::group_bytes(&weak_alone(number, 2))).max();
+    let channel = ChannelSettings { message_bytes_max: bytes.unwrap(), ..channel };
+    let uplink = Uplink { channel, directives, groups, completed, reports, groups_max: 4 };
     tasks.spawn("uplink", uplink.run(shutdown.clone()));
 
     let mut done = Vec::new();
+    sender.send(weak_alone(69, 8)).await.unwrap();
     for number in 70..76 {
-        sender.send(group(number)).await.unwrap();
+        if number == 74 {
+            sender.send(weak_alone(99, 8)).await.unwrap();
+        }
+        sender.send(weak_alone(number, 2)).await.unwrap();
     }
     while done.len() < 5 {
         let lease = within("a receipt", Duration::from_secs(120), completions.recv()).await;
         done.push(lease.unwrap().unwrap().0);
     }
     done.sort_unstable();
-    // The lease of the stale group is not this actor's to complete.
+    // The lease of the refused group is not this actor's to complete.
     assert_eq!(done, [170, 171, 172, 174, 175]);
     shutdown.trigger("all is delivered");
     tasks.join(Duration::from_secs(120)).await.unwrap();
+    // The first on no line yet, the other on an open one: both go back with the way out.
+    for number in [69, 99] {
+        let Report::Failed(group) = failed.try_recv().unwrap() else { panic!("not given up") };
+        assert_eq!(group.group, GroupId(number));
+        let way_out = format!("limits.message_bytes = {}: raise it", bytes.unwrap());
+        assert!(group.detail.contains(&way_out), "{}", group.detail);
+    }
     assert!(completions.try_recv().is_err());
     assert_eq!(*learner.streams.lock().unwrap(), 2);
     let received = learner.received.lock().unwrap().clone();

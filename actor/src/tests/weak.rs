@@ -1,8 +1,10 @@
 //! The weak model as a function of a session's text: no cache, no batch, one forward per token.
 
+use std::sync::Arc;
+
 use model::{Decoder, SamplerSettings, logprob_of, sample};
 use proto::{Open, SpanWritten};
-use tandem::{Authors, RandomKey};
+use tandem::{AuthorRule, Authors, RandomKey};
 use types::{Author, TokenId};
 
 use super::{fresh, next_logits, rules};
@@ -27,9 +29,18 @@ impl NaiveWeak {
             banned: open.sampling.banned.clone(),
             stops: open.stops.clone(),
         };
+        let mut drawing = settings.clone();
+        if !open.weak_may_end {
+            drawing.banned.extend(&open.stops);
+        }
         let key = RandomKey::from_bytes(open.key);
-        let rule = self.rules.task.rule(open.schedule.parse().unwrap(), open.sampling.max_tokens);
-        let mut authors = Authors::new(rule, key);
+        let rule = AuthorRule {
+            schedule: open.schedule.parse().unwrap(),
+            max_gap: open.max_gap,
+            max_tokens: open.sampling.max_tokens,
+            boundaries: Arc::clone(self.rules.task.boundaries()),
+        };
+        let mut authors = Authors::new(Arc::new(rule), key);
         let mut text = open.prompt.clone();
         let mut written = SpanWritten::default();
         for (index, token) in response.iter().enumerate() {
@@ -42,7 +53,7 @@ impl NaiveWeak {
         }
         while authors.author() == Author::Weak && authors.position() < open.sampling.max_tokens {
             let u = key.uniform(u64::from(authors.position()));
-            let drawn = sample(&next_logits(&self.decoder, &text), &settings, u).unwrap();
+            let drawn = sample(&next_logits(&self.decoder, &text), &drawing, u).unwrap();
             written.tokens.push(drawn.token);
             written.logprobs.push(drawn.logprob);
             authors.push(drawn.token);
