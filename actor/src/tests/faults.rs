@@ -3,18 +3,13 @@
 
 use std::time::Duration;
 
-use proto::{ChannelSettings, Directive, SpanFault};
-use runtime::{Shutdown, TaskGroup, within};
-use telemetry::Health;
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
-use types::Hash;
+use proto::SpanFault;
+use runtime::{Shutdown, TaskGroup};
 
+use super::harness::{AMPLE, Harness, assert_equal, long_item, patient, retries};
 use super::served::{Script, Seen, ServedWeak};
 use super::*;
-use crate::{Command, Engine, Ports, Report, SpanLimits, Status, WeakSource, WeakSourceSettings};
-
-const AMPLE: Duration = Duration::from_secs(120);
+use crate::SpanLimits;
 
 /// How the one group of a run ended, and what the weak server saw.
 struct Run {
@@ -22,79 +17,27 @@ struct Run {
     seen: Seen,
 }
 
+impl Run {
+    fn group(&self) -> &RolloutGroup {
+        self.ended.as_ref().unwrap()
+    }
+}
+
 async fn run(script: &[Script], limits: SpanLimits) -> Run {
     let shutdown = Shutdown::new();
     let tasks = TaskGroup::new(shutdown.clone());
     let (served, address) = ServedWeak::start(NaiveWeak::new(12), script, &tasks).await;
-
-    let (commands, engine_commands) = mpsc::channel(16);
-    let (weak, weak_work) = mpsc::channel(16);
-    let (learner, mut groups) = mpsc::channel(16);
-    let (coordinator, mut reports) = mpsc::channel(16);
-    let (status, _) = watch::channel(Status::default());
-    let ports = Ports { commands: engine_commands, weak, learner, coordinator, status };
-    let writer = Writer::new(rules(), 1);
-    let engine = Engine::new(writer, ports, shutdown.clone(), Health::of_progress(AMPLE));
-    let runtime = Handle::current();
-    tasks.spawn_thread("engine", move || engine.run(&runtime)).unwrap();
-
-    let directive = Directive { weak_servers: vec![address], ..Directive::default() };
-    let (_directing, directives) = watch::channel(directive);
-    let settings = WeakSourceSettings {
-        channel: ChannelSettings::default(),
-        limits,
-        outbox_messages: 4,
-        actor: "actor-0".to_owned(),
-        index: 0,
-        tokenizer: Hash([0; 32]),
-        stops: rules().task.stops().to_vec(),
-    };
-    let source = WeakSource::new(settings, directives, weak_work, commands.clone());
-    tasks.spawn("weak source", source.run(shutdown.clone()));
-
-    commands.send(Command::Weights { decoder: strong(11), version: V0 }).await.unwrap();
-    let work = Command::Work { items: vec![long_item()], asked: Instant::now() };
-    commands.send(work).await.unwrap();
-    let ended = within("the group", AMPLE, async {
-        tokio::select! {
-            Some(group) = groups.recv() => Ok(group),
-            Some(Report::Failed(failed)) = reports.recv() => Err(failed.detail),
-        }
-    });
-    let ended = ended.await.unwrap();
+    let ended = Harness::start(vec![address], limits, &tasks).await.write(long_item()).await;
     shutdown.trigger("the group has ended");
     tasks.join(AMPLE).await.unwrap();
     Run { ended, seen: served.seen() }
-}
-
-/// No end may be drawn, so that there are many handoffs.
-fn long_item() -> proto::WorkItem {
-    let mut item = item("word:0.5", 60, 1);
-    item.sampling.banned.extend(rules().task.stops());
-    item
-}
-
-fn patient() -> SpanLimits {
-    SpanLimits { deadline: Duration::from_secs(30), retries_max: 5 }
-}
-
-/// Everything but times and retries.
-fn assert_equal(run: &Run, undisturbed: &Run) {
-    let of = |run: &Run| run.ended.clone().unwrap().samples.remove(0).into_parts();
-    let (found, expected) = (of(run), of(undisturbed));
-    assert_eq!(found.tokens, expected.tokens);
-    assert_eq!(found.authors, expected.authors);
-    assert_eq!(found.logprobs, expected.logprobs);
-    assert_close(&found.weak_logprobs, &expected.weak_logprobs);
-    assert_eq!((found.finish, found.verdict), (expected.finish, expected.verdict));
-    assert_replays(run.ended.as_ref().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_streams_lost_sessions_and_a_busy_server_change_nothing() {
     use Script::{Answer, Break, Evict, Serve};
     let undisturbed = run(&[], patient()).await;
-    let group = undisturbed.ended.as_ref().unwrap();
+    let group = undisturbed.group();
     let (strong, weak) = (strong(11), NaiveWeak::new(12));
     let expected = reference(&long_item(), 0, &weak, |_| (&strong, V0));
     assert_same(group, 0, expected);
@@ -105,18 +48,17 @@ async fn broken_streams_lost_sessions_and_a_busy_server_change_nothing() {
     assert_eq!(Seen { closed: 0, ..undisturbed.seen }, seen);
 
     let broken = run(&[Serve, Break, Serve, Break, Break, Serve], patient()).await;
-    assert_equal(&broken, &undisturbed);
+    assert_equal(broken.group(), undisturbed.group());
     assert_eq!((broken.seen.streams, broken.seen.requests), (4, spans + 3));
 
     let evicted = run(&[Serve, Evict, Serve, Serve, Evict], patient()).await;
-    assert_equal(&evicted, &undisturbed);
+    assert_equal(evicted.group(), undisturbed.group());
     assert_eq!((evicted.seen.opened, evicted.seen.requests), (3, spans + 2));
 
     let busy = [SpanFault::Overloaded, SpanFault::Deadline, SpanFault::Prefix].map(Answer);
     let busy = run(&busy, patient()).await;
-    assert_equal(&busy, &undisturbed);
-    let retries = busy.ended.unwrap().samples[0].parts().spans.iter().map(|s| s.retries).sum();
-    assert_eq!((busy.seen.requests, 3u32), (spans + 3, retries));
+    assert_equal(busy.group(), undisturbed.group());
+    assert_eq!((busy.seen.requests, retries(busy.group())), (spans + 3, 3));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,9 +66,29 @@ async fn a_lost_answer_is_asked_for_again_on_a_fresh_session() {
     let undisturbed = run(&[], patient()).await;
     let hasty = SpanLimits { deadline: Duration::from_secs(2), retries_max: 5 };
     let silent = run(&[Script::Serve, Script::Silence], hasty).await;
-    assert_equal(&silent, &undisturbed);
+    assert_equal(silent.group(), undisturbed.group());
     assert!(silent.seen.requests > undisturbed.seen.requests);
     assert!(silent.seen.opened >= 2 && silent.seen.closed >= 1, "{:?}", silent.seen);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_answers_nothing_for_too_long_is_left_for_another() {
+    let undisturbed = run(&[], patient()).await;
+    let shutdown = Shutdown::new();
+    let tasks = TaskGroup::new(shutdown.clone());
+    // It takes everything, answers pings, and its engine hangs from the second span on.
+    let script = [&[Script::Serve][..], &[Script::Silence; 99]].concat();
+    let (hanging, first) = ServedWeak::start(NaiveWeak::new(12), &script, &tasks).await;
+    let (other, second) = ServedWeak::start(NaiveWeak::new(12), &[], &tasks).await;
+    let hasty = SpanLimits { deadline: Duration::from_millis(700), retries_max: 50 };
+    let mut actor = Harness::start(vec![first, second], hasty, &tasks).await;
+    let group = actor.write(long_item()).await.unwrap();
+    assert_equal(&group, undisturbed.group());
+    // The three silences, and what was asked of it before.
+    assert_eq!((hanging.seen().streams, hanging.seen().requests), (1, 4));
+    assert!(other.seen().requests >= undisturbed.seen.requests - 1);
+    shutdown.trigger("the group has ended");
+    tasks.join(AMPLE).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,8 @@
 mod coordinator;
 mod counters;
 mod faults;
+mod harness;
+mod pair;
 mod reports;
 mod rollouts;
 mod served;
