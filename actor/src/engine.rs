@@ -13,11 +13,9 @@ use types::RolloutGroup;
 
 use crate::handover::{Command, Ended, Report, Status, WeakWork};
 use crate::metrics;
+use crate::slots::Waiting;
 use crate::writer::Writer;
 
-/// How long the strong model waits for weak spans while more than a third of the slots in use wait
-/// for them: a few larger batches cost both models less than many small ones.
-const GATHER_MAX: Duration = Duration::from_millis(20);
 /// Without news, the thread looks around this often.
 const IDLE_MAX: Duration = Duration::from_millis(200);
 /// While a channel is full.
@@ -38,7 +36,8 @@ pub struct Engine {
     outgoing: Outgoing,
     shutdown: Shutdown,
     health: Health,
-    last_tick: Instant,
+    /// When the last forward ended, and how long it took.
+    last_tick: (Instant, Duration),
 }
 
 /// What does not fit into a channel yet. Rollouts in here keep their slots from being leased
@@ -53,7 +52,7 @@ struct Outgoing {
 impl Engine {
     #[must_use]
     pub fn new(writer: Writer, ports: Ports, shutdown: Shutdown, health: Health) -> Self {
-        let (outgoing, last_tick) = (Outgoing::default(), Instant::now());
+        let (outgoing, last_tick) = (Outgoing::default(), (Instant::now(), Duration::ZERO));
         Self { writer, ports, outgoing, shutdown, health, last_tick }
     }
 
@@ -92,8 +91,7 @@ impl Engine {
         let idle = if self.outgoing.is_empty() { IDLE_MAX } else { FULL_MAX };
         match can_compute {
             false => idle,
-            true if waiting.strong >= 2 * waiting.weak => Duration::ZERO,
-            true => GATHER_MAX.saturating_sub(self.last_tick.elapsed()).min(idle),
+            true => gathering(waiting, self.last_tick, Instant::now()).min(idle),
         }
     }
 
@@ -131,11 +129,12 @@ impl Engine {
     fn tick(&mut self) -> anyhow::Result<()> {
         let start = Instant::now();
         let tick = self.writer.tick()?;
-        self.last_tick = Instant::now();
         if tick.rows > 0 {
+            let end = Instant::now();
+            self.last_tick = (end, end - start);
             metrics::BATCH_ROWS.record(tick.rows as f64, &[]);
             metrics::COMPUTED_TOKENS.increment(tick.tokens as u64, &[]);
-            metrics::TICK_SECONDS.record(start.elapsed().as_secs_f64(), &[]);
+            metrics::TICK_SECONDS.record(self.last_tick.1.as_secs_f64(), &[]);
         }
         Ok(())
     }
@@ -186,6 +185,17 @@ impl Engine {
     }
 }
 
+/// How much longer the strong model waits for weak spans while more than a third of the slots in
+/// use wait for them: a few larger batches cost both models less than many small ones. The wait is
+/// no longer than the last forward took, so that it never takes more than half of the time from
+/// slots that are ready.
+fn gathering(waiting: Waiting, (end, took): (Instant, Duration), now: Instant) -> Duration {
+    if waiting.strong >= 2 * waiting.weak {
+        return Duration::ZERO;
+    }
+    took.saturating_sub(now.saturating_duration_since(end))
+}
+
 enum Next {
     Command(Command),
     Nothing,
@@ -218,4 +228,22 @@ fn flush<T>(queue: &mut VecDeque<T>, to: &mpsc::Sender<T>) {
 
 fn depth<T>(channel: &mpsc::Sender<T>) -> usize {
     channel.max_capacity() - channel.capacity()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_that_are_ready_wait_for_others_no_longer_than_a_forward_takes() {
+        let (end, took) = (Instant::now(), Duration::from_millis(8));
+        let left = |strong, weak, ms| {
+            let now = end + Duration::from_millis(ms);
+            gathering(Waiting { free: 0, strong, weak }, (end, took), now)
+        };
+        assert_eq!(left(20, 10, 0), Duration::ZERO);
+        assert_eq!(left(19, 10, 0), took);
+        assert_eq!(left(19, 10, 5), Duration::from_millis(3));
+        assert_eq!(left(1, 60, 8), Duration::ZERO);
+    }
 }
