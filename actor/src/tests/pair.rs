@@ -133,12 +133,17 @@ async fn two_actors_on_one_row_write_what_each_writes_alone() {
     let address = serve(1, &tasks).await;
     let mut first = Harness::start(vec![address.clone()], patient(), &tasks).await;
     let mut second = Harness::start(vec![address], patient(), &tasks).await;
-    let (a, b) = tokio::join!(first.write(long_item()), second.write(other_item()));
-    let (a, b) = (a.unwrap(), b.unwrap());
-    assert_equal(&a, &one);
-    assert_equal(&b, &two);
-    assert!(retries(&a) + retries(&b) >= 1, "nobody lost a session");
-    end(tasks).await;
+    // One may be done before the other begins; they do it again then.
+    for _ in 0..50 {
+        let (a, b) = tokio::join!(first.write(long_item()), second.write(other_item()));
+        let (a, b) = (a.unwrap(), b.unwrap());
+        assert_equal(&a, &one);
+        assert_equal(&b, &two);
+        if retries(&a) + retries(&b) >= 1 {
+            return end(tasks).await;
+        }
+    }
+    panic!("nobody lost a session");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
