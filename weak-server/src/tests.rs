@@ -1,6 +1,9 @@
 //! The server in this process, through the clients that actors use.
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::task::{Context, Wake, Waker};
 
 use proto::{
     ChannelSettings, ErrorCode, SpanFault, SpanReply, WeakClient, WeakInbox, WeakMessage,
@@ -238,6 +241,15 @@ async fn until_healthz(address: std::net::SocketAddr, status: &str) -> String {
     within(status, AMPLE, answered).await.unwrap()
 }
 
+/// Holds the thread that wakes it until the other end is dropped.
+struct Held(Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl Wake for Held {
+    fn wake(self: Arc<Self>) {
+        let _ = self.0.lock().unwrap().recv();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stuck_engine_is_unhealthy_until_it_goes_on() {
     let tasks = TaskGroup::new(Shutdown::new());
@@ -250,28 +262,21 @@ async fn a_stuck_engine_is_unhealthy_until_it_goes_on() {
     let stop = tasks.shutdown().wait();
     tasks.spawn("admin", async move { admin.serve(state, stop).await });
 
-    // The rule of a session is made on the engine's thread, which waits in there for the test.
-    let (release, released) = std::sync::mpsc::channel::<()>();
-    let released = std::sync::Mutex::new(released);
-    let rule_of = rulebook().rule_of;
-    let book = Rulebook {
-        rule_of: Arc::new(move |schedule, max_tokens| {
-            let _ = released.lock().unwrap().recv();
-            rule_of(schedule, max_tokens)
-        }),
-        ..rulebook()
-    };
     let cache = RaggedEngine::new(&decoder(), LIMITS.sessions, fixtures::CAPACITY).unwrap();
-    let engine = engine::start(&tasks, cache, Batcher::new(LIMITS, book), 64, health).unwrap();
+    let engine =
+        engine::start(&tasks, cache, Batcher::new(LIMITS, rulebook()), 64, health).unwrap();
     until_healthz(address, "HTTP/1.1 200").await;
 
+    // The engine's thread wakes whoever waits for a stream's end, and waits in there for the test.
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let waker = Waker::from(Arc::new(Held(Mutex::new(released))));
     let (replies, _messages) = mpsc::channel(1);
-    let (open_end, _closed) = oneshot::channel();
-    let outbox = Outbox { replies, refusal: Arc::default(), open: open_end };
-    let (stream, received) = (StreamId(0), std::time::Instant::now());
+    let (open, mut closed) = oneshot::channel();
+    assert!(Pin::new(&mut closed).poll(&mut Context::from_waker(&waker)).is_pending());
+    let outbox = Outbox { replies, refusal: Arc::default(), open };
+    let stream = StreamId(0);
     engine.send(Command::Open { stream, outbox }).await.unwrap();
-    let requests = vec![Player::new(1, open("token:1", 1)).request()];
-    engine.send(Command::Spans { stream, requests, received }).await.unwrap();
+    engine.send(Command::Gone { stream }).await.unwrap();
     let answer = until_healthz(address, "HTTP/1.1 503").await;
     assert!(answer.contains("no progress for ") && answer.contains("the limit is 2 s"), "{answer}");
     drop(release);

@@ -60,7 +60,12 @@ impl Harness {
         let (coordinator, reports) = mpsc::channel(16);
         let (status, _) = watch::channel(Status::default());
         let ports = Ports { commands: engine_commands, weak, learner, coordinator, status };
-        let engine = Engine::new(Writer::new(rules(), 1), ports, shutdown.clone(), Health::alive());
+        let engine = Engine::new(
+            Writer::new(rules(), 1),
+            ports,
+            shutdown.clone(),
+            Health::of_progress(AMPLE),
+        );
         let runtime = Handle::current();
         tasks.spawn_thread("engine", move || engine.run(&runtime)).unwrap();
         let directive = Directive { weak_servers: addresses, ..Directive::default() };

@@ -30,7 +30,7 @@ async fn serve(sessions: u32, tasks: &TaskGroup) -> String {
     let model = WeakModel::load(&settings).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    weak_server::start(&settings, model, listener, tasks, Health::alive()).unwrap();
+    weak_server::start(&settings, model, listener, tasks, Health::of_progress(AMPLE)).unwrap();
     address
 }
 
