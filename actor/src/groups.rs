@@ -137,6 +137,7 @@ impl Group {
             lease: item.lease,
             purpose: item.purpose,
             schedule: item.schedule,
+            key_group: item.key_group,
             problem: item.problem,
             samples: self.done.into_iter().flatten().collect(),
         }

@@ -62,7 +62,7 @@ pub static WEIGHTS_REFUSED: Counter = Counter::new(
 );
 pub static RECEIPTS: Counter =
     Counter::new("tandem_actor_receipts_total", "The learner's answers to delivered groups.")
-        .with_labels(&[("code", &["accepted", "duplicate", "refused"])]);
+        .with_labels(&[("code", &["accepted", "duplicate", "refused", "replaced"])]);
 pub static JARGON_WORDS: Counter = Counter::new(
     "tandem_actor_jargon_words_total",
     "Words in jargon among the strong model's styled words, in complete groups.",

@@ -146,6 +146,7 @@ impl Uplink {
             ReceiptCode::Accepted => "accepted",
             ReceiptCode::Duplicate => "duplicate",
             ReceiptCode::Refused => "refused",
+            ReceiptCode::Replaced => "replaced",
         };
         metrics::RECEIPTS.increment(1, &[("code", code)]);
         match receipt.code {
@@ -153,7 +154,8 @@ impl Uplink {
                 // Closed only while the process stops.
                 let _ = self.completed.send(group.lease).await;
             }
-            // The learner itself returned the group to the coordinator.
+            // In both cases the learner itself returns the group to the coordinator.
+            ReceiptCode::Replaced => {}
             ReceiptCode::Refused => {
                 warn!(group = %group.group, code, reason = receipt.reason, "group not taken");
             }

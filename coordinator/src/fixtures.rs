@@ -38,6 +38,7 @@ pub(crate) fn group(item: &WorkItem, script: Script) -> RolloutGroup {
         lease: item.lease,
         purpose: item.purpose,
         schedule: item.schedule.clone(),
+        key_group: item.key_group,
         problem: item.problem.clone(),
         samples: samples.collect(),
     }

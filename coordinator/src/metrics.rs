@@ -15,7 +15,10 @@ pub static GROUPS: Counter =
     Counter::new("tandem_coordinator_groups_total", "Groups by what happened to them.")
         .with_labels(&[
             ("purpose", PURPOSES),
-            ("outcome", &["leased", "completed", "expired", "failed", "stale", "refused"]),
+            (
+                "outcome",
+                &["leased", "completed", "expired", "failed", "stale", "refused", "replaced"],
+            ),
         ]);
 pub static CONSUMED: Counter =
     Counter::new("tandem_coordinator_consumed_groups_total", "Groups of committed steps.")
@@ -201,6 +204,7 @@ fn set_groups(purpose: Purpose, counts: &GroupCounts) {
         ("failed", counts.failed),
         ("stale", counts.stale),
         ("refused", counts.refused),
+        ("replaced", counts.replaced),
     ];
     for (outcome, count) in outcomes {
         GROUPS.with(&[("purpose", purpose.name()), ("outcome", outcome)]).absolute(count);

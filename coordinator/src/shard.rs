@@ -15,6 +15,8 @@ pub struct Place {
 #[derive(Clone, Debug)]
 pub struct Dealer {
     seed: u64,
+    /// Names the orders: each name has its own.
+    name: &'static str,
     /// `None`: the source makes as many as are asked for, and the one epoch never ends.
     problems: Option<u64>,
     shard_problems: u64,
@@ -29,7 +31,14 @@ impl Dealer {
     pub fn new(seed: u64, problems: Option<u64>, shard_problems: u32) -> Self {
         assert!(problems != Some(0), "a source has at least one problem");
         assert!(shard_problems > 0, "a shard has at least one problem");
-        Self { seed, problems, shard_problems: u64::from(shard_problems), order: None }
+        let shard_problems = u64::from(shard_problems);
+        Self { seed, name: "epoch", problems, shard_problems, order: None }
+    }
+
+    /// The same problems in other orders.
+    #[must_use]
+    pub fn ordered_by(self, name: &'static str) -> Self {
+        Self { name, order: None, ..self }
     }
 
     #[must_use]
@@ -48,7 +57,7 @@ impl Dealer {
         let Some(problems) = self.problems else { return position };
         let (epoch, within) = (position / problems, position % problems);
         if self.order.as_ref().is_none_or(|(known, _)| *known != epoch) {
-            self.order = Some((epoch, permutation(self.seed, "epoch", epoch, problems)));
+            self.order = Some((epoch, permutation(self.seed, self.name, epoch, problems)));
         }
         let (_, order) = self.order.as_ref().expect("it was made above");
         order[within as usize]
@@ -100,6 +109,18 @@ mod tests {
         assert_ne!(orders[0], orders[1]);
         assert_ne!(orders[0], (0..1000).collect::<Vec<_>>());
         assert_eq!(dealer.ordinal(1_007), orders[1][7], "going back is possible");
+    }
+
+    #[test]
+    fn orders_of_another_name_deal_each_problem_once_too() {
+        let own = Dealer::new(3, Some(50), 8);
+        let mut other = own.clone().ordered_by("other");
+        let mut own = own;
+        let order = |dealer: &mut Dealer| (0..50).map(|i| dealer.ordinal(i)).collect::<Vec<_>>();
+        let (own, mut other) = (order(&mut own), order(&mut other));
+        assert_ne!(own, other);
+        other.sort_unstable();
+        assert_eq!(other, (0..50).collect::<Vec<_>>());
     }
 
     #[test]

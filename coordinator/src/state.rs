@@ -8,10 +8,11 @@ mod stall;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::{Directive, Registration, ReturnReason, ReturnedGroup, Role, StepRecord};
-use types::{LeaseId, MemberId, PolicyVersion, Problem, Purpose, RolloutGroup};
+use types::{GroupId, LeaseId, MemberId, PolicyVersion, Problem, Purpose, RolloutGroup};
 
 use crate::eval_plan::{EvalFault, EvalResult, EvalRun};
 use crate::lease::GroupTable;
@@ -91,6 +92,7 @@ pub struct GroupCounts {
     pub failed: u64,
     pub stale: u64,
     pub refused: u64,
+    pub replaced: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +136,8 @@ pub struct RunState {
     dealing: Option<Place>,
     progress: Progress,
     train: GroupTable,
+    /// Open groups whose problem was replaced (`train.refill`).
+    replaced: BTreeSet<GroupId>,
     next_group: u64,
     evals: GroupTable,
     next_eval_group: u64,
@@ -162,6 +166,7 @@ impl RunState {
             dealing: None,
             progress: Progress::default(),
             train: GroupTable::default(),
+            replaced: BTreeSet::new(),
             next_group: 0,
             evals: GroupTable::default(),
             next_eval_group: 0,
@@ -239,6 +244,10 @@ impl RunState {
                 ReturnReason::Failed => counts.failed += 1,
                 ReturnReason::Stale => counts.stale += 1,
                 ReturnReason::Refused => counts.refused += 1,
+                ReturnReason::Replaced => {
+                    counts.replaced += 1;
+                    self.replaced.insert(returned.group);
+                }
             }
             let why = format!("{}: {}", returned.reason.name(), returned.detail);
             self.limit_deals(returned.purpose, returned.group, epoch.0, &why);

@@ -8,7 +8,7 @@ use settings::Settings;
 use tandem::{AuthorMismatch, AuthorRule, RandomKey, Schedule, check_rollout};
 use task::Task;
 use types::{
-    Author, Finish, PolicyVersion, Purpose, Rollout, RolloutGroup, RolloutParts, Sampling,
+    Author, Finish, GroupId, PolicyVersion, Purpose, Rollout, RolloutGroup, RolloutParts, Sampling,
 };
 
 /// Which policy versions have existed in the surviving history.
@@ -35,6 +35,8 @@ pub enum Refusal {
     Purpose(&'static str),
     #[error("its schedule is `{found}`, training's is `{expected}`")]
     Schedule { found: String, expected: String },
+    #[error("it draws under group number {key}, which is not that of group {group}")]
+    Key { group: GroupId, key: GroupId },
     #[error("it has {found} samples, training writes {expected} of each problem")]
     Samples { found: usize, expected: u32 },
     #[error("sample {place} calls itself {found}")]
@@ -65,6 +67,8 @@ pub struct Admission {
     samples: u32,
     seed: u64,
     weak_may_end: bool,
+    /// `train.refill`
+    refill: bool,
     vocab: usize,
 }
 
@@ -81,6 +85,7 @@ impl Admission {
             samples: settings.train.samples_per_problem,
             seed: settings.seed,
             weak_may_end: settings.handoff.weak_may_end,
+            refill: settings.train.refill,
             vocab,
         })
     }
@@ -94,6 +99,10 @@ impl Admission {
         let expected = self.schedule.to_string();
         if group.schedule != expected {
             return Err(Refusal::Schedule { found: group.schedule.clone(), expected });
+        }
+        let key = group.key_group;
+        if key != group.group && !(self.refill && key == group.group.replacement()) {
+            return Err(Refusal::Key { group: group.group, key });
         }
         let found = group.samples.len();
         if found != self.samples as usize {
@@ -128,7 +137,7 @@ impl Admission {
         rollout: &Rollout,
     ) -> Result<(), Refusal> {
         let index = rollout.parts().sample;
-        let key = RandomKey::new(self.seed, Purpose::Train, &self.schedule, group.group, index);
+        let key = RandomKey::new(self.seed, Purpose::Train, &self.schedule, group.key_group, index);
         check_rollout(&self.rule, key, rollout)
             .map_err(|reason| Refusal::Authors { sample, reason })
     }

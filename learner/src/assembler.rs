@@ -70,6 +70,7 @@ pub struct Formed {
 pub struct Counts {
     pub stale: u32,
     pub duplicates: u32,
+    pub replaced: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -77,8 +78,8 @@ pub struct Assembler {
     window: Window,
     step: u32,
     held: BTreeMap<GroupId, RolloutGroup>,
-    /// Of open steps, the highest epoch taken or refused as a duplicate. Once a group is given
-    /// back only a higher one is news.
+    /// Of open steps, the highest epoch taken, passed over or refused as a duplicate. Once a group
+    /// is given back only a higher one is news.
     seen: BTreeMap<GroupId, Epoch>,
     counts: Counts,
 }
@@ -139,6 +140,17 @@ impl Assembler {
         if offer == Offer::Accepted {
             self.see(group.group, group.epoch);
             self.held.insert(group.group, group);
+        }
+        offer
+    }
+
+    /// What [`Self::offer`] says of a group that is not to be taken, but dealt again with another
+    /// problem: only a higher epoch is news then.
+    pub fn pass_over(&mut self, group: GroupId, epoch: Epoch) -> Offer {
+        let offer = self.judge(group, epoch);
+        if offer == Offer::Accepted {
+            self.see(group, epoch);
+            self.counts.replaced += 1;
         }
         offer
     }

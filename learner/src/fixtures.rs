@@ -58,15 +58,21 @@ impl Miniature {
     /// An honest group whose strong tokens have the given step; even samples are correct, odd ones
     /// state a wrong answer. Log-probabilities are made up.
     pub(crate) fn group(&self, id: u64, step: u32) -> RolloutGroup {
-        let problem = self.problem(id);
+        self.group_drawn_as(GroupId(id), GroupId(id), step)
+    }
+
+    /// The same under the number of another random key.
+    pub(crate) fn group_drawn_as(&self, id: GroupId, key: GroupId, step: u32) -> RolloutGroup {
+        let problem = self.problem(key.0);
         let right = self.task.solution(&problem).unwrap();
         let samples = 0..self.settings.train.samples_per_problem;
         RolloutGroup {
-            group: GroupId(id),
+            group: id,
             epoch: Epoch(1),
-            lease: LeaseId(id),
+            lease: LeaseId(id.0),
             purpose: Purpose::Train,
             schedule: self.settings.train_schedule().unwrap().to_string(),
+            key_group: key,
             samples: samples
                 .map(|sample| {
                     let mut tokens = right.clone();
@@ -75,7 +81,7 @@ impl Miniature {
                     if sample % 2 == 1 {
                         tokens[answer] = self.task.tokenizer().id_of(other).unwrap();
                     }
-                    self.rollout(&problem, (GroupId(id), SampleIndex(sample)), &tokens, step)
+                    self.rollout(&problem, (key, SampleIndex(sample)), &tokens, step)
                 })
                 .collect(),
             problem,

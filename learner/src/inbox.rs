@@ -14,6 +14,7 @@ use types::{Epoch, GroupId, MemberId, PolicyVersion, Purpose, RolloutGroup};
 use crate::admission::{Admission, Lineage};
 use crate::assembler::{Assembler, Counts, Offer};
 use crate::metrics;
+use crate::refill::Refill;
 
 /// How often a wait for a batch looks around and says that it is alive.
 pub(crate) const IDLE_BEAT: Duration = Duration::from_secs(1);
@@ -36,6 +37,7 @@ pub struct Inbox(Arc<Parts>);
 
 struct Parts {
     admission: Admission,
+    refill: Option<Refill>,
     resumed_step: u32,
     state: Mutex<State>,
     changed: Notify,
@@ -52,13 +54,14 @@ impl Inbox {
     #[must_use]
     pub fn new(
         admission: Admission,
+        refill: Option<Refill>,
         assembler: Assembler,
         returns: mpsc::Sender<GivenBack>,
     ) -> Self {
         let resumed_step = assembler.step();
         let state = Mutex::new(State { assembler, published: None });
         let changed = Notify::new();
-        Self(Arc::new(Parts { admission, resumed_step, state, changed, returns }))
+        Self(Arc::new(Parts { admission, refill, resumed_step, state, changed, returns }))
     }
 
     /// From now on rollouts of this version may arrive.
@@ -72,6 +75,13 @@ impl Inbox {
         let early = self.lock().assembler.judge(id, epoch);
         let offer = match early {
             Offer::Accepted => match self.check(&group) {
+                Ok(()) if self.0.refill.is_some_and(|refill| refill.replaces(&group)) => {
+                    let offer = self.lock().assembler.pass_over(id, epoch);
+                    if offer == Offer::Accepted {
+                        return self.replace(id, epoch, purpose).await;
+                    }
+                    offer
+                }
                 Ok(()) => self.lock().assembler.offer(group),
                 Err(reason) => return self.refuse(id, epoch, purpose, reason).await,
             },
@@ -101,6 +111,14 @@ impl Inbox {
                 receipt(id, epoch, ReceiptCode::Refused, format!("it belongs to rank {rank}"))
             }
         }
+    }
+
+    /// Another problem is to take the group's place.
+    async fn replace(&self, group: GroupId, epoch: Epoch, purpose: Purpose) -> Receipt {
+        let (reason, detail) = (ReturnReason::Replaced, "it teaches nothing".to_owned());
+        debug!(%group, %epoch, detail, "group is replaced");
+        self.give_back(GivenBack { group, epoch, purpose, reason, detail }).await;
+        receipt(group, epoch, ReceiptCode::Replaced, String::new())
     }
 
     /// Refuses what did not even convert to a group.
@@ -217,6 +235,7 @@ fn receipt(group: GroupId, epoch: Epoch, code: ReceiptCode, reason: String) -> R
         ReceiptCode::Accepted => "accepted",
         ReceiptCode::Duplicate => "duplicate",
         ReceiptCode::Refused => "refused",
+        ReceiptCode::Replaced => "replaced",
     };
     metrics::GROUPS.increment(1, &[("receipt", label)]);
     Receipt { group, epoch, code, reason }

@@ -120,7 +120,7 @@ mod tests {
 
     fn inbox(world: &Miniature) -> (Inbox, mpsc::Receiver<crate::inbox::GivenBack>) {
         let (sender, receiver) = mpsc::channel(8);
-        let inbox = Inbox::new(world.admission(), world.assembler(0), sender);
+        let inbox = Inbox::new(world.admission(), None, world.assembler(0), sender);
         inbox.announce(PolicyVersion::new(1, 0));
         (inbox, receiver)
     }

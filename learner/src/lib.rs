@@ -14,6 +14,7 @@ pub mod ingest;
 pub mod metrics;
 mod process;
 pub mod publisher;
+pub mod refill;
 mod report;
 pub mod rewards;
 mod rollout_log;

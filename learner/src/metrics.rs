@@ -9,8 +9,8 @@ pub static STEP_SECONDS: Histogram =
     ]);
 pub static STEPS: Counter = Counter::new("tandem_learner_steps_total", "Steps committed.");
 pub static GROUPS: Counter =
-    Counter::new("tandem_learner_groups_total", "Groups received, and stale ones given back.")
-        .with_labels(&[("receipt", &["accepted", "duplicate", "stale", "refused"])]);
+    Counter::new("tandem_learner_groups_total", "Groups received, and given back.")
+        .with_labels(&[("receipt", &["accepted", "duplicate", "stale", "refused", "replaced"])]);
 pub static CONSUMED: Counter =
     Counter::new("tandem_learner_groups_consumed_total", "Groups of committed steps.")
         .with_labels(&[("outcome", &["trained", "zero_variance"])]);

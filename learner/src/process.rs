@@ -22,6 +22,7 @@ use crate::examples::ExampleSource;
 use crate::inbox::{Inbox, return_groups};
 use crate::ingest::Ingest;
 use crate::publisher::CoordinatorOutlet;
+use crate::refill::Refill;
 use crate::rollout_log::RolloutLog;
 use crate::step::Trainer;
 use crate::train_loop::{RunFiles, Source, TrainLoop};
@@ -53,7 +54,8 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
             let window = Window::new(&settings, collective.rank(), collective.world())?;
             let assembler = Assembler::new(window, trainer.steps_taken());
             let vocab = start.config.vocab_size;
-            Some(Inbox::new(Admission::new(&settings, task.clone(), vocab)?, assembler, returns))
+            let admission = Admission::new(&settings, task.clone(), vocab)?;
+            Some(Inbox::new(admission, Refill::new(&settings), assembler, returns))
         }
     };
     let message_bytes = process.channel_settings().message_bytes_max;

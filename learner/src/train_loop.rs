@@ -240,6 +240,10 @@ impl TrainLoop {
             Batch::Groups(groups) => groups.iter().map(|group| group.group).collect(),
             Batch::Examples(_) => Vec::new(),
         };
+        let mut values = values(&computed.report, computed.figures.as_ref(), &computed.phases);
+        if self.settings.train.refill {
+            values.insert("replaced_groups".to_owned(), f64::from(counts.replaced));
+        }
         StepRecord {
             // The outlet knows who it is.
             member: MemberId::default(),
@@ -252,7 +256,7 @@ impl TrainLoop {
             duplicates_refused: counts.duplicates,
             strong_tokens,
             weak_tokens: tally.map_or(0, |t| t.weak_tokens as u64),
-            values: values(&computed.report, computed.figures.as_ref(), &computed.phases),
+            values,
             checkpoint,
         }
     }

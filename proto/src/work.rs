@@ -72,7 +72,8 @@ pub struct WorkItem {
     /// Written form, for instance `word:0.25`; `token:0` is the strong model alone.
     pub schedule: String,
     pub samples: u32,
-    /// The group number in the random key; equal to `group` in training.
+    /// The group number in the random keys: in training `group`, or its replacement's; an
+    /// evaluation draws the same before and after.
     pub key_group: GroupId,
     pub problem: Problem,
     pub sampling: Sampling,
@@ -96,6 +97,8 @@ pub enum ReturnReason {
     Stale,
     /// The learner's replay disagreed.
     Refused,
+    /// It teaches nothing and another problem is to take its place (`train.refill`).
+    Replaced,
 }
 
 impl ReturnReason {
@@ -105,6 +108,7 @@ impl ReturnReason {
             Self::Failed => "failed",
             Self::Stale => "stale",
             Self::Refused => "refused",
+            Self::Replaced => "replaced",
         }
     }
 }
@@ -133,6 +137,7 @@ pub enum ReceiptCode {
     Accepted,
     Duplicate,
     Refused,
+    Replaced,
 }
 
 /// One committed step: a line of `metrics.jsonl`.

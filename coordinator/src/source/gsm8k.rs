@@ -39,6 +39,7 @@ pub struct Gsm8k {
     held_out: Vec<usize>,
     solutions: bool,
     dealer: Dealer,
+    replacements: Dealer,
 }
 
 #[derive(Deserialize)]
@@ -74,12 +75,23 @@ impl Gsm8k {
         }
         let shards = settings.data.shard_problems;
         let dealer = Dealer::new(settings.seed, Some(dealt.len() as u64), shards);
-        Ok(Self { problems, dealt, held_out, solutions: wants_solutions(settings), dealer })
+        let replacements = dealer.clone().ordered_by("replacements");
+        let solutions = wants_solutions(settings);
+        Ok(Self { problems, dealt, held_out, solutions, dealer, replacements })
     }
 
     pub fn train(&mut self, position: u64) -> Problem {
-        let ordinal = self.dealer.ordinal(position) as usize;
-        let problem = &self.problems[self.dealt[ordinal]];
+        let ordinal = self.dealer.ordinal(position);
+        self.problem(ordinal)
+    }
+
+    pub fn replacement(&mut self, position: u64) -> Problem {
+        let ordinal = self.replacements.ordinal(position);
+        self.problem(ordinal)
+    }
+
+    fn problem(&self, ordinal: u64) -> Problem {
+        let problem = &self.problems[self.dealt[ordinal as usize]];
         let solution = problem.solution.clone().filter(|_| self.solutions);
         Problem { solution, ..problem.clone() }
     }

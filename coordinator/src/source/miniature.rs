@@ -7,6 +7,9 @@ use types::Problem;
 use super::wants_solutions;
 use crate::shard::{Dealer, Place};
 
+/// Replacements are drawn from an ordinal on that no run's own problems reach.
+const FIRST_REPLACEMENT: u64 = 1 << 63;
+
 #[derive(Clone, Debug)]
 pub struct Miniature {
     seed: u64,
@@ -31,6 +34,15 @@ impl Miniature {
 
     pub fn train(&mut self, position: u64) -> Problem {
         let ordinal = self.dealer.ordinal(position);
+        self.problem(ordinal)
+    }
+
+    #[must_use]
+    pub fn replacement(&self, position: u64) -> Problem {
+        self.problem(FIRST_REPLACEMENT + position)
+    }
+
+    fn problem(&self, ordinal: u64) -> Problem {
         let problem = draw(Split::Train, self.seed, ordinal, self.style);
         Problem { solution: problem.solution.filter(|_| self.solutions), ..problem }
     }
@@ -60,6 +72,9 @@ mod tests {
             assert_eq!(Split::of(&source.held_out(i).question), Split::HeldOut);
         }
         assert_eq!(source.train(5), source.train(5));
+        assert_eq!(source.replacement(5), source.replacement(5));
+        assert_ne!(source.replacement(5), source.train(5));
+        assert_eq!(Split::of(&source.replacement(5).question), Split::Train);
         assert_eq!(source.train(5).solution, None);
         settings.train.objective = settings::Objective::Sft;
         let solution = Miniature::new(&settings).train(5).solution.unwrap();

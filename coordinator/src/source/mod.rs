@@ -46,6 +46,15 @@ impl Source {
         }
     }
 
+    /// What takes the place of the problem at a position (`train.refill`): drawn in an order of its
+    /// own, so that every problem still comes once per epoch whatever is replaced.
+    pub fn replacement(&mut self, position: u64) -> Problem {
+        match self {
+            Self::Miniature(source) => source.replacement(position),
+            Self::Gsm8k(source) => source.replacement(position),
+        }
+    }
+
     /// Held-out problem number `ordinal`, the same before and after training.
     #[must_use]
     pub fn held_out(&self, ordinal: u64) -> Problem {

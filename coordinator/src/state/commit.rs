@@ -44,6 +44,7 @@ impl RunState {
         self.next_group = self.next_group.max(groups.end);
         groups.for_each(|group| {
             self.train.close(GroupId(group));
+            self.replaced.remove(&GroupId(group));
         });
         self.committed = record.step;
         self.add(record);

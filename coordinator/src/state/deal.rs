@@ -76,6 +76,10 @@ impl RunState {
         }
         let epoch = self.train.grant(group, grant)?;
         self.train_counts.leased += 1;
+        let (key_group, problem) = match self.replaced.contains(&group) {
+            false => (group, self.source.train(group.0)),
+            true => (group.replacement(), self.source.replacement(group.0)),
+        };
         Some(WorkItem {
             lease: grant.lease,
             group,
@@ -84,8 +88,8 @@ impl RunState {
             purpose: Purpose::Train,
             schedule,
             samples,
-            key_group: group,
-            problem: self.source.train(group.0),
+            key_group,
+            problem,
             sampling,
         })
     }

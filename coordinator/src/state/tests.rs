@@ -175,6 +175,30 @@ fn work_names_its_keys_and_problem() {
 }
 
 #[test]
+fn a_replaced_group_keeps_its_id_and_draws_another_problem_under_another_key() {
+    let (mut state, actors, learner) = training(1);
+    let lease = |state: &mut RunState| {
+        state.lease(&ask(actors[0], 0, SAMPLES), Duration::ZERO).unwrap().remove(0)
+    };
+    let first = lease(&mut state);
+    state.return_group(&returned(learner, &first, ReturnReason::Replaced)).unwrap();
+    let second = lease(&mut state);
+    assert_eq!((second.group, second.epoch), (first.group, Epoch(1)));
+    assert_eq!(second.key_group, first.group.replacement());
+    let mut source = Source::open(&settings()).unwrap();
+    assert_eq!(second.problem, source.replacement(0));
+    assert_ne!(second.problem, first.problem);
+    // Whoever writes it next writes the replacement too.
+    state.return_group(&returned(actors[0], &second, ReturnReason::Failed)).unwrap();
+    let third = lease(&mut state);
+    assert_eq!((third.key_group, third.problem), (second.key_group, second.problem));
+    let other = lease(&mut state);
+    assert_eq!((other.group, other.key_group), (GroupId(1), GroupId(1)));
+    let counts = state.counts(Purpose::Train);
+    assert_eq!((counts.replaced, counts.leased), (1, 4));
+}
+
+#[test]
 fn a_group_that_keeps_failing_fails_the_run_by_name() {
     let mut settings = settings();
     settings.eval.enabled = false;

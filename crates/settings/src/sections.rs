@@ -64,6 +64,9 @@ section! {
         /// Groups of one step (for `sft`: examples).
         problems_per_step: u32 = 8,
         samples_per_problem: u32 = 8,
+        /// A group that teaches nothing (all samples earn the same) is dealt again, once, with
+        /// another problem: a step writes up to twice its groups.
+        refill: bool = false,
         learning_rate: f64 = 3e-4,
         /// Linear warm-up.
         warmup_steps: u32 = 10,

@@ -45,6 +45,13 @@ fn models_and_data(s: &Settings, faults: &mut Vec<String>) {
     if s.data.source == DataSource::Gsm8k && s.data.path.is_empty() {
         faults.push("data.path is empty: give the directory that holds train.jsonl".to_owned());
     }
+    if s.train.refill && s.reward.shuffle {
+        faults.push(
+            "train.refill is on but reward.shuffle permutes rewards over the whole step: no group \
+             can be judged by its own, turn one of them off"
+                .to_owned(),
+        );
+    }
     let reinforcement = s.train.objective != Objective::Sft;
     if reinforcement && s.sampling.top_p < 1.0 {
         faults.push(format!(

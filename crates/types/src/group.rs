@@ -27,6 +27,8 @@ pub struct RolloutGroup {
     pub lease: LeaseId,
     pub purpose: Purpose,
     pub schedule: String,
+    /// The group number in the random keys.
+    pub key_group: GroupId,
     pub problem: Problem,
     pub samples: Vec<Rollout>,
 }

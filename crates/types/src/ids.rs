@@ -45,6 +45,15 @@ id! {
     Generation(u32)
 }
 
+impl GroupId {
+    /// The number in whose name the group's replacement draws (`train.refill`). No group has it, so
+    /// that a replacement shares no coin with what it replaces.
+    #[must_use]
+    pub fn replacement(self) -> Self {
+        Self(self.0 | 1 << 63)
+    }
+}
+
 /// Which weights: the learner's generation, then the number of steps taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyVersion {

@@ -22,6 +22,21 @@ fn honest_groups_pass() {
 }
 
 #[test]
+fn replacements_pass_only_where_they_are_drawn_as_such_and_asked_for() {
+    let own = GroupId(2);
+    let world = Miniature::small();
+    let replacement = world.group_drawn_as(own, own.replacement(), 3);
+    assert!(refusal(&world, &replacement).contains("is not that of group 2"));
+    let world = Miniature::with(|s| s.train.refill = true);
+    assert_eq!(world.admission().check(&replacement, &LINEAGE), Ok(()));
+    // Neither another group's coins nor a replacement's without its name.
+    let borrowed = world.group_drawn_as(own, GroupId(5), 3);
+    assert!(refusal(&world, &borrowed).contains("group number 5, which is not that of group 2"));
+    let disguised = RolloutGroup { key_group: own, ..replacement };
+    assert!(refusal(&world, &disguised).contains("the schedule gives it to"));
+}
+
+#[test]
 fn every_single_flipped_author_is_refused() {
     let world = Miniature::small();
     let group = world.group(0, 3);
@@ -75,7 +90,9 @@ fn another_schedule_purpose_or_key_is_refused() {
     assert!(changed(&|g| g.schedule = "word:0.5".to_owned()).contains("`word:0.5`"));
     assert!(changed(&|g| g.purpose = Purpose::Eval).contains("eval"));
     // The right authors for another group's key.
-    assert!(changed(&|g| g.group = types::GroupId(1)).contains("the schedule gives it to"));
+    assert!(changed(&|g| g.group = GroupId(1)).contains("not that of group 1"));
+    let renamed = changed(&|g| (g.group, g.key_group) = (GroupId(1), GroupId(1)));
+    assert!(renamed.contains("the schedule gives it to"), "{renamed}");
     assert!(changed(&|g| g.samples.swap(0, 1)).contains("sample 0 calls itself 1"));
     assert!(changed(&|g| drop(g.samples.pop())).contains("3 samples"));
     assert!(changed(&|g| g.problem = world.problem(9)).contains("prompt of problem 9"));

@@ -33,7 +33,7 @@ fn only_open_steps_are_taken_and_only_once() {
     });
     assert_eq!(assembler.form(), Formed::default());
     assert_eq!((assembler.missing(), assembler.held()), (2, 2));
-    assert_eq!(assembler.take_counts(), Counts { stale: 0, duplicates: 2 });
+    assert_eq!(assembler.take_counts(), Counts { stale: 0, duplicates: 2, replaced: 0 });
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn stale_groups_are_dropped_when_the_batch_forms_and_fenced() {
     }
     let formed = assembler.form();
     assert_eq!((formed.batch, ids(&formed.stale)), (None, vec![16]));
-    assert_eq!(assembler.take_counts(), Counts { stale: 1, duplicates: 0 });
+    assert_eq!(assembler.take_counts(), Counts { stale: 1, duplicates: 0, replaced: 0 });
     // Another copy of what was given back is no news, the redeal is.
     assert_eq!(assembler.offer(group(&world, 16, 1, 5)), Offer::Duplicate);
     assert_eq!(assembler.form(), Formed::default());

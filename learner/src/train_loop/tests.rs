@@ -71,7 +71,7 @@ impl Bench {
 
     fn inbox(&self) -> Inbox {
         let (returns, _) = mpsc::channel(64);
-        Inbox::new(self.world.admission(), self.world.assembler(0), returns)
+        Inbox::new(self.world.admission(), None, self.world.assembler(0), returns)
     }
 
     fn run(&self, source: Source, on_publish: OnPublish) {

@@ -221,6 +221,7 @@ impl From<RolloutGroup> for wire::RolloutGroup {
             schedule: g.schedule,
             problem: Some(g.problem.into()),
             samples: g.samples.into_iter().map(Into::into).collect(),
+            key_group: g.key_group.0,
         }
     }
 }
@@ -245,6 +246,7 @@ impl TryFrom<wire::RolloutGroup> for RolloutGroup {
             lease: LeaseId(g.lease),
             purpose: purpose_from_wire(g.purpose)?,
             schedule: g.schedule,
+            key_group: GroupId(g.key_group),
             problem: required(g.problem, "problem")?.into(),
             samples: samples.collect::<Result<_, _>>()?,
         })
@@ -292,6 +294,7 @@ mod tests {
             lease: LeaseId(5),
             purpose: Purpose::Eval,
             schedule: "word:0.25".into(),
+            key_group: GroupId(3),
             problem,
             samples: vec![Rollout::new(parts).unwrap()],
         }

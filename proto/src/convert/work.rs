@@ -132,6 +132,7 @@ impl From<ReturnedGroup> for wire::ReturnRequest {
             ReturnReason::Failed => wire::ReturnReason::Failed,
             ReturnReason::Stale => wire::ReturnReason::Stale,
             ReturnReason::Refused => wire::ReturnReason::Refused,
+            ReturnReason::Replaced => wire::ReturnReason::Replaced,
         };
         Self {
             member: r.member.0,
@@ -152,6 +153,7 @@ impl TryFrom<wire::ReturnRequest> for ReturnedGroup {
             Ok(wire::ReturnReason::Failed) => ReturnReason::Failed,
             Ok(wire::ReturnReason::Stale) => ReturnReason::Stale,
             Ok(wire::ReturnReason::Refused) => ReturnReason::Refused,
+            Ok(wire::ReturnReason::Replaced) => ReturnReason::Replaced,
             _ => return Err(unknown("reason", r.reason)),
         };
         Ok(Self {
@@ -214,6 +216,7 @@ impl From<Receipt> for learner::Receipt {
             ReceiptCode::Accepted => learner::ReceiptCode::Accepted,
             ReceiptCode::Duplicate => learner::ReceiptCode::Duplicate,
             ReceiptCode::Refused => learner::ReceiptCode::Refused,
+            ReceiptCode::Replaced => learner::ReceiptCode::Replaced,
         };
         Self { group: r.group.0, epoch: r.epoch.0, code: code.into(), reason: r.reason }
     }
@@ -227,6 +230,7 @@ impl TryFrom<learner::Receipt> for Receipt {
             Ok(learner::ReceiptCode::Accepted) => ReceiptCode::Accepted,
             Ok(learner::ReceiptCode::Duplicate) => ReceiptCode::Duplicate,
             Ok(learner::ReceiptCode::Refused) => ReceiptCode::Refused,
+            Ok(learner::ReceiptCode::Replaced) => ReceiptCode::Replaced,
             _ => return Err(unknown("code", r.code)),
         };
         Ok(Self { group: GroupId(r.group), epoch: Epoch(r.epoch), code, reason: r.reason })

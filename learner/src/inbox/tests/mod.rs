@@ -6,7 +6,7 @@ use proto::ChannelSettings;
 use runtime::{Shutdown, TaskGroup, within};
 
 use super::*;
-use crate::fixtures::{Miniature, flip_author};
+use crate::fixtures::{Miniature, flip_author, with_parts};
 use served::ServedCoordinator;
 
 mod served;
@@ -15,7 +15,7 @@ const AMPLE: Duration = Duration::from_secs(60);
 
 fn inbox(world: &Miniature) -> (Inbox, mpsc::Receiver<GivenBack>) {
     let (sender, receiver) = mpsc::channel(8);
-    let inbox = Inbox::new(world.admission(), world.assembler(0), sender);
+    let inbox = Inbox::new(world.admission(), None, world.assembler(0), sender);
     inbox.announce(PolicyVersion::new(1, 0));
     (inbox, receiver)
 }
@@ -37,8 +37,42 @@ async fn a_step_is_handed_out_when_its_last_group_comes() {
     let batch = inbox.next_batch(&health()).await;
     assert_eq!(batch.iter().map(|g| g.group.0).collect::<Vec<_>>(), [0, 1]);
     assert_eq!(inbox.receive(world.group(0, 0)).await.code, ReceiptCode::Duplicate);
-    assert_eq!(inbox.take_counts(), Counts { stale: 0, duplicates: 2 });
+    assert_eq!(inbox.take_counts(), Counts { stale: 0, duplicates: 2, replaced: 0 });
     assert_eq!(inbox.take_counts(), Counts::default());
+}
+
+/// All samples of a group earn nothing.
+fn hopeless(group: RolloutGroup) -> RolloutGroup {
+    let samples = group.samples.len();
+    (0..samples)
+        .fold(group, |group, sample| with_parts(group, sample, |parts| parts.verdict.reward = 0.0))
+}
+
+#[tokio::test]
+async fn a_group_that_teaches_nothing_is_replaced_once() {
+    let world = Miniature::with(|s| s.train.refill = true);
+    let (sender, mut returns) = mpsc::channel(8);
+    let refill = Refill::new(&world.settings);
+    let inbox = Inbox::new(world.admission(), refill, world.assembler(0), sender);
+    inbox.announce(PolicyVersion::new(1, 0));
+    let receipt = inbox.receive(hopeless(world.group(0, 0))).await;
+    assert_eq!(receipt.code, ReceiptCode::Replaced);
+    let given = returns.try_recv().unwrap();
+    let expected = (GroupId(0), Epoch(1), ReturnReason::Replaced);
+    assert_eq!((given.group, given.epoch, given.reason), expected);
+    // A late copy under the same epoch is none that is waited for, whatever it would teach.
+    assert_eq!(inbox.receive(world.group(0, 0)).await.code, ReceiptCode::Duplicate);
+
+    let replacement = world.group_drawn_as(GroupId(0), GroupId(0).replacement(), 0);
+    let replacement = RolloutGroup { epoch: Epoch(2), ..hopeless(replacement) };
+    assert_eq!(inbox.receive(replacement).await.code, ReceiptCode::Accepted);
+    assert_eq!(inbox.receive(world.group(1, 0)).await.code, ReceiptCode::Accepted);
+    let batch = inbox.next_batch(&health()).await;
+    let names = |group: &RolloutGroup| (group.group, group.key_group);
+    let [own, other] = [GroupId(0), GroupId(1)];
+    assert_eq!([names(&batch[0]), names(&batch[1])], [(own, own.replacement()), (other, other)]);
+    assert!(returns.try_recv().is_err());
+    assert_eq!(inbox.take_counts(), Counts { stale: 0, duplicates: 1, replaced: 1 });
 }
 
 #[tokio::test]
@@ -61,7 +95,7 @@ async fn a_refused_group_is_given_back() {
 async fn nothing_is_taken_before_the_first_publication() {
     let world = Miniature::small();
     let (sender, _receiver) = mpsc::channel(8);
-    let inbox = Inbox::new(world.admission(), world.assembler(0), sender);
+    let inbox = Inbox::new(world.admission(), None, world.assembler(0), sender);
     let receipt = inbox.receive(world.group(0, 0)).await;
     assert!(receipt.reason.contains("no weights are published yet"), "{}", receipt.reason);
 }
@@ -70,7 +104,7 @@ async fn nothing_is_taken_before_the_first_publication() {
 async fn a_stale_group_is_given_back_and_its_redeal_completes_the_step() {
     let world = Miniature::small();
     let (sender, mut returns) = mpsc::channel(8);
-    let inbox = Inbox::new(world.admission(), world.assembler(2), sender);
+    let inbox = Inbox::new(world.admission(), None, world.assembler(2), sender);
     inbox.announce(PolicyVersion::new(1, 2));
     // Step 2 is groups 4 and 5; weights of step 0 are two behind it.
     for (group, step) in [(4, 0), (5, 2)] {
@@ -98,7 +132,7 @@ async fn a_stale_group_is_given_back_and_its_redeal_completes_the_step() {
     let batch = within("the batch", AMPLE, both).await.unwrap();
     let found: Vec<_> = batch.iter().map(|g| (g.group.0, g.epoch.0)).collect();
     assert_eq!(found, [(4, 3), (5, 1)]);
-    assert_eq!(inbox.take_counts(), Counts { stale: 1, duplicates: 1 });
+    assert_eq!(inbox.take_counts(), Counts { stale: 1, duplicates: 1, replaced: 0 });
     assert!(returns.try_recv().is_err(), "given back once");
 }
 
