@@ -34,7 +34,7 @@ impl Models {
         );
         let stops = stops(settings, &strong)?;
         let rules = Rules {
-            task: Task::new(settings, strong.tokenizer, stops),
+            task: Task::new(settings, strong.tokenizer, stops)?,
             seed: settings.seed,
             slot_tokens,
             batch_tokens: settings.actor.batch_tokens as usize,

@@ -30,8 +30,15 @@ pub struct SpanBook {
     next_session: u64,
     /// Sessions that the weak server may forget.
     closing: Vec<SessionId>,
-    /// How often requests went unanswered since the stream's last reply.
-    silences: u32,
+    silences: Silences,
+}
+
+/// How often requests went unanswered since the stream's last reply, a deadline apart: what was
+/// asked for within one deadline falls silent together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Silences {
+    count: u32,
+    last: Option<Instant>,
 }
 
 /// One span that is asked for.
@@ -100,7 +107,7 @@ impl SpanBook {
             rollouts: BTreeMap::new(),
             next_session: 0,
             closing: Vec::new(),
-            silences: 0,
+            silences: Silences::default(),
         }
     }
 
@@ -128,7 +135,8 @@ impl SpanBook {
     pub fn due(&mut self, now: Instant) -> Vec<SpanRequest> {
         let mut requests = Vec::new();
         for (rollout, asked) in &mut self.asked {
-            if !matches!(asked.step, Step::Ready { not_before } if not_before <= now) {
+            let ready = matches!(asked.step, Step::Ready { not_before } if not_before <= now);
+            if !ready || asked.ask.until <= now {
                 continue;
             }
             let (session, whole) = match self.sessions.get(rollout) {
@@ -169,7 +177,7 @@ impl SpanBook {
 
     /// What a reply settles, if anything.
     pub fn reply(&mut self, reply: SpanReply, now: Instant) -> Option<SpanOutcome> {
-        self.silences = 0;
+        self.silences = Silences::default();
         let rollout = *self.rollouts.get(&reply.session)?;
         let asked = self.asked.get(&rollout)?;
         let Step::Sent { from, appended, .. } = asked.step else { return None };
@@ -197,7 +205,7 @@ impl SpanBook {
         self.sessions.clear();
         self.rollouts.clear();
         self.closing.clear();
-        self.silences = 0;
+        self.silences = Silences::default();
         let sent = |asked: &Asked| matches!(asked.step, Step::Sent { .. });
         let lost = self.asked.iter().filter(|(_, asked)| sent(asked));
         let lost: Vec<RolloutId> = lost.map(|(rollout, _)| *rollout).collect();
@@ -205,15 +213,19 @@ impl SpanBook {
     }
 
     /// Requests without an answer are repeated on fresh sessions, so that a late reply cannot be
-    /// taken for another span's; what waited too long altogether is given up.
+    /// taken for another span's; what waited too long altogether is given up. An ask whose lease has
+    /// ended is only forgotten: its group is given up where leases are kept.
     pub fn expire(&mut self, now: Instant) -> Vec<SpanOutcome> {
         let (mut outcomes, mut silent) = (Vec::new(), false);
         let rollouts: Vec<RolloutId> = self.asked.keys().copied().collect();
         for rollout in rollouts {
             let asked = &self.asked[&rollout];
             match asked.step {
+                Step::Ready { .. } if asked.ask.until <= now => {
+                    self.asked.remove(&rollout);
+                }
                 Step::Sent { silent_at, .. } if silent_at <= now => {
-                    silent = true;
+                    silent |= asked.ask.until > now;
                     self.end_session(rollout);
                     outcomes.extend(self.repeat(rollout, Repeat::Silence, now));
                 }
@@ -233,15 +245,18 @@ impl SpanBook {
                 Step::Sent { .. } | Step::Ready { .. } => {}
             }
         }
-        self.silences += u32::from(silent);
+        let Silences { count, last } = self.silences;
+        if silent && last.is_none_or(|last| last + self.limits.deadline <= now) {
+            self.silences = Silences { count: count + 1, last: Some(now) };
+        }
         outcomes
     }
 
-    /// How often requests have gone unanswered with no reply to any other in between. A server
-    /// that works answers in time, if only that it is late.
+    /// How often requests have gone unanswered, a deadline apart and with no reply to any other in
+    /// between. A server that works answers in time, if only that it is late.
     #[must_use]
     pub fn silences(&self) -> u32 {
-        self.silences
+        self.silences.count
     }
 
     /// When something has to be done next, without news from outside. What is ready to be sent

@@ -18,8 +18,8 @@ use types::{Hash, TokenId};
 use crate::handover::{Command, SpanOutcome, WeakWork};
 use crate::span_book::{SpanBook, SpanLimits};
 
-/// So often requests may go unanswered in a row, each for longer than its deadline, before the
-/// server is left: it may still answer pings while its engine hangs. No setting, since how long
+/// So often requests may go unanswered in a row, a deadline apart, before the server is left: it may
+/// still answer pings while its engine hangs. No setting, since how long
 /// that is follows from `actor.span_deadline_ms`.
 const SILENCES_MAX: u32 = 3;
 
@@ -45,8 +45,10 @@ pub struct WeakSource {
     engine: mpsc::Sender<Command>,
     book: SpanBook,
     stream: Option<Stream>,
-    /// Attempts to connect since the last success.
+    /// Lines that failed or broke since the last reply; a line alone shows no server that works.
     failures: u32,
+    /// All such lines, so that after each the next server is tried.
+    failures_ever: usize,
     connect_at: Instant,
 }
 
@@ -74,7 +76,17 @@ impl WeakSource {
     ) -> Self {
         let book = SpanBook::new(settings.limits);
         let connect_at = Instant::now();
-        Self { settings, directives, work, engine, book, stream: None, failures: 0, connect_at }
+        Self {
+            settings,
+            directives,
+            work,
+            engine,
+            book,
+            stream: None,
+            failures: 0,
+            failures_ever: 0,
+            connect_at,
+        }
     }
 
     /// Until the shutdown, which abandons what is asked for, or until the engine is gone.
@@ -188,6 +200,7 @@ impl WeakSource {
 
     fn read(&mut self, replies: Vec<SpanReply>) -> Vec<SpanOutcome> {
         let now = Instant::now();
+        self.failures = 0;
         replies.into_iter().filter_map(|reply| self.book.reply(reply, now)).collect()
     }
 
@@ -215,10 +228,7 @@ impl WeakSource {
 
     async fn connect(&mut self) -> anyhow::Result<()> {
         match self.open().await {
-            Ok(stream) => {
-                self.stream = Some(stream);
-                self.failures = 0;
-            }
+            Ok(stream) => self.stream = Some(stream),
             Err(error) if is_refusal(&error) => {
                 return Err(error.context("the weak server refuses this actor"));
             }
@@ -232,6 +242,7 @@ impl WeakSource {
 
     fn put_off(&mut self) {
         self.failures = self.failures.saturating_add(1);
+        self.failures_ever = self.failures_ever.wrapping_add(1);
         let policy = RetryPolicy {
             attempts: u32::MAX,
             first_delay: Duration::from_millis(20),
@@ -246,8 +257,8 @@ impl WeakSource {
     async fn open(&self) -> anyhow::Result<Stream> {
         let servers = self.directives.borrow().weak_servers.clone();
         anyhow::ensure!(!servers.is_empty(), "no weak server has joined the run yet");
-        // After a failure the next one is tried.
-        let choice = (self.settings.index as usize + self.failures as usize) % servers.len();
+        let choice =
+            (self.settings.index as usize).wrapping_add(self.failures_ever) % servers.len();
         let address = &servers[choice];
         let channel = proto::connect(address, &self.settings.channel).await?;
         let mut client = WeakClient::new(channel, &self.settings.channel);

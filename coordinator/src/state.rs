@@ -117,6 +117,8 @@ pub enum StateError {
     Eval(#[from] EvalFault),
 }
 
+const LEASE_RAN_OUT: &str = "its lease ran out (coordinator.lease_deadline_ms)";
+
 /// Examples of one request, at most.
 const EXAMPLES_MAX: u32 = 1 << 16;
 
@@ -247,6 +249,8 @@ impl RunState {
                 ReturnReason::Replaced => {
                     counts.replaced += 1;
                     self.replaced.insert(returned.group);
+                    // Nothing went wrong.
+                    return Ok(());
                 }
             }
             let why = format!("{}: {}", returned.reason.name(), returned.detail);
@@ -314,15 +318,15 @@ impl RunState {
         for member in self.members.absent(now, self.spec.absence_max) {
             self.lose(member);
         }
+        self.check_progress(now);
         for (group, epoch) in self.train.expire(now) {
             self.train_counts.expired += 1;
-            self.limit_deals(Purpose::Train, group, epoch.0, "its lease ran out");
+            self.limit_deals(Purpose::Train, group, epoch.0, LEASE_RAN_OUT);
         }
         for (group, epoch) in self.evals.expire(now) {
             self.eval_counts.expired += 1;
-            self.limit_deals(Purpose::Eval, group, epoch.0, "its lease ran out");
+            self.limit_deals(Purpose::Eval, group, epoch.0, LEASE_RAN_OUT);
         }
-        self.check_progress(now);
     }
 
     /// From now on no work is dealt and every member is told to exit.

@@ -38,7 +38,8 @@ impl Miniature {
         change(&mut settings);
         let source = ModelSource::parse(&settings.strong.model).unwrap();
         let files = source.load(settings.seed, &Placement::cpu(DType::F32)).unwrap();
-        let task = Task::new(&settings, files.tokenizer.clone(), files.config.stops.clone());
+        let task =
+            Task::new(&settings, files.tokenizer.clone(), files.config.stops.clone()).unwrap();
         Self { settings: Arc::new(settings), files, task }
     }
 

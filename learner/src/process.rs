@@ -38,7 +38,7 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     let settings = Arc::clone(&process.settings);
     let start = load_start(&settings)?;
     let stops = stops(&settings, &start)?;
-    let task = Task::new(&settings, start.tokenizer.clone(), stops.clone());
+    let task = Task::new(&settings, start.tokenizer.clone(), stops.clone())?;
     let files = open_files(&settings, &start)?;
     let generation = Generation(settings.learner.generation);
     let mut trainer = Trainer::new(&settings, &start, &stops, Box::new(Solo::new(generation)))?;

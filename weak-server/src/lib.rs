@@ -23,7 +23,6 @@ use member::{Process, ProgramMetrics};
 use model::RaggedEngine;
 use runtime::TaskGroup;
 use settings::Settings;
-use task::Task;
 use telemetry::Health;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -67,7 +66,7 @@ pub fn start(
 ) -> anyhow::Result<()> {
     let bounds = &settings.weak_server;
     let (rows, capacity) = (bounds.sessions as usize, bounds.session_tokens as usize);
-    let WeakModel { decoder, tokenizer, stops } = model;
+    let WeakModel { decoder, tokenizer } = model;
     let cache = RaggedEngine::new(&decoder, rows, capacity)
         .context("weak_server.sessions and weak_server.session_tokens")?;
     let queue = bounds.queue_requests as usize;
@@ -77,18 +76,16 @@ pub fn start(
         batch_tokens: bounds.batch_tokens as usize,
         queue_requests: queue,
     };
-    let (fingerprint, ends) = (tokenizer.fingerprint(), decoder.config().stops.clone());
-    let task = Task::new(settings, tokenizer, stops);
     let book = Rulebook {
-        boundaries: Arc::clone(task.boundaries()),
+        boundaries: Arc::new(task::boundaries(settings, &tokenizer)?),
         vocab: decoder.config().vocab_size,
         session_tokens: capacity,
     };
     let engine = engine::start(tasks, cache, Batcher::new(limits, book), queue, health)?;
 
     let service = ServiceSettings {
-        tokenizer: fingerprint,
-        ends,
+        tokenizer: tokenizer.fingerprint(),
+        ends: decoder.config().stops.clone(),
         streams: bounds.streams as usize,
         reply_messages: bounds.reply_messages as usize,
         hello_timeout: Duration::from_millis(u64::from(settings.limits.call_timeout_ms)),

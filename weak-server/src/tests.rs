@@ -289,7 +289,6 @@ async fn a_stuck_engine_is_unhealthy_until_it_goes_on() {
 fn a_tokenizer_of_its_own_is_refused_and_a_missing_strong_model_is_not() {
     let mut settings = miniature();
     let known = WeakModel::load(&settings).unwrap();
-    assert_eq!(known.stops, [1]);
     let dir = tempfile::tempdir().unwrap();
     let json = known.tokenizer.json().replace("\"apples\"", "\"pears\"");
     std::fs::write(dir.path().join("tokenizer.json"), json).unwrap();
@@ -298,7 +297,7 @@ fn a_tokenizer_of_its_own_is_refused_and_a_missing_strong_model_is_not() {
     let error = format!("{:#}", WeakModel::load(&settings).err().expect("must be refused"));
     assert!(error.contains("different tokenizers") && error.contains("apples"), "{error}");
     settings.strong.model = "nowhere".to_owned();
-    assert_eq!(WeakModel::load(&settings).unwrap().stops, [1]);
+    WeakModel::load(&settings).unwrap();
     settings.weak.model = "nowhere".to_owned();
     let error = format!("{:#}", WeakModel::load(&settings).err().expect("must be refused"));
     assert!(error.contains("weak.model") && error.contains("nowhere"), "{error}");
@@ -308,7 +307,7 @@ fn a_tokenizer_of_its_own_is_refused_and_a_missing_strong_model_is_not() {
 fn the_bench_and_the_server_agree_on_the_task() {
     // The fixtures' rule is the miniature's: else the two kinds of tests would test two rules.
     let model = WeakModel::load(&miniature()).unwrap();
-    let task = Task::new(&miniature(), model.tokenizer, model.stops);
-    assert_eq!(**task.boundaries(), *rulebook().boundaries);
+    let boundaries = task::boundaries(&miniature(), &model.tokenizer).unwrap();
+    assert_eq!(boundaries, *rulebook().boundaries);
     assert!(Bench::new(LIMITS).batcher.is_idle());
 }

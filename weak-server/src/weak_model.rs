@@ -5,16 +5,13 @@ use anyhow::Context;
 use candle_core::DType;
 use model::{Decoder, ModelSource, Placement, Tokenizer};
 use settings::Settings;
-use task::shared_stops;
-use types::TokenId;
+use task::check_tokenizers;
 
 /// Frozen for the whole run.
 #[derive(Clone)]
 pub struct WeakModel {
     pub decoder: Decoder,
     pub tokenizer: Tokenizer,
-    /// Union of both models' ends, the strong model's first: that one is canonical.
-    pub stops: Vec<TokenId>,
 }
 
 impl WeakModel {
@@ -26,19 +23,15 @@ impl WeakModel {
             .and_then(|source| source.load(settings.seed, &Placement::cpu(DType::F32)))
             .context("cannot load weak.model")?;
         let strong = ModelSource::parse(&settings.strong.model).and_then(|source| source.outline());
-        let stops = match strong {
-            Ok(strong) => {
-                let strong = (&strong.config, &strong.tokenizer);
-                shared_stops(settings, strong, (&files.config, &files.tokenizer))?
-            }
+        // On a machine of its own this process need not have the strong model's files; every
+        // actor's hello is checked all the same.
+        match strong {
+            Ok(strong) => check_tokenizers(settings, &strong.tokenizer, &files.tokenizer)?,
             Err(error) => {
-                // On a machine of its own this process need not have the strong model's files;
-                // then every actor's hello is checked all the same.
                 tracing::warn!(%error, "strong.model is not here, its tokenizer is not compared");
-                files.config.stops.clone()
             }
-        };
+        }
         let decoder = files.decoder().context("cannot use weak.model")?;
-        Ok(Self { decoder, tokenizer: files.tokenizer, stops })
+        Ok(Self { decoder, tokenizer: files.tokenizer })
     }
 }

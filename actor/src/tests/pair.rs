@@ -275,6 +275,12 @@ async fn pass(
     loop {
         let held = states.borrow().replies_held;
         tokio::select! {
+            biased;
+            changed = states.changed() => {
+                if changed.is_err() || states.borrow().cuts != start.cuts {
+                    return;
+                }
+            }
             read = client.read(&mut up) => match read {
                 Ok(count @ 1..) if server.write_all(&up[..count]).await.is_ok() => {
                     sent.send_modify(|bytes| *bytes += count as u64);
@@ -285,11 +291,6 @@ async fn pass(
                 Ok(count @ 1..) if client.write_all(&down[..count]).await.is_ok() => {}
                 _ => return,
             },
-            changed = states.changed() => {
-                if changed.is_err() || states.borrow().cuts != start.cuts {
-                    return;
-                }
-            }
         }
     }
 }

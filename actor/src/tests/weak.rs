@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::{Decoder, SamplerSettings, logprob_of, sample};
 use proto::{Open, SpanWritten};
 use tandem::{AuthorRule, Authors, RandomKey};
-use types::{Author, TokenId};
+use types::{Author, Purpose, TokenId};
 
 use super::{fresh, next_logits, rules};
 use crate::{Rules, SpanAsk, SpanOutcome, SpanTaken};
@@ -34,12 +34,9 @@ impl NaiveWeak {
             drawing.banned.extend(&open.stops);
         }
         let key = RandomKey::from_bytes(open.key);
-        let rule = AuthorRule {
-            schedule: open.schedule.parse().unwrap(),
-            max_gap: open.max_gap,
-            max_tokens: open.sampling.max_tokens,
-            boundaries: Arc::clone(self.rules.task.boundaries()),
-        };
+        let schedule = open.schedule.parse().unwrap();
+        let rule = self.rules.task.rule(Purpose::Train, schedule, open.sampling.max_tokens);
+        let rule = AuthorRule { max_gap: open.max_gap, ..(*rule).clone() };
         let mut authors = Authors::new(Arc::new(rule), key);
         let mut text = open.prompt.clone();
         let mut written = SpanWritten::default();

@@ -105,9 +105,9 @@ impl RunState {
     }
 
     pub(super) fn limit_deals(&mut self, purpose: Purpose, group: GroupId, epoch: u32, why: &str) {
-        let most = self.spec.group_deals_max;
+        let (most, name) = (self.spec.group_deals_max, purpose.name());
+        self.progress.note_return(format!("{name} group {group}, {why}"));
         if epoch >= most {
-            let name = purpose.name();
             self.fail(format!(
                 "{name} group {group} was dealt {most} times without success, the last time {why} \
                  (coordinator.group_deals_max)"

@@ -25,6 +25,14 @@ struct Marks {
 pub(super) struct Progress {
     marks: Option<Marks>,
     since: Duration,
+    /// Why the last group since then was dealt again.
+    last_return: Option<String>,
+}
+
+impl Progress {
+    pub(super) fn note_return(&mut self, what: String) {
+        self.last_return = Some(what);
+    }
 }
 
 impl RunState {
@@ -53,7 +61,7 @@ impl RunState {
             eval_completed: self.eval_counts.completed,
         };
         if self.progress.marks.as_ref() != Some(&marks) {
-            self.progress = Progress { marks: Some(marks), since: now };
+            self.progress = Progress { marks: Some(marks), since: now, last_return: None };
         }
         let waited = now.saturating_sub(self.progress.since);
         let (limit, setting) = match self.phase {
@@ -65,7 +73,11 @@ impl RunState {
         };
         if waited >= limit {
             let (seconds, waits) = (limit.as_secs_f64(), self.waits_for().join("; "));
-            self.fail(format!("no progress for {seconds} s: waiting for {waits} ({setting})"));
+            let last = self.progress.last_return.as_ref();
+            let last = last.map(|last| format!("; dealt again last: {last}")).unwrap_or_default();
+            self.fail(format!(
+                "no progress for {seconds} s: waiting for {waits}{last} ({setting})"
+            ));
         }
     }
 

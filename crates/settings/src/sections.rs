@@ -277,7 +277,7 @@ section! {
         /// Rows of one forward.
         batch_rows: u32 = 64,
         /// Tokens of one forward; what a session must read beyond that it reads in later ones.
-        batch_tokens: u32 = 8192,
+        batch_tokens: u32 = 2048,
         /// Requests that wait; more are answered `overloaded`.
         queue_requests: u32 = 1024,
         /// Replies that wait for one actor to read them.
@@ -293,8 +293,9 @@ section! {
         listen: String = "127.0.0.1:0".to_owned(),
         /// What the other programs connect to; `launch` sets it.
         address: String = String::new(),
-        /// Above the longest wait for a span, with its retries.
-        lease_deadline_ms: u32 = 120_000,
+        /// A group that is not delivered by then is dealt again: above the time that a whole group
+        /// takes, and the longest wait for one span with its retries.
+        lease_deadline_ms: u32 = 240_000,
         /// How often one group is dealt before the run fails.
         group_deals_max: u32 = 16,
         /// Versions whose bytes are kept.

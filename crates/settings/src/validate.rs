@@ -83,6 +83,22 @@ fn capacity(s: &Settings, faults: &mut Vec<String>) {
             s.actor.slots, s.train.samples_per_problem
         ));
     }
+    let forwards = [
+        ("actor.batch_tokens", s.actor.batch_tokens, "actor.slots", s.actor.slots),
+        (
+            "weak_server.batch_tokens",
+            s.weak_server.batch_tokens,
+            "weak_server.batch_rows",
+            s.weak_server.batch_rows,
+        ),
+    ];
+    for (key, tokens, rows_key, rows) in forwards {
+        if tokens > 0 && tokens < rows {
+            faults.push(format!(
+                "{key} is {tokens} but {rows_key} is {rows}: every row needs a token of a forward"
+            ));
+        }
+    }
     let under_way = s.groups_per_step() * (u64::from(s.staleness.max_versions) + 1);
     let inbox = s.learner.inbox_groups;
     if s.train.objective != Objective::Sft && u64::from(inbox) < under_way {
@@ -108,6 +124,13 @@ fn deadlines(s: &Settings, faults: &mut Vec<String>) {
         faults.push(format!(
             "coordinator.lease_deadline_ms is {lease_ms} but one span may take {span_ms} ms \
              (actor.span_deadline_ms × (actor.span_retries_max + 1)): raise it or lower those"
+        ));
+    }
+    let stall_ms = s.coordinator.stall_timeout_ms;
+    if stall_ms > 0 && stall_ms <= lease_ms {
+        faults.push(format!(
+            "coordinator.stall_timeout_ms is {stall_ms} but one lease may run {lease_ms} ms \
+             (coordinator.lease_deadline_ms): raise it or lower that"
         ));
     }
     if s.shutdown.grace_seconds > 3600.0 {

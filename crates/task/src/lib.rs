@@ -3,7 +3,7 @@
 
 mod stops;
 
-pub use stops::shared_stops;
+pub use stops::{check_tokenizers, shared_stops};
 
 use std::sync::Arc;
 
@@ -13,6 +13,32 @@ use settings::{DataSource, Handoff, Settings};
 use tandem::reward::gsm8k;
 use tandem::{AuthorRule, Boundaries, GraderKind, NamedBoundaries, Schedule, Session};
 use types::{Author, Finish, Problem, Purpose, Share, TokenId, Verdict};
+
+/// Where words, lines and sentences of the source end.
+///
+/// # Errors
+/// The miniature with a tokenizer that is not its own: its boundaries and words are token ids.
+pub fn boundaries(settings: &Settings, tokenizer: &Tokenizer) -> anyhow::Result<Boundaries> {
+    match settings.data.source {
+        DataSource::Gsm8k => Ok(Boundaries::from_pieces(tokenizer.pieces())),
+        DataSource::Miniature => {
+            let own = Tokenizer::from_json(&miniature::tokenizer_json(), "the miniature")?;
+            let difference = own.difference(tokenizer);
+            ensure!(
+                difference.is_none(),
+                "data.source is miniature but the tokenizer of strong.model = {} is not its own \
+                 ({}, its own against the model's): name a builtin: model or another data.source",
+                settings.strong.model,
+                difference.unwrap_or_default()
+            );
+            Ok(Boundaries::named(&NamedBoundaries {
+                every_token_ends_a_word: true,
+                line_ends: miniature::lexicon::line_ends(),
+                sentence_ends: Vec::new(),
+            }))
+        }
+    }
+}
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -30,17 +56,15 @@ struct Parts {
 }
 
 impl Task {
-    #[must_use]
-    pub fn new(settings: &Settings, tokenizer: Tokenizer, stops: Vec<TokenId>) -> Self {
-        let boundaries = match settings.data.source {
-            DataSource::Miniature => Boundaries::named(&NamedBoundaries {
-                every_token_ends_a_word: true,
-                line_ends: miniature::lexicon::line_ends(),
-                sentence_ends: Vec::new(),
-            }),
-            DataSource::Gsm8k => Boundaries::from_pieces(tokenizer.pieces()),
-        };
-        Self(Arc::new(Parts {
+    /// # Errors
+    /// A tokenizer that cannot write the source's problems.
+    pub fn new(
+        settings: &Settings,
+        tokenizer: Tokenizer,
+        stops: Vec<TokenId>,
+    ) -> anyhow::Result<Self> {
+        let boundaries = boundaries(settings, &tokenizer)?;
+        Ok(Self(Arc::new(Parts {
             source: settings.data.source,
             tokenizer,
             stops,
@@ -48,7 +72,7 @@ impl Task {
             handoff: settings.handoff.clone(),
             strong_template: settings.strong.prompt.template.clone(),
             weak_template: settings.weak.prompt.template.clone(),
-        }))
+        })))
     }
 
     #[must_use]
@@ -60,12 +84,6 @@ impl Task {
     #[must_use]
     pub fn stops(&self) -> &[TokenId] {
         &self.0.stops
-    }
-
-    /// Where words, lines and sentences end.
-    #[must_use]
-    pub fn boundaries(&self) -> &Arc<Boundaries> {
-        &self.0.boundaries
     }
 
     /// The author rule of `schedule` over this source's boundaries.

@@ -15,7 +15,18 @@ pub fn shared_stops(
     strong: (&ModelConfig, &Tokenizer),
     weak: (&ModelConfig, &Tokenizer),
 ) -> anyhow::Result<Vec<TokenId>> {
-    let difference = strong.1.difference(weak.1);
+    check_tokenizers(settings, strong.1, weak.1)?;
+    Ok(union(&strong.0.stops, &weak.0.stops))
+}
+
+/// # Errors
+/// Different tokenizers.
+pub fn check_tokenizers(
+    settings: &Settings,
+    strong: &Tokenizer,
+    weak: &Tokenizer,
+) -> anyhow::Result<()> {
+    let difference = strong.difference(weak);
     ensure!(
         difference.is_none(),
         "strong.model = {} and weak.model = {} have different tokenizers, but they write one text \
@@ -24,7 +35,7 @@ pub fn shared_stops(
         settings.weak_model(),
         difference.unwrap_or_default()
     );
-    Ok(union(&strong.0.stops, &weak.0.stops))
+    Ok(())
 }
 
 /// The first list's order, then what only the second has.

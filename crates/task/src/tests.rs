@@ -9,7 +9,7 @@ use super::*;
 fn task() -> Task {
     let tokenizer = Tokenizer::from_json(&miniature::tokenizer_json(), "miniature").unwrap();
     let end = tokenizer.id_of("<eos>").unwrap();
-    Task::new(&Settings::default(), tokenizer, vec![end])
+    Task::new(&Settings::default(), tokenizer, vec![end]).unwrap()
 }
 
 fn problem() -> Problem {
@@ -34,7 +34,7 @@ fn gsm8k_task() -> Task {
     });
     let tokenizer = Tokenizer::from_json(&json.to_string(), "characters").unwrap();
     let data = Data { source: DataSource::Gsm8k, ..Data::default() };
-    Task::new(&Settings { data, ..Settings::default() }, tokenizer, vec![end])
+    Task::new(&Settings { data, ..Settings::default() }, tokenizer, vec![end]).unwrap()
 }
 
 /// Writes `tokens`, each by whoever's turn it is.
@@ -129,6 +129,13 @@ fn gsm8k_counts_each_models_annotations_as_its_own() {
 }
 
 #[test]
+fn the_miniature_needs_its_own_tokenizer() {
+    let other = gsm8k_task().tokenizer().clone();
+    let error = Task::new(&Settings::default(), other, vec![0]).err().unwrap().to_string();
+    assert!(error.contains("data.source is miniature") && error.contains("142 tokens"), "{error}");
+}
+
+#[test]
 fn a_problem_without_solution_is_named() {
     let problem = Problem { solution: None, ..problem() };
     let error = task().solution(&problem).unwrap_err().to_string();
@@ -140,7 +147,7 @@ fn evaluation_does_not_depend_on_the_handoffs_of_training() {
     let mut settings = Settings::default();
     (settings.handoff.max_gap, settings.handoff.weak_may_end) = (3, false);
     let tokenizer = Tokenizer::from_json(&miniature::tokenizer_json(), "miniature").unwrap();
-    let task = Task::new(&settings, tokenizer, vec![1]);
+    let task = Task::new(&settings, tokenizer, vec![1]).unwrap();
     let schedule: Schedule = "word:0.5".parse().unwrap();
     let terms = |purpose| (task.rule(purpose, schedule, 9).max_gap, task.weak_may_end(purpose));
     assert_eq!(terms(Purpose::Train), (3, false));

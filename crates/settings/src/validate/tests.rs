@@ -71,9 +71,14 @@ fn what_must_fit_fits() {
     let supervised = ["learner.inbox_groups=15", "train.objective=sft"];
     assert_eq!(broken(&supervised), [""; 0], "no groups come then");
     check(&["limits.message_bytes=1048576"], "limits.message_bytes is 1048576");
-    let span = ["actor.span_deadline_ms=20000"];
-    check(&span, "coordinator.lease_deadline_ms is 120000 but one span may take 120000 ms");
-    assert_eq!(broken(&["actor.span_deadline_ms=19999"]), [""; 0]);
+    let span = ["actor.span_deadline_ms=40000"];
+    check(&span, "coordinator.lease_deadline_ms is 240000 but one span may take 240000 ms");
+    assert_eq!(broken(&["actor.span_deadline_ms=39999"]), [""; 0]);
+    let stall = ["coordinator.stall_timeout_ms=240000"];
+    check(&stall, "coordinator.stall_timeout_ms is 240000 but one lease may run 240000 ms");
+    check(&["actor.batch_tokens=63"], "actor.batch_tokens is 63 but actor.slots is 64");
+    check(&["weak_server.batch_tokens=63"], "weak_server.batch_tokens is 63 but");
+    check(&["train.refill=true", "reward.shuffle=true"], "turn one of them off");
 }
 
 #[test]
