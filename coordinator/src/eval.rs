@@ -86,10 +86,18 @@ fn of_settings(args: &EvalArgs, config: Option<String>) -> anyhow::Result<Subjec
     let config = ConfigArgs { config, set: set(args) };
     let mut settings = config.settings()?;
     let bytes = model_bytes(&settings.strong.model, settings.seed)?;
-    // In a run's own config.toml it names that run, which is not written to.
-    settings.run.dir.clear();
+    if config.config.as_deref().is_some_and(|file| is_inside(file, &settings.run.dir)) {
+        // A run's own config.toml names that run, which is not written to.
+        settings.run.dir.clear();
+    }
     let run_dir = create(&mut settings, None, &format!("{}-eval", config.name()))?;
     Ok(Subject { settings, run_dir, step: 0, bytes, overrides: Vec::new(), log_prefix: "" })
+}
+
+fn is_inside(file: &str, directory: &str) -> bool {
+    let parent = Path::new(file).canonicalize().ok();
+    let parent = parent.as_deref().and_then(Path::parent);
+    parent.is_some() && parent == Path::new(directory).canonicalize().ok().as_deref()
 }
 
 fn set(args: &EvalArgs) -> Vec<String> {

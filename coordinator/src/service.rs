@@ -6,7 +6,8 @@ use std::time::Duration;
 use proto::wire::coordinator as wire;
 use proto::wire::coordinator::coordinator_server::{Coordinator, CoordinatorServer};
 use proto::{
-    ErrorCode, LeaseAsk, Registration, ReturnedGroup, StepRecord, WeightAssembler, weight_chunks,
+    ErrorCode, LeaseAsk, Registration, ReturnReason, ReturnedGroup, StepRecord, WeightAssembler,
+    weight_chunks,
 };
 use runtime::off_workers;
 use settings::{MESSAGE_BYTES_MIN, Settings};
@@ -109,7 +110,14 @@ impl Coordinator for Service {
         const RPC: &str = "return_group";
         let returned = ReturnedGroup::try_from(request.into_inner()).map_err(invalid(RPC))?;
         let (group, reason) = (returned.group, returned.reason.name());
-        tracing::warn!(%group, reason, detail = returned.detail, "group returned");
+        match returned.reason {
+            ReturnReason::Failed | ReturnReason::Refused => {
+                tracing::warn!(%group, reason, detail = returned.detail, "group returned");
+            }
+            ReturnReason::Stale | ReturnReason::Replaced => {
+                tracing::debug!(%group, reason, detail = returned.detail, "group returned");
+            }
+        }
         let done = self.hub.change(|state| state.return_group(&returned));
         done.map(|()| Response::new(wire::Empty {})).map_err(|error| refuse(RPC, &error))
     }

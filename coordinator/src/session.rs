@@ -238,10 +238,9 @@ impl Driver<'_> {
 }
 
 fn complaints(ended: &Ended) -> Vec<String> {
-    let forced = ended
-        .forced
-        .iter()
-        .map(|name| format!("{name} did not end within shutdown.grace_seconds and was ended"));
+    let forced = ended.forced.iter().map(|name| {
+        format!("{name} did not end within its part of shutdown.grace_seconds and was ended")
+    });
     let failed = ended.exits.iter().filter(|exit| !exit.status.success());
     let failed = failed.filter(|exit| !ended.forced.contains(&exit.name)).map(Exit::report);
     forced.chain(failed).collect()

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 /// What the kernel may take to collect what was killed.
-pub const COLLECT_GRACE: Duration = Duration::from_millis(500);
+pub const COLLECT_GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopPlan {

@@ -70,6 +70,12 @@ fn lock(path: &Path) -> Result<File, RunDirError> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(RunDirError::Live(path.to_owned())),
+        // Some network file systems have no locks; the file alone still marks whose directory it is.
+        Err(TryLockError::Error(source)) if source.kind() == io::ErrorKind::Unsupported => {
+            let shown = path.display();
+            eprintln!("{shown} is on a file system without locks: start no second run in it");
+            Ok(file)
+        }
         Err(TryLockError::Error(source)) => Err(fault(source)),
     }
 }

@@ -304,8 +304,9 @@ section! {
         keepalive_ms: u32 = 1_000,
         /// Until every child must have reported.
         start_timeout_ms: u32 = 60_000,
-        /// A run fails when for so long no step is committed and no group or evaluation is done.
-        stall_timeout_ms: u32 = 300_000,
+        /// A run fails when for so long no step is committed and no group or evaluation is done: more
+        /// than the slowest of them takes. Members that are gone are noticed within seconds.
+        stall_timeout_ms: u32 = 1_800_000,
     }
 }
 

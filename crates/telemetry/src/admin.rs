@@ -22,7 +22,7 @@ use crate::{Exporter, Health, Readiness};
 const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 
 /// What an open request may still take once the process stops.
-const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+const DRAIN_LIMIT: Duration = Duration::from_millis(250);
 
 /// The text format that Prometheus has understood since 2014.
 const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -225,6 +225,17 @@ mod tests {
     async fn an_idle_client_does_not_hold_the_stop_up() {
         let idle = with_server(state(Duration::MAX), TcpStream::connect).await;
         drop(idle.expect("the port is bound"));
+    }
+
+    #[tokio::test]
+    async fn half_a_request_does_not_hold_the_stop_up() {
+        let half = with_server(state(Duration::MAX), async |address| {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost").await?;
+            Ok::<_, std::io::Error>(stream)
+        })
+        .await;
+        drop(half.expect("the port is bound"));
     }
 
     #[tokio::test]

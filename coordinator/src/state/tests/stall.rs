@@ -39,7 +39,7 @@ fn leases_that_expire_for_ever_fail_the_run_with_the_groups_waited_for() {
     let items = state.lease(&ask(actors[0], 0, 2 * SAMPLES), Duration::ZERO).unwrap();
     state.complete(actors[0], &[items[0].lease]).unwrap();
     let why = fails_after(&mut state, SECOND, limit);
-    let expected = "no progress for 300 s: waiting for train groups 1 with nobody, 2 with nobody; \
+    let expected = "no progress for 1800 s: waiting for train groups 1 with nobody, 2 with nobody; \
                     dealt again last: train group 1, its lease ran out \
                     (coordinator.lease_deadline_ms) (coordinator.stall_timeout_ms)";
     assert_eq!(why, expected);

@@ -72,7 +72,8 @@ async fn the_lifeline_is_open_until_it_is_closed() {
     let mut shell = shell("echo ready; cat >/dev/null; exit 7");
     has_logged(&shell, "ready").await;
     // With its end of file the child would end, now or in the middle of a later line.
-    assert!(shell.child.id().is_some());
+    let early = tokio::time::timeout(Duration::from_millis(200), shell.child.wait()).await;
+    assert!(early.is_err(), "it ended before its life-line was closed: {early:?}");
     shell.child.close_lifeline();
     assert_eq!(end_of(&mut shell).await, "exited with code 7");
 }
