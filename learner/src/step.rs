@@ -336,9 +336,11 @@ fn loss_settings(settings: &Settings) -> LossSettings {
 
 fn learning_rate(settings: &Settings) -> LearningRate {
     let train = &settings.train;
-    let decay = match train.cosine_steps {
-        0 => Decay::Constant,
-        steps => Decay::Cosine { steps: u64::from(steps), floor: train.learning_rate_floor },
+    let decay = match train.decay {
+        settings::Decay::Constant => Decay::Constant,
+        settings::Decay::Cosine => {
+            Decay::Cosine { steps: u64::from(train.steps), floor: train.learning_rate_floor }
+        }
     };
     LearningRate { peak: train.learning_rate, warmup_steps: u64::from(train.warmup_steps), decay }
 }

@@ -13,8 +13,8 @@ pub use layers::{Layers, SettingsError};
 pub use preset::{PRESETS, preset};
 pub use schema::Settings;
 pub use sections::{
-    Actor, Admin, Checkpoint, Coordinator, Data, DataSource, Eval, Gates, Handoff, Learner, Limits,
-    Log, LogFormat, Model, Objective, Prompt, Ratio, Reward, Run, SamplingSettings, Shutdown,
-    Staleness, Train, TruncatedReward, WeakServer,
+    Actor, Admin, Checkpoint, Coordinator, Data, DataSource, Decay, Eval, Gates, Handoff, Learner,
+    Limits, Log, LogFormat, Model, Objective, Prompt, Ratio, Reward, Run, SamplingSettings,
+    Shutdown, Staleness, Train, TruncatedReward, WeakServer,
 };
 pub use validate::MESSAGE_BYTES_MIN;

@@ -56,6 +56,16 @@ choice! {
     }
 }
 
+choice! {
+    /// What the learning rate does after the warm-up.
+    Decay {
+        /// It stays.
+        Constant,
+        /// Half a cosine down to `learning_rate_floor` × `learning_rate` at `train.steps`.
+        Cosine,
+    }
+}
+
 section! {
     /// The learner's steps.
     Train {
@@ -67,11 +77,10 @@ section! {
         /// A group that teaches nothing (all samples earn the same) is dealt again, once, with
         /// another problem: a step writes up to twice its groups.
         refill: bool = false,
-        learning_rate: f64 = 3e-4,
+        learning_rate: f64 = 5e-4,
         /// Linear warm-up.
         warmup_steps: u32 = 10,
-        /// Cosine decay to `learning_rate_floor` × `learning_rate` by this step; 0: constant.
-        cosine_steps: u32 = 0,
+        decay: Decay = Decay::Cosine,
         learning_rate_floor: f64 = 0.05,
         weight_decay: f64 = 0.0,
         beta1: f64 = 0.9,

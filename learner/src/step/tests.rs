@@ -221,6 +221,7 @@ fn two_ranks_take_the_step_of_one_also_when_one_has_nothing() {
 fn supervised_steps_lower_the_loss() {
     let world = Miniature::with(|s| {
         s.train.objective = Objective::Sft;
+        s.train.steps = 10;
         s.train.learning_rate = 3e-3;
     });
     let mut trainer = trainer(&world);
