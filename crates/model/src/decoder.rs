@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::block::{Norm, Norms};
+use crate::linear::Linear;
 use crate::{ModelConfig, ModelError, Tensors};
 
 /// Cheap to clone. Built from the tensors of `Var`s, it sees what an optimiser writes into them.
@@ -17,25 +19,17 @@ struct Parts {
     tensors: Tensors,
     layers: Vec<Layer>,
     embedding: Tensor,
-    norm: Tensor,
-    head: Tensor,
-}
-
-/// A linear layer, `weight` is `[out, in]`.
-#[derive(Clone, Debug)]
-pub(crate) struct Linear {
-    pub(crate) weight: Tensor,
-    pub(crate) bias: Option<Tensor>,
+    norm: Norm,
+    head: Linear,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
-    pub(crate) input_norm: Tensor,
+    pub(crate) norms: Norms,
     pub(crate) q: Linear,
     pub(crate) k: Linear,
     pub(crate) v: Linear,
     pub(crate) o: Linear,
-    pub(crate) mlp_norm: Tensor,
     pub(crate) gate: Linear,
     pub(crate) up: Linear,
     pub(crate) down: Linear,
@@ -55,14 +49,15 @@ impl Decoder {
                 return Err(ModelError::Shape { file, tensor: name, found, expected: shape });
             }
         }
+        let layers = (0..config.layers).map(|index| Layer::new(&config, &tensors, index)).collect();
         let get = |name: &str| tensors[name].clone();
-        let layers = (0..config.layers).map(|index| Layer::new(&tensors, index)).collect();
         let embedding = get("model.embed_tokens.weight");
-        let norm = get("model.norm.weight");
-        let head = match config.tie_word_embeddings {
+        let norm = Norm { weight: get("model.norm.weight"), eps: config.rms_norm_eps };
+        let weight = match config.tie_word_embeddings {
             true => embedding.clone(),
             false => get("lm_head.weight"),
         };
+        let head = Linear { weight, bias: None };
         Ok(Self(Arc::new(Parts { config, layers, embedding, norm, head, tensors })))
     }
 
@@ -105,51 +100,35 @@ impl Decoder {
         &self.0.embedding
     }
 
-    /// Of the last hidden state, `[d]`.
-    pub(crate) fn norm(&self) -> &Tensor {
+    /// Of the last hidden state.
+    pub(crate) fn norm(&self) -> &Norm {
         &self.0.norm
     }
 
-    /// `[V, d]`
-    pub(crate) fn head(&self) -> &Tensor {
+    /// `[N,d]` to logits `[N,V]`.
+    pub(crate) fn head(&self) -> &Linear {
         &self.0.head
     }
 }
 
 impl Layer {
-    fn new(tensors: &Tensors, index: usize) -> Self {
+    fn new(config: &ModelConfig, tensors: &Tensors, index: usize) -> Self {
         let get = |name: &str| tensors[&format!("model.layers.{index}.{name}.weight")].clone();
         let bias = |name: &str| tensors.get(&format!("model.layers.{index}.{name}.bias")).cloned();
         let linear = |name: &str| Linear { weight: get(name), bias: bias(name) };
+        let norm = |name: &str| Norm { weight: get(name), eps: config.rms_norm_eps };
         Self {
-            input_norm: get("input_layernorm"),
+            norms: Norms {
+                attention: norm("input_layernorm"),
+                mlp: norm("post_attention_layernorm"),
+            },
             q: linear("self_attn.q_proj"),
             k: linear("self_attn.k_proj"),
             v: linear("self_attn.v_proj"),
             o: linear("self_attn.o_proj"),
-            mlp_norm: get("post_attention_layernorm"),
             gate: linear("mlp.gate_proj"),
             up: linear("mlp.up_proj"),
             down: linear("mlp.down_proj"),
-        }
-    }
-}
-
-impl Linear {
-    /// One layer with the outputs of all, in order. Gradients reach each of them.
-    pub(crate) fn fuse(parts: &[&Self]) -> candle_core::Result<Self> {
-        let weights: Vec<&Tensor> = parts.iter().map(|p| &p.weight).collect();
-        let biases: Vec<&Tensor> = parts.iter().filter_map(|p| p.bias.as_ref()).collect();
-        let bias = (biases.len() == parts.len()).then(|| Tensor::cat(&biases, 0)).transpose()?;
-        Ok(Self { weight: Tensor::cat(&weights, 0)?, bias })
-    }
-
-    /// `[N, in]` to `[N, out]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let y = x.matmul(&self.weight.t()?)?;
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
         }
     }
 }

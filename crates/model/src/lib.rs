@@ -2,11 +2,13 @@
 //! forward, the ragged batched decode and the sampler. No loss, no optimiser, no I/O but reading
 //! and writing model directories.
 
+mod block;
 mod config;
 mod decode;
 mod decoder;
 mod directory;
 mod error;
+mod linear;
 mod ops;
 mod rope;
 mod sampler;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Tensor};
 
-use crate::decoder::{Decoder, Linear};
+use crate::block::block;
 use crate::ops::{self, AttentionPlan, Query};
-use crate::{ModelError, rope};
+use crate::{Decoder, ModelError, rope};
 
 impl Decoder {
     /// Logits `[N,V]` at the selected positions, in their order. `tokens` is `[B,T]` (u32, padded
@@ -28,42 +28,76 @@ impl Decoder {
             let shape = (0, self.config().vocab_size);
             return Ok(Tensor::zeros(shape, self.dtype(), self.device())?);
         }
-        Ok(self.forward(packed)?)
+        let batch = self.batch(packed)?;
+        let mut h = self.embed(&batch)?;
+        for index in 0..self.config().layers {
+            h = self.block(&batch, index, &h)?;
+        }
+        Ok(self.head().forward(&self.norm().forward(&h)?)?)
     }
 
-    fn forward(&self, packed: Packed) -> candle_core::Result<Tensor> {
+    fn batch(&self, packed: Packed) -> candle_core::Result<Batch> {
         let (config, device) = (self.config(), self.device());
-        let selected = Tensor::new(packed.selected(), device)?;
-        let ids = Tensor::new(packed.ids.as_slice(), device)?;
-        let angles = rope::angles(config, packed.longest, self.dtype(), device)?;
-        let mut plan = AttentionPlan {
+        let every = AttentionPlan {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             queries: Arc::new(packed.all_queries),
             key_positions: Arc::new(packed.positions),
+            angles: rope::angles(config, packed.longest, self.dtype(), device)?,
         };
-        let mut h = self.embedding().index_select(&ids, 0)?; // [N_packed,d]
-        for (index, layer) in self.layers().iter().enumerate() {
-            let x = ops::rms_norm(&h, &layer.input_norm, config.rms_norm_eps)?;
-            let kv = Linear::fuse(&[&layer.k, &layer.v])?.forward(&x)?;
-            let mut from = x;
-            if index + 1 == config.layers {
-                // Only the selected positions are read from here on.
-                from = from.index_select(&selected, 0)?;
-                h = h.index_select(&selected, 0)?; // [N,d]
-                plan.queries = Arc::new(packed.queries.clone());
-            }
-            let q = layer.q.forward(&from)?;
-            let mixed = ops::attention(&q, &kv, &angles, plan.clone())?;
-            h = (h + layer.o.forward(&mixed)?)?;
-            let x = ops::rms_norm(&h, &layer.mlp_norm, config.rms_norm_eps)?;
-            let gate_up = Linear::fuse(&[&layer.gate, &layer.up])?.forward(&x)?;
-            h = (h + layer.down.forward(&ops::swiglu(&gate_up)?)?)?;
-        }
-        let x = ops::rms_norm(&h, self.norm(), config.rms_norm_eps)?;
-        x.matmul(&self.head().t()?) // [N,V]
+        let selected = packed.queries.iter().map(|q| (q.first + q.position) as u32);
+        Ok(Batch {
+            ids: Tensor::new(packed.ids, device)?,
+            selected: Tensor::from_iter(selected, device)?,
+            last: AttentionPlan { queries: Arc::new(packed.queries), ..every.clone() },
+            every,
+        })
     }
+
+    /// What enters the first block, `[N_packed,d]`.
+    pub(crate) fn embed(&self, batch: &Batch) -> candle_core::Result<Tensor> {
+        self.embedding().index_select(&batch.ids, 0)
+    }
+
+    /// What leaves block `index` if `h` enters it, a function of nothing else. The last block gives
+    /// the selected positions `[N,d]`, the others all `[N_packed,d]`.
+    pub(crate) fn block(
+        &self,
+        batch: &Batch,
+        index: usize,
+        h: &Tensor,
+    ) -> candle_core::Result<Tensor> {
+        let layer = &self.layers()[index];
+        // Only the selected positions are read after the last block's keys and values.
+        let (keep, plan) = match index + 1 == self.config().layers {
+            true => (Some(&batch.selected), &batch.last),
+            false => (None, &batch.every),
+        };
+        let attend = |x: &Tensor| {
+            let (k, v) = (layer.k.forward(x)?, layer.v.forward(x)?);
+            let q = match keep {
+                Some(keep) => layer.q.forward(&x.index_select(keep, 0)?)?,
+                None => layer.q.forward(x)?,
+            };
+            layer.o.forward(&ops::attention(&q, &k, &v, plan.clone())?)
+        };
+        let mlp = |x: &Tensor| {
+            layer.down.forward(&ops::swiglu(&layer.gate.forward(x)?, &layer.up.forward(x)?)?)
+        };
+        block(h, &layer.norms, keep, attend, mlp)
+    }
+}
+
+/// One batch, packed, as every block reads it.
+pub(crate) struct Batch {
+    /// `[N_packed]`
+    ids: Tensor,
+    /// Packed indices of the selected positions, `[N]`.
+    selected: Tensor,
+    /// Who attends to what, of all blocks but the last and of the last.
+    every: AttentionPlan,
+    last: AttentionPlan,
 }
 
 /// Log-probability `[N]` of each target under the softmax of `logits / temperature`, `[N,V]`.
@@ -152,10 +186,5 @@ impl Packed {
             Query { first: firsts[flat / width], position: flat % width }
         }));
         Ok(packed)
-    }
-
-    /// Packed indices of the selected positions.
-    fn selected(&self) -> Vec<u32> {
-        self.queries.iter().map(|q| (q.first + q.position) as u32).collect()
     }
 }

@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::cache::{Chunk, KvCache, Reader};
 use super::fused::{FusedLayer, FusedWeights};
+use crate::block::block;
 use crate::{Decoder, ModelConfig, ModelError, ops};
 
 /// New tokens for one row.
@@ -213,28 +214,29 @@ impl RaggedEngine {
     }
 
     fn forward(&mut self, plan: &Plan) -> Result<Tensor, ModelError> {
-        let Self { config, weights, placement: (_, device), cache, .. } = self;
-        let eps = config.rms_norm_eps;
+        let Self { weights, placement: (_, device), cache, .. } = self;
         let ids = Tensor::new(plan.ids.as_slice(), device)?;
         let mut h = weights.embedding.index_select(&ids, 0)?; // [N,d]
+        let kept = match plan.wanted.len() < plan.all.len() {
+            true => Some(Tensor::from_iter(plan.wanted.iter().map(|r| r.token as u32), device)?),
+            false => None,
+        };
         for (index, layer) in weights.layers.iter().enumerate() {
             let last = index + 1 == weights.layers.len();
-            let readers = if last { &plan.wanted } else { &plan.all };
-            let x = ops::rms_norm(&h, &layer.input_norm, eps)?;
-            let mixed = cache.attend(index, &layer.qkv.forward(&x)?, &plan.chunks, readers)?;
-            if last {
-                if readers.is_empty() {
-                    return self.no_logits();
-                }
-                if readers.len() < plan.all.len() {
-                    let kept: Vec<u32> = readers.iter().map(|r| r.token as u32).collect();
-                    h = h.index_select(&Tensor::new(kept, device)?, 0)?;
-                }
+            let (readers, keep) =
+                if last { (&plan.wanted, kept.as_ref()) } else { (&plan.all, None) };
+            if readers.is_empty() {
+                let x = layer.norms.attention.forward(&h)?;
+                cache.attend(index, &layer.qkv.forward(&x)?, &plan.chunks, readers)?;
+                return self.no_logits();
             }
-            h = mlp(layer, &(h + layer.o.forward(&mixed)?)?, eps)?;
+            let attend = |x: &Tensor| {
+                let qkv = layer.qkv.forward(x)?;
+                layer.o.forward(&cache.attend(index, &qkv, &plan.chunks, readers)?)
+            };
+            h = block(&h, &layer.norms, keep, attend, |x| mlp(layer, x))?;
         }
-        let x = ops::rms_norm(&h, &weights.norm, eps)?;
-        Ok(weights.head.forward(&x)?)
+        Ok(weights.head.forward(&weights.norm.forward(&h)?)?)
     }
 
     fn no_logits(&self) -> Result<Tensor, ModelError> {
@@ -250,8 +252,9 @@ impl RaggedEngine {
     }
 }
 
-fn mlp(layer: &FusedLayer, h: &Tensor, eps: f64) -> candle_core::Result<Tensor> {
-    let x = ops::rms_norm(h, &layer.mlp_norm, eps)?;
-    let gate_up = layer.gate_up.forward(&x)?;
-    h + layer.down.forward(&ops::swiglu(&gate_up)?)?
+fn mlp(layer: &FusedLayer, x: &Tensor) -> candle_core::Result<Tensor> {
+    let gate_up = layer.gate_up.forward(x)?;
+    let width = gate_up.dim(1)? / 2;
+    let (gate, up) = (gate_up.narrow(1, 0, width)?, gate_up.narrow(1, width, width)?);
+    layer.down.forward(&ops::swiglu(&gate, &up)?)
 }

@@ -4,21 +4,21 @@
 use candle_core::{Result, Tensor};
 
 use crate::Decoder;
-use crate::decoder::Linear;
+use crate::block::{Norm, Norms};
+use crate::linear::Linear;
 
 pub(crate) struct FusedWeights {
     pub(crate) embedding: Tensor,
     pub(crate) layers: Vec<FusedLayer>,
-    pub(crate) norm: Tensor,
+    pub(crate) norm: Norm,
     pub(crate) head: Linear,
 }
 
 pub(crate) struct FusedLayer {
-    pub(crate) input_norm: Tensor,
+    pub(crate) norms: Norms,
     /// Queries, keys, values.
     pub(crate) qkv: Linear,
     pub(crate) o: Linear,
-    pub(crate) mlp_norm: Tensor,
     pub(crate) gate_up: Linear,
     pub(crate) down: Linear,
 }
@@ -27,19 +27,21 @@ impl FusedWeights {
     pub(crate) fn new(decoder: &Decoder) -> Result<Self> {
         let layers = decoder.layers().iter().map(|layer| {
             Ok(FusedLayer {
-                input_norm: own(&layer.input_norm)?,
-                qkv: joined(&[&layer.q, &layer.k, &layer.v])?,
-                o: joined(&[&layer.o])?,
-                mlp_norm: own(&layer.mlp_norm)?,
-                gate_up: joined(&[&layer.gate, &layer.up])?,
-                down: joined(&[&layer.down])?,
+                norms: Norms {
+                    attention: own_norm(&layer.norms.attention)?,
+                    mlp: own_norm(&layer.norms.mlp)?,
+                },
+                qkv: Linear::joined(&[&layer.q, &layer.k, &layer.v])?,
+                o: Linear::joined(&[&layer.o])?,
+                gate_up: Linear::joined(&[&layer.gate, &layer.up])?,
+                down: Linear::joined(&[&layer.down])?,
             })
         });
         Ok(Self {
             layers: layers.collect::<Result<_>>()?,
             embedding: own(decoder.embedding())?,
-            norm: own(decoder.norm())?,
-            head: Linear { weight: own(decoder.head())?, bias: None },
+            norm: own_norm(decoder.norm())?,
+            head: Linear::joined(&[decoder.head()])?,
         })
     }
 }
@@ -48,8 +50,6 @@ fn own(tensor: &Tensor) -> Result<Tensor> {
     tensor.detach().copy()
 }
 
-fn joined(parts: &[&Linear]) -> Result<Linear> {
-    let fused = Linear::fuse(parts)?;
-    let bias = fused.bias.as_ref().map(own).transpose()?;
-    Ok(Linear { weight: own(&fused.weight)?, bias })
+fn own_norm(norm: &Norm) -> Result<Norm> {
+    Ok(Norm { weight: own(&norm.weight)?, eps: norm.eps })
 }

@@ -28,17 +28,14 @@ pub(crate) struct AttentionPlan {
     pub(crate) queries: Arc<Vec<Query>>,
     /// Index of each key within its sequence.
     pub(crate) key_positions: Arc<Vec<usize>>,
+    /// `[T, hd]`: the cosines of a position, then its sines.
+    pub(crate) angles: Tensor,
 }
 
-/// `q` is `[M, H·hd]`, one row per query of the plan; `kv` is `[N, 2·KH·hd]`, all keys before all
-/// values; `angles` is `[T, hd]`, cosines then sines. Gives `[M, H·hd]`.
-pub(crate) fn attention(
-    q: &Tensor,
-    kv: &Tensor,
-    angles: &Tensor,
-    plan: AttentionPlan,
-) -> Result<Tensor> {
-    q.contiguous()?.apply_op3(&kv.contiguous()?, angles, Attention(plan))
+/// `q` is `[M, H·hd]`, one row per query of the plan; `k` and `v` are `[N, KH·hd]`. Gives
+/// `[M, H·hd]`.
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: AttentionPlan) -> Result<Tensor> {
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Attention(plan))
 }
 
 struct Attention(AttentionPlan);
@@ -52,17 +49,19 @@ impl CustomOp3 for Attention {
         &self,
         q: &CpuStorage,
         q_layout: &Layout,
-        kv: &CpuStorage,
-        kv_layout: &Layout,
-        angles: &CpuStorage,
-        angles_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let out = for_dtype!(q.dtype(), self.name(), F => {
             let q = elements::<F>(q, q_layout)?;
-            let kv = elements::<F>(kv, kv_layout)?;
-            let angles = elements::<F>(angles, angles_layout)?;
+            let kv = (elements::<F>(k, k_layout)?, elements::<F>(v, v_layout)?);
             let mut out = vec![0.0; q.len()];
-            self.0.forward(q, kv, angles, &mut out);
+            with_elements::<F, _, 1>([&self.0.angles], |[angles]| {
+                self.0.forward(q, kv, angles, &mut out);
+                Ok(())
+            })?;
             candle_core::WithDType::to_cpu_storage_owned(out)
         });
         Ok((out, q_layout.shape().clone()))
@@ -71,20 +70,22 @@ impl CustomOp3 for Attention {
     fn bwd(
         &self,
         q: &Tensor,
-        kv: &Tensor,
-        angles: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
         res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         for_dtype!(q.dtype(), self.name(), F => {
-            with_elements::<F, _, 5>([q, kv, angles, res, grad], |[qs, kvs, angles, res, grad]| {
-                let saved = Saved { q: qs, kv: kvs, angles, res, grad };
-                let mut grad_q = vec![0.0; qs.len()];
-                let mut grad_kv = vec![0.0; kvs.len()];
-                self.0.backward(&saved, &mut grad_q, &mut grad_kv);
+            let inputs = [q, k, v, &self.0.angles, res, grad];
+            with_elements::<F, _, 6>(inputs, |[qs, ks, vs, angles, res, grad]| {
+                let saved = Saved { q: qs, kv: (ks, vs), angles, res, grad };
+                let (mut grad_q, mut grad_k) = (vec![0.0; qs.len()], vec![0.0; ks.len()]);
+                let mut grad_v = vec![0.0; vs.len()];
+                self.0.backward(&saved, &mut grad_q, (&mut grad_k, &mut grad_v));
                 let grad_q = Tensor::from_vec(grad_q, q.shape(), q.device())?;
-                let grad_kv = Tensor::from_vec(grad_kv, kv.shape(), kv.device())?;
-                Ok((Some(grad_q), Some(grad_kv), None))
+                let grad_k = Tensor::from_vec(grad_k, k.shape(), k.device())?;
+                let grad_v = Tensor::from_vec(grad_v, v.shape(), v.device())?;
+                Ok((Some(grad_q), Some(grad_k), Some(grad_v)))
             })
         })
     }
@@ -93,7 +94,7 @@ impl CustomOp3 for Attention {
 /// What the backward pass reads.
 struct Saved<'a, F> {
     q: &'a [F],
-    kv: &'a [F],
+    kv: (&'a [F], &'a [F]),
     angles: &'a [F],
     res: &'a [F],
     grad: &'a [F],
@@ -115,17 +116,15 @@ impl AttentionPlan {
     }
 
     /// Turned keys, then values, each laid out `[KH, N, hd]`.
-    fn split<F: Real>(&self, kv: &[F], angles: &[F]) -> (Vec<F>, Vec<F>) {
+    fn split<F: Real>(&self, (k, v): (&[F], &[F]), angles: &[F]) -> (Vec<F>, Vec<F>) {
         let (dim, n) = (self.head_dim, self.key_positions.len());
-        let half = self.kv_heads * dim;
-        let mut keys = vec![F::zero(); n * half];
-        let mut values = vec![F::zero(); n * half];
+        let width = self.kv_heads * dim;
+        let (mut keys, mut values) = (vec![F::zero(); k.len()], vec![F::zero(); v.len()]);
         for (i, position) in self.key_positions.iter().enumerate() {
-            let (k, v) = kv[i * 2 * half..(i + 1) * 2 * half].split_at(half);
+            let angles = self.angles(angles, *position);
             for head in 0..self.kv_heads {
-                let (from, to) = (head * dim, (head * n + i) * dim);
-                let turned = &mut keys[to..to + dim];
-                rotate(&k[from..from + dim], self.angles(angles, *position), F::one(), turned);
+                let (from, to) = (i * width + head * dim, (head * n + i) * dim);
+                rotate(&k[from..from + dim], angles, F::one(), &mut keys[to..to + dim]);
                 values[to..to + dim].copy_from_slice(&v[from..from + dim]);
             }
         }
@@ -148,7 +147,7 @@ impl AttentionPlan {
         start * self.head_dim..(start + query.position + 1) * self.head_dim
     }
 
-    fn forward<F: Real>(&self, q: &[F], kv: &[F], angles: &[F], out: &mut [F]) {
+    fn forward<F: Real>(&self, q: &[F], kv: (&[F], &[F]), angles: &[F], out: &mut [F]) {
         let dim = self.head_dim;
         let (keys, values) = self.split(kv, angles);
         let mut weights = vec![F::zero(); self.longest()];
@@ -168,7 +167,12 @@ impl AttentionPlan {
 
     /// With P the weights and O the result: dV = Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − dO·O)
     /// (Dao et al. 2022, appendix B.2), then back through the scale and the rotation.
-    fn backward<F: Real>(&self, saved: &Saved<'_, F>, grad_q: &mut [F], grad_kv: &mut [F]) {
+    fn backward<F: Real>(
+        &self,
+        saved: &Saved<'_, F>,
+        grad_q: &mut [F],
+        grad_kv: (&mut [F], &mut [F]),
+    ) {
         let (dim, width) = (self.head_dim, self.heads * self.head_dim);
         let (keys, values) = self.split(saved.kv, saved.angles);
         let mut grad_keys = vec![F::zero(); keys.len()];
@@ -208,15 +212,20 @@ impl AttentionPlan {
     }
 
     /// The reverse of [`Self::split`] for gradients.
-    fn join<F: Real>(&self, (keys, values): (&[F], &[F]), angles: &[F], kv: &mut [F]) {
+    fn join<F: Real>(
+        &self,
+        (keys, values): (&[F], &[F]),
+        angles: &[F],
+        (k, v): (&mut [F], &mut [F]),
+    ) {
         let (dim, n) = (self.head_dim, self.key_positions.len());
-        let half = self.kv_heads * dim;
+        let width = self.kv_heads * dim;
         for (i, position) in self.key_positions.iter().enumerate() {
-            let (k, v) = kv[i * 2 * half..(i + 1) * 2 * half].split_at_mut(half);
+            let angles = self.angles(angles, *position);
             for head in 0..self.kv_heads {
-                let (to, from) = (head * dim, (head * n + i) * dim);
-                let angles = self.angles(angles, *position);
-                rotate(&keys[from..from + dim], angles, F::from_f64(-1.0), &mut k[to..to + dim]);
+                let (to, from) = (i * width + head * dim, (head * n + i) * dim);
+                let back = F::from_f64(-1.0);
+                rotate(&keys[from..from + dim], angles, back, &mut k[to..to + dim]);
                 v[to..to + dim].copy_from_slice(&values[from..from + dim]);
             }
         }

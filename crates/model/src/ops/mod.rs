@@ -22,6 +22,32 @@ fn elements<'a, F: Real>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
     }
 }
 
+/// A `[N, width]` view whose rows are contiguous, such as some columns of a wider tensor.
+struct Rows<'a, F> {
+    elements: &'a [F],
+    stride: usize,
+    width: usize,
+}
+
+impl<F> Rows<'_, F> {
+    fn iter(&self) -> impl Iterator<Item = &[F]> {
+        self.elements.chunks(self.stride).map(|row| &row[..self.width])
+    }
+}
+
+fn rows<'a, F: Real>(storage: &'a CpuStorage, layout: &Layout) -> Result<Rows<'a, F>> {
+    match (layout.dims(), layout.stride()) {
+        (&[n, width], &[stride, 1]) if n > 0 && width > 0 => {
+            let start = layout.start_offset();
+            let end = start + (n - 1) * stride + width;
+            Ok(Rows { elements: &F::cpu_storage_as_slice(storage)?[start..end], stride, width })
+        }
+        (shape, strides) => {
+            bail!("rows of contiguous elements are needed, found {shape:?} by {strides:?}")
+        }
+    }
+}
+
 /// Calls `f` with the elements of CPU tensors, made contiguous where they are not.
 pub(crate) fn with_elements<F: Real, T, const N: usize>(
     tensors: [&Tensor; N],
