@@ -3,13 +3,15 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::ops;
+use crate::{ModelConfig, ops};
 
 /// RMSNorm with its scale, `[d]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Norm {
     pub(crate) weight: Tensor,
     pub(crate) eps: f64,
+    /// Scales by 1 + weight.
+    pub(crate) offset: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -18,12 +20,72 @@ pub(crate) struct Norms {
     pub(crate) attention: Norm,
     /// Before the feed-forward part.
     pub(crate) mlp: Norm,
+    /// Of what each of the two gives.
+    pub(crate) after: Option<After>,
+    /// Of every query and key, `[hd]`.
+    pub(crate) heads: Option<HeadNorms>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct After {
+    pub(crate) attention: Norm,
+    pub(crate) mlp: Norm,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct HeadNorms {
+    pub(crate) q: Norm,
+    pub(crate) k: Norm,
 }
 
 impl Norm {
     /// Over the last dimension.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::rms_norm(x, &self.weight, self.eps)
+        match self.offset {
+            true => ops::rms_norm(x, &(&self.weight + 1.0)?, self.eps),
+            false => ops::rms_norm(x, &self.weight, self.eps),
+        }
+    }
+
+    /// Over each head by itself, `x` is `[N, heads·hd]`.
+    pub(crate) fn per_head(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward(&x.reshape(((), self.weight.dim(0)?))?)?.reshape(x.shape())
+    }
+
+    /// The same norm in a copy that later writes do not reach.
+    pub(crate) fn frozen(&self) -> Result<Self> {
+        let weight = self.weight.detach();
+        let weight = if self.offset { (weight + 1.0)? } else { weight.copy()? };
+        Ok(Self { weight, eps: self.eps, offset: false })
+    }
+}
+
+impl Norms {
+    /// See [`Norm::frozen`].
+    pub(crate) fn frozen(&self) -> Result<Self> {
+        let after = |after: &After| {
+            Ok::<_, candle_core::Error>(After {
+                attention: after.attention.frozen()?,
+                mlp: after.mlp.frozen()?,
+            })
+        };
+        let heads = |heads: &HeadNorms| {
+            Ok::<_, candle_core::Error>(HeadNorms { q: heads.q.frozen()?, k: heads.k.frozen()? })
+        };
+        Ok(Self {
+            attention: self.attention.frozen()?,
+            mlp: self.mlp.frozen()?,
+            after: self.after.as_ref().map(after).transpose()?,
+            heads: self.heads.as_ref().map(heads).transpose()?,
+        })
+    }
+}
+
+/// What enters the first block, from rows of the embedding `[N,d]`.
+pub(crate) fn enter(rows: Tensor, config: &ModelConfig) -> Result<Tensor> {
+    match config.scaled_embedding {
+        true => rows * (config.hidden_size as f64).sqrt(),
+        false => Ok(rows),
     }
 }
 
@@ -36,11 +98,17 @@ pub(crate) fn block(
     attend: impl FnOnce(&Tensor) -> Result<Tensor>,
     mlp: impl FnOnce(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let mixed = attend(&norms.attention.forward(h)?)?;
+    let mut mixed = attend(&norms.attention.forward(h)?)?;
+    if let Some(after) = &norms.after {
+        mixed = after.attention.forward(&mixed)?;
+    }
     let h = match keep {
         Some(keep) => (h.index_select(keep, 0)? + mixed)?,
         None => (h + mixed)?,
     };
-    let changed = mlp(&norms.mlp.forward(&h)?)?;
+    let mut changed = mlp(&norms.mlp.forward(&h)?)?;
+    if let Some(after) = &norms.after {
+        changed = after.mlp.forward(&changed)?;
+    }
     h + changed
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::block::{Norm, Norms};
+use crate::block::{After, HeadNorms, Norm, Norms};
 use crate::linear::Linear;
 use crate::{ModelConfig, ModelError, Tensors};
 
@@ -39,24 +39,18 @@ impl Decoder {
     /// # Errors
     /// A tensor missing or of another shape than the configuration says.
     pub fn new(config: ModelConfig, tensors: Tensors) -> Result<Self, ModelError> {
-        let file = "the decoder's tensors";
-        for (name, shape) in config.tensors() {
-            let Some(tensor) = tensors.get(&name) else {
-                return Err(ModelError::MissingTensor { file: file.to_owned(), tensor: name });
-            };
-            if tensor.dims() != shape {
-                let (file, found) = (file.to_owned(), tensor.dims().to_vec());
-                return Err(ModelError::Shape { file, tensor: name, found, expected: shape });
-            }
-        }
+        check(&config, &tensors)?;
         let layers = (0..config.layers).map(|index| Layer::new(&config, &tensors, index)).collect();
         let get = |name: &str| tensors[name].clone();
         let embedding = get("model.embed_tokens.weight");
-        let norm = Norm { weight: get("model.norm.weight"), eps: config.rms_norm_eps };
+        let norm = config_norm(&config, get("model.norm.weight"));
         let weight = match config.tie_word_embeddings {
             true => embedding.clone(),
             false => get("lm_head.weight"),
         };
+        // Rows that only pad the vocabulary are no logits: every reader counts the same tokens.
+        let padded = config.ids < config.vocab_size;
+        let weight = if padded { weight.narrow(0, 0, config.ids)? } else { weight };
         let head = Linear { weight, bias: None };
         Ok(Self(Arc::new(Parts { config, layers, embedding, norm, head, tensors })))
     }
@@ -105,7 +99,7 @@ impl Decoder {
         &self.0.norm
     }
 
-    /// `[N,d]` to logits `[N,V]`.
+    /// `[N,d]` to logits `[N,V]` of the ids that can be written.
     pub(crate) fn head(&self) -> &Linear {
         &self.0.head
     }
@@ -116,12 +110,20 @@ impl Layer {
         let get = |name: &str| tensors[&format!("model.layers.{index}.{name}.weight")].clone();
         let bias = |name: &str| tensors.get(&format!("model.layers.{index}.{name}.bias")).cloned();
         let linear = |name: &str| Linear { weight: get(name), bias: bias(name) };
-        let norm = |name: &str| Norm { weight: get(name), eps: config.rms_norm_eps };
+        let norm = |name: &str| config_norm(config, get(name));
+        let mlp = match config.post_norms {
+            true => "pre_feedforward_layernorm",
+            false => "post_attention_layernorm",
+        };
+        let after = config.post_norms.then(|| After {
+            attention: norm("post_attention_layernorm"),
+            mlp: norm("post_feedforward_layernorm"),
+        });
+        let heads = config
+            .qk_norm
+            .then(|| HeadNorms { q: norm("self_attn.q_norm"), k: norm("self_attn.k_norm") });
         Self {
-            norms: Norms {
-                attention: norm("input_layernorm"),
-                mlp: norm("post_attention_layernorm"),
-            },
+            norms: Norms { attention: norm("input_layernorm"), mlp: norm(mlp), after, heads },
             q: linear("self_attn.q_proj"),
             k: linear("self_attn.k_proj"),
             v: linear("self_attn.v_proj"),
@@ -131,4 +133,22 @@ impl Layer {
             down: linear("mlp.down_proj"),
         }
     }
+}
+
+fn config_norm(config: &ModelConfig, weight: Tensor) -> Norm {
+    Norm { weight, eps: config.rms_norm_eps, offset: config.norm_offset }
+}
+
+fn check(config: &ModelConfig, tensors: &Tensors) -> Result<(), ModelError> {
+    let file = "the decoder's tensors";
+    for (name, shape) in config.tensors() {
+        let Some(tensor) = tensors.get(&name) else {
+            return Err(ModelError::MissingTensor { file: file.to_owned(), tensor: name });
+        };
+        if tensor.dims() != shape {
+            let (file, found) = (file.to_owned(), tensor.dims().to_vec());
+            return Err(ModelError::Shape { file, tensor: name, found, expected: shape });
+        }
+    }
+    Ok(())
 }

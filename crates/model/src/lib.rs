@@ -17,7 +17,7 @@ mod tokenizer;
 mod train;
 mod weights;
 
-pub use config::{Family, ModelConfig};
+pub use config::{Activation, Family, Local, ModelConfig, Rope, RopeScaling};
 pub use decode::{RaggedEngine, RowInput, StepOutput, Want, Wanted};
 pub use decoder::Decoder;
 pub use directory::write_directory;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Tensor};
 
-use crate::block::block;
+use crate::block::{block, enter};
 use crate::ops::{self, AttentionPlan, Query};
-use crate::{Decoder, ModelError, rope};
+use crate::{Decoder, ModelError, Rope, rope};
 
 impl Decoder {
-    /// Logits `[N,V]` at the selected positions, in their order. `tokens` is `[B,T]` (u32, padded
+    /// Logits `[N,V]` of the ids that can be written, at the selected positions, in their order. `tokens` is `[B,T]` (u32, padded
     /// on the right with any valid id), `select` `[N]` (u32) holds flat indices b·T + t.
     ///
     /// Attention is causal, so nothing after the last selected position of a row can matter:
@@ -25,8 +25,7 @@ impl Decoder {
             return Err(ModelError::Input(format!("token {id} is outside the {vocab} tokens")));
         }
         if packed.queries.is_empty() {
-            let shape = (0, self.config().vocab_size);
-            return Ok(Tensor::zeros(shape, self.dtype(), self.device())?);
+            return Ok(Tensor::zeros((0, self.config().ids), self.dtype(), self.device())?);
         }
         let batch = self.batch(packed)?;
         let mut h = self.embed(&batch)?;
@@ -38,26 +37,35 @@ impl Decoder {
 
     fn batch(&self, packed: Packed) -> candle_core::Result<Batch> {
         let (config, device) = (self.config(), self.device());
-        let every = AttentionPlan {
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            queries: Arc::new(packed.all_queries),
-            key_positions: Arc::new(packed.positions),
-            angles: rope::angles(config, packed.longest, self.dtype(), device)?,
-        };
         let selected = packed.queries.iter().map(|q| (q.first + q.position) as u32);
-        Ok(Batch {
-            ids: Tensor::new(packed.ids, device)?,
-            selected: Tensor::from_iter(selected, device)?,
-            last: AttentionPlan { queries: Arc::new(packed.queries), ..every.clone() },
-            every,
-        })
+        let selected = Tensor::from_iter(selected, device)?;
+        let ids = Tensor::new(packed.ids, device)?;
+        let every = Arc::new(packed.all_queries);
+        let last = Arc::new(packed.queries);
+        let key_positions = Arc::new(packed.positions);
+        let reach = |rope: &Rope, window: usize| {
+            let size = (packed.longest, config.head_dim);
+            let every = AttentionPlan {
+                heads: config.heads,
+                kv_heads: config.kv_heads,
+                head_dim: config.head_dim,
+                queries: Arc::clone(&every),
+                key_positions: Arc::clone(&key_positions),
+                angles: rope::angles(rope, size, self.dtype(), device)?,
+                scale: config.query_scale(),
+                window,
+            };
+            let last = AttentionPlan { queries: Arc::clone(&last), ..every.clone() };
+            Ok::<_, candle_core::Error>(Reach { every, last })
+        };
+        let global = reach(&config.rope, usize::MAX)?;
+        let local = config.local.as_ref().map(|l| reach(&l.rope, l.window)).transpose()?;
+        Ok(Batch { ids, selected, global, local })
     }
 
     /// What enters the first block, `[N_packed,d]`.
     pub(crate) fn embed(&self, batch: &Batch) -> candle_core::Result<Tensor> {
-        self.embedding().index_select(&batch.ids, 0)
+        enter(self.embedding().index_select(&batch.ids, 0)?, self.config())
     }
 
     /// What leaves block `index` if `h` enters it, a function of nothing else. The last block gives
@@ -68,22 +76,27 @@ impl Decoder {
         index: usize,
         h: &Tensor,
     ) -> candle_core::Result<Tensor> {
-        let layer = &self.layers()[index];
+        let (config, layer) = (self.config(), &self.layers()[index]);
+        let reach = config.local(index).and(batch.local.as_ref()).unwrap_or(&batch.global);
         // Only the selected positions are read after the last block's keys and values.
-        let (keep, plan) = match index + 1 == self.config().layers {
-            true => (Some(&batch.selected), &batch.last),
-            false => (None, &batch.every),
+        let (keep, plan) = match index + 1 == config.layers {
+            true => (Some(&batch.selected), &reach.last),
+            false => (None, &reach.every),
         };
         let attend = |x: &Tensor| {
-            let (k, v) = (layer.k.forward(x)?, layer.v.forward(x)?);
-            let q = match keep {
+            let (mut k, v) = (layer.k.forward(x)?, layer.v.forward(x)?);
+            let mut q = match keep {
                 Some(keep) => layer.q.forward(&x.index_select(keep, 0)?)?,
                 None => layer.q.forward(x)?,
             };
+            if let Some(norms) = &layer.norms.heads {
+                (q, k) = (norms.q.per_head(&q)?, norms.k.per_head(&k)?);
+            }
             layer.o.forward(&ops::attention(&q, &k, &v, plan.clone())?)
         };
         let mlp = |x: &Tensor| {
-            layer.down.forward(&ops::swiglu(&layer.gate.forward(x)?, &layer.up.forward(x)?)?)
+            let (gate, up) = (layer.gate.forward(x)?, layer.up.forward(x)?);
+            layer.down.forward(&ops::glu(&gate, &up, config.activation)?)
         };
         block(h, &layer.norms, keep, attend, mlp)
     }
@@ -95,7 +108,12 @@ pub(crate) struct Batch {
     ids: Tensor,
     /// Packed indices of the selected positions, `[N]`.
     selected: Tensor,
-    /// Who attends to what, of all blocks but the last and of the last.
+    global: Reach,
+    local: Option<Reach>,
+}
+
+/// Who attends to what: in all blocks but the last, and in the last.
+struct Reach {
     every: AttentionPlan,
     last: AttentionPlan,
 }

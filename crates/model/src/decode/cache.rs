@@ -1,10 +1,12 @@
 //! The key-value cache and the attention that reads it: the part of decoding that differs between
 //! devices. Only the CPU's is built.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use crate::ModelConfig;
 use crate::ops::{Real, attend, rotate, with_elements};
+use crate::{ModelConfig, Rope, rope};
 
 /// New tokens of one row in the packed batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +40,9 @@ impl KvCache {
         (rows, capacity): (usize, usize),
         (dtype, device): (DType, &Device),
     ) -> Result<Self> {
-        let angles = crate::rope::angles(config, capacity, dtype, &Device::Cpu)?;
         match (device, dtype) {
-            (Device::Cpu, DType::F32) => {
-                Ok(Self::CpuF32(CpuCache::new(config, rows, capacity, &angles)?))
-            }
-            (Device::Cpu, DType::F64) => {
-                Ok(Self::CpuF64(CpuCache::new(config, rows, capacity, &angles)?))
-            }
+            (Device::Cpu, DType::F32) => Ok(Self::CpuF32(CpuCache::new(config, rows, capacity)?)),
+            (Device::Cpu, DType::F64) => Ok(Self::CpuF64(CpuCache::new(config, rows, capacity)?)),
             _ => bail!("decoding is built for f32 and f64 on the cpu, not {dtype:?} on {device:?}"),
         }
     }
@@ -74,33 +71,48 @@ impl KvCache {
 }
 
 /// Per layer `[rows, KH, capacity, hd]`, keys already turned, so that a head's keys are one slice.
+/// A layer with a window keeps all tokens too, so that a row can be cut back anywhere.
 pub(crate) struct CpuCache<F> {
     heads: usize,
     kv_heads: usize,
     dim: usize,
     capacity: usize,
-    /// `[capacity, hd]`
-    angles: Vec<F>,
-    layers: Vec<KeysValues<F>>,
+    scale: F,
+    layers: Vec<CacheLayer<F>>,
     weights: Vec<F>,
 }
 
-struct KeysValues<F> {
+struct CacheLayer<F> {
     keys: Vec<F>,
     values: Vec<F>,
+    /// `[capacity, hd]`
+    angles: Arc<Vec<F>>,
+    /// How many keys a reader sees at most.
+    window: usize,
 }
 
 impl<F: Real> CpuCache<F> {
-    fn new(config: &ModelConfig, rows: usize, capacity: usize, angles: &Tensor) -> Result<Self> {
+    fn new(config: &ModelConfig, rows: usize, capacity: usize) -> Result<Self> {
         let size = rows * config.kv_heads * capacity * config.head_dim;
-        let layer = || KeysValues { keys: vec![F::zero(); size], values: vec![F::zero(); size] };
+        let angles = |rope: &Rope| -> Result<Arc<Vec<F>>> {
+            let table = rope::angles(rope, (capacity, config.head_dim), F::DTYPE, &Device::Cpu)?;
+            Ok(Arc::new(table.flatten_all()?.to_vec1()?))
+        };
+        let global = angles(&config.rope)?;
+        let local = config.local.as_ref().map(|local| angles(&local.rope)).transpose()?;
+        let layer = |index| CacheLayer {
+            keys: vec![F::zero(); size],
+            values: vec![F::zero(); size],
+            angles: Arc::clone(config.local(index).and(local.as_ref()).unwrap_or(&global)),
+            window: config.local(index).map_or(usize::MAX, |local| local.window),
+        };
         Ok(Self {
             heads: config.heads,
             kv_heads: config.kv_heads,
             dim: config.head_dim,
             capacity,
-            angles: angles.flatten_all()?.to_vec1()?,
-            layers: (0..config.layers).map(|_| layer()).collect(),
+            scale: F::from_f64(config.query_scale()),
+            layers: (0..config.layers).map(layer).collect(),
             weights: vec![F::zero(); capacity],
         })
     }
@@ -140,13 +152,13 @@ impl<F: Real> CpuCache<F> {
                 let position = chunk.past + i;
                 let token = &qkv[(chunk.first + i) * width..(chunk.first + i + 1) * width];
                 let (k, v) = token[self.heads * dim..].split_at(self.kv_heads * dim);
-                let angles = &self.angles[position * dim..(position + 1) * dim];
                 for head in 0..self.kv_heads {
                     let to = self.at(chunk.row, head, position);
                     let from = head * dim..(head + 1) * dim;
-                    let cache = &mut self.layers[layer];
-                    rotate(&k[from.clone()], angles, F::one(), &mut cache.keys[to..to + dim]);
-                    cache.values[to..to + dim].copy_from_slice(&v[from]);
+                    let CacheLayer { keys, values, angles, .. } = &mut self.layers[layer];
+                    let angles = &angles[position * dim..(position + 1) * dim];
+                    rotate(&k[from.clone()], angles, F::one(), &mut keys[to..to + dim]);
+                    values[to..to + dim].copy_from_slice(&v[from]);
                 }
             }
         }
@@ -154,22 +166,22 @@ impl<F: Real> CpuCache<F> {
 
     fn read(&mut self, layer: usize, qkv: &[F], readers: &[Reader], out: &mut [F]) {
         let (dim, width) = (self.dim, self.row_width());
-        let scale = F::from_f64(1.0 / (dim as f64).sqrt());
         let mut turned = vec![F::zero(); dim];
         for (reader, out) in readers.iter().zip(out.chunks_exact_mut(self.heads * dim)) {
             let q = &qkv[reader.token * width..][..self.heads * dim];
-            let angles = &self.angles[reader.position * dim..(reader.position + 1) * dim];
             let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate();
             for (head, (q, out)) in heads {
-                rotate(q, angles, F::one(), &mut turned);
-                for x in &mut turned {
-                    *x *= scale;
-                }
+                let end = reader.position + 1;
                 let start = self.at(reader.row, head / (self.heads / self.kv_heads), 0);
-                let seen = start..start + (reader.position + 1) * dim;
-                let (keys, values) =
-                    (&self.layers[layer].keys[seen.clone()], &self.layers[layer].values[seen]);
-                attend(&turned, keys, values, &mut self.weights[..=reader.position], out);
+                let CacheLayer { keys, values, angles, window } = &self.layers[layer];
+                rotate(q, &angles[reader.position * dim..end * dim], F::one(), &mut turned);
+                for x in &mut turned {
+                    *x *= self.scale;
+                }
+                let first = end.saturating_sub(*window);
+                let seen = start + first * dim..start + end * dim;
+                let (keys, values) = (&keys[seen.clone()], &values[seen]);
+                attend(&turned, keys, values, &mut self.weights[first..end], out);
             }
         }
     }

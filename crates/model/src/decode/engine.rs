@@ -5,8 +5,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::cache::{Chunk, KvCache, Reader};
 use super::fused::{FusedLayer, FusedWeights};
-use crate::block::block;
-use crate::{Decoder, ModelConfig, ModelError, ops};
+use crate::block::{HeadNorms, block, enter};
+use crate::{Activation, Decoder, ModelConfig, ModelError, ops};
 
 /// New tokens for one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct Wanted {
 
 #[derive(Debug)]
 pub struct StepOutput {
-    /// `[n,V]`, in the order of the inputs and, within one, of its tokens.
+    /// `[n,V]` of the ids that can be written, in the order of the inputs and, within one, of its tokens.
     pub logits: Tensor,
     /// One per row of `logits`.
     pub wanted: Vec<Wanted>,
@@ -214,9 +214,9 @@ impl RaggedEngine {
     }
 
     fn forward(&mut self, plan: &Plan) -> Result<Tensor, ModelError> {
-        let Self { weights, placement: (_, device), cache, .. } = self;
+        let Self { config, weights, placement: (_, device), cache, .. } = self;
         let ids = Tensor::new(plan.ids.as_slice(), device)?;
-        let mut h = weights.embedding.index_select(&ids, 0)?; // [N,d]
+        let mut h = enter(weights.embedding.index_select(&ids, 0)?, config)?; // [N,d]
         let kept = match plan.wanted.len() < plan.all.len() {
             true => Some(Tensor::from_iter(plan.wanted.iter().map(|r| r.token as u32), device)?),
             false => None,
@@ -227,21 +227,21 @@ impl RaggedEngine {
                 if last { (&plan.wanted, kept.as_ref()) } else { (&plan.all, None) };
             if readers.is_empty() {
                 let x = layer.norms.attention.forward(&h)?;
-                cache.attend(index, &layer.qkv.forward(&x)?, &plan.chunks, readers)?;
+                cache.attend(index, &qkv(layer, &x, config)?, &plan.chunks, readers)?;
                 return self.no_logits();
             }
             let attend = |x: &Tensor| {
-                let qkv = layer.qkv.forward(x)?;
+                let qkv = qkv(layer, x, config)?;
                 layer.o.forward(&cache.attend(index, &qkv, &plan.chunks, readers)?)
             };
-            h = block(&h, &layer.norms, keep, attend, |x| mlp(layer, x))?;
+            h = block(&h, &layer.norms, keep, attend, |x| mlp(layer, x, config.activation))?;
         }
         Ok(weights.head.forward(&weights.norm.forward(&h)?)?)
     }
 
     fn no_logits(&self) -> Result<Tensor, ModelError> {
         let (dtype, device) = &self.placement;
-        Ok(Tensor::zeros((0, self.config.vocab_size), *dtype, device)?)
+        Ok(Tensor::zeros((0, self.config.ids), *dtype, device)?)
     }
 
     fn check_row(&self, row: usize) -> Result<(), ModelError> {
@@ -252,9 +252,19 @@ impl RaggedEngine {
     }
 }
 
-fn mlp(layer: &FusedLayer, x: &Tensor) -> candle_core::Result<Tensor> {
+/// The packed queries, keys and values `[N, (H+2·KH)·hd]` of a layer.
+fn qkv(layer: &FusedLayer, x: &Tensor, config: &ModelConfig) -> candle_core::Result<Tensor> {
+    let qkv = layer.qkv.forward(x)?;
+    let Some(HeadNorms { q, k }) = &layer.norms.heads else { return Ok(qkv) };
+    let (own, shared) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let queries = q.per_head(&qkv.narrow(1, 0, own)?)?;
+    let keys = k.per_head(&qkv.narrow(1, own, shared)?)?;
+    Tensor::cat(&[queries, keys, qkv.narrow(1, own + shared, shared)?], 1)
+}
+
+fn mlp(layer: &FusedLayer, x: &Tensor, activation: Activation) -> candle_core::Result<Tensor> {
     let gate_up = layer.gate_up.forward(x)?;
     let width = gate_up.dim(1)? / 2;
     let (gate, up) = (gate_up.narrow(1, 0, width)?, gate_up.narrow(1, width, width)?);
-    layer.down.forward(&ops::swiglu(&gate, &up)?)
+    layer.down.forward(&ops::glu(&gate, &up, activation)?)
 }

@@ -27,29 +27,19 @@ impl FusedWeights {
     pub(crate) fn new(decoder: &Decoder) -> Result<Self> {
         let layers = decoder.layers().iter().map(|layer| {
             Ok(FusedLayer {
-                norms: Norms {
-                    attention: own_norm(&layer.norms.attention)?,
-                    mlp: own_norm(&layer.norms.mlp)?,
-                },
+                norms: layer.norms.frozen()?,
                 qkv: Linear::joined(&[&layer.q, &layer.k, &layer.v])?,
                 o: Linear::joined(&[&layer.o])?,
                 gate_up: Linear::joined(&[&layer.gate, &layer.up])?,
                 down: Linear::joined(&[&layer.down])?,
             })
         });
-        Ok(Self {
-            layers: layers.collect::<Result<_>>()?,
-            embedding: own(decoder.embedding())?,
-            norm: own_norm(decoder.norm())?,
-            head: Linear::joined(&[decoder.head()])?,
-        })
+        let embedding = decoder.embedding().detach().copy()?;
+        let head = match decoder.config().tie_word_embeddings {
+            true => Linear { weight: embedding.narrow(0, 0, decoder.config().ids)?, bias: None },
+            false => Linear::joined(&[decoder.head()])?,
+        };
+        let norm = decoder.norm().frozen()?;
+        Ok(Self { layers: layers.collect::<Result<_>>()?, embedding, norm, head })
     }
-}
-
-fn own(tensor: &Tensor) -> Result<Tensor> {
-    tensor.detach().copy()
-}
-
-fn own_norm(norm: &Norm) -> Result<Norm> {
-    Ok(Norm { weight: own(&norm.weight)?, eps: norm.eps })
 }

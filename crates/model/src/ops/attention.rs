@@ -15,7 +15,7 @@ use super::{elements, for_dtype, with_elements};
 pub(crate) struct Query {
     /// Packed index of its sequence's first token.
     pub(crate) first: usize,
-    /// Index within its sequence; it sees the keys up to and with this one.
+    /// Index within its sequence; it sees keys up to and with this one.
     pub(crate) position: usize,
 }
 
@@ -30,6 +30,10 @@ pub(crate) struct AttentionPlan {
     pub(crate) key_positions: Arc<Vec<usize>>,
     /// `[T, hd]`: the cosines of a position, then its sines.
     pub(crate) angles: Tensor,
+    /// Queries are multiplied by it.
+    pub(crate) scale: f64,
+    /// How many keys a query sees at most, its own token's included.
+    pub(crate) window: usize,
 }
 
 /// `q` is `[M, H·hd]`, one row per query of the plan; `k` and `v` are `[N, KH·hd]`. Gives
@@ -106,13 +110,14 @@ impl AttentionPlan {
         &angles[position * self.head_dim..(position + 1) * self.head_dim]
     }
 
+    /// How many keys a query sees.
     #[inline(always)]
-    fn scale<F: Real>(&self) -> F {
-        F::from_f64(1.0 / (self.head_dim as f64).sqrt())
+    fn seen(&self, query: Query) -> usize {
+        self.window.min(query.position + 1)
     }
 
     fn longest(&self) -> usize {
-        self.queries.iter().map(|q| q.position + 1).max().unwrap_or(0)
+        self.queries.iter().map(|q| self.seen(*q)).max().unwrap_or(0)
     }
 
     /// Turned keys, then values, each laid out `[KH, N, hd]`.
@@ -135,7 +140,7 @@ impl AttentionPlan {
     fn turned_query<F: Real>(&self, q: &[F], angles: &[F], to: &mut [F]) {
         rotate(q, angles, F::one(), to);
         for x in to.iter_mut() {
-            *x *= self.scale();
+            *x *= F::from_f64(self.scale);
         }
     }
 
@@ -143,8 +148,8 @@ impl AttentionPlan {
     #[inline(always)]
     fn visible(&self, query: Query, head: usize) -> std::ops::Range<usize> {
         let kv_head = head / (self.heads / self.kv_heads);
-        let start = kv_head * self.key_positions.len() + query.first;
-        start * self.head_dim..(start + query.position + 1) * self.head_dim
+        let end = kv_head * self.key_positions.len() + query.first + query.position + 1;
+        (end - self.seen(query)) * self.head_dim..end * self.head_dim
     }
 
     fn forward<F: Real>(&self, q: &[F], kv: (&[F], &[F]), angles: &[F], out: &mut [F]) {
@@ -154,7 +159,7 @@ impl AttentionPlan {
         let mut turned = vec![F::zero(); dim];
         let rows = q.chunks_exact(self.heads * dim).zip(out.chunks_exact_mut(self.heads * dim));
         for (query, (q, out)) in self.queries.iter().zip(rows) {
-            let weights = &mut weights[..=query.position];
+            let weights = &mut weights[..self.seen(*query)];
             let angles = self.angles(angles, query.position);
             let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate();
             for (head, (q, out)) in heads {
@@ -180,7 +185,7 @@ impl AttentionPlan {
         let mut weights = vec![F::zero(); self.longest()];
         let (mut turned, mut grad_turned) = (vec![F::zero(); dim], vec![F::zero(); dim]);
         for (i, query) in self.queries.iter().enumerate() {
-            let weights = &mut weights[..=query.position];
+            let weights = &mut weights[..self.seen(*query)];
             let angles = self.angles(saved.angles, query.position);
             for head in 0..self.heads {
                 let at = i * width + head * dim..i * width + (head + 1) * dim;
@@ -203,7 +208,7 @@ impl AttentionPlan {
                     add_scaled(grad_value, *weight, grad);
                 }
                 for x in &mut grad_turned {
-                    *x *= self.scale();
+                    *x *= F::from_f64(self.scale);
                 }
                 rotate(&grad_turned, angles, F::from_f64(-1.0), &mut grad_q[at]);
             }

@@ -3,16 +3,16 @@
 //! `cuda_fwd` of each operation, and nowhere else.
 
 mod attention;
+mod glu;
 mod kernels;
 mod norm;
-mod swiglu;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
 pub(crate) use attention::{AttentionPlan, Query, attention};
+pub(crate) use glu::glu;
 pub(crate) use kernels::{Real, attend, rotate};
 pub(crate) use norm::rms_norm;
-pub(crate) use swiglu::swiglu;
 
 /// The elements of a contiguous tensor on the CPU.
 fn elements<'a, F: Real>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [F]> {

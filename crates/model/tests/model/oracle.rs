@@ -27,7 +27,7 @@ fn llama_logits(decoder: &Decoder, text: &[u32]) -> Vec<f64> {
         num_key_value_heads: c.kv_heads,
         use_flash_attn: false,
         rms_norm_eps: c.rms_norm_eps,
-        rope_theta: c.rope_theta as f32,
+        rope_theta: c.rope.theta as f32,
         bos_token_id: None,
         eos_token_id: None,
         rope_scaling: None,
@@ -53,7 +53,7 @@ fn qwen2_logits(decoder: &Decoder, text: &[u32]) -> Vec<f64> {
         sliding_window: c.max_position_embeddings,
         max_window_layers: c.layers,
         tie_word_embeddings: c.tie_word_embeddings,
-        rope_theta: c.rope_theta,
+        rope_theta: c.rope.theta,
         rms_norm_eps: c.rms_norm_eps,
         use_sliding_window: false,
         hidden_act: Activation::Silu,
@@ -66,14 +66,15 @@ fn qwen2_logits(decoder: &Decoder, text: &[u32]) -> Vec<f64> {
 #[test]
 fn logits_agree_with_candle_transformers() {
     let text = tiny::ids(7, LEN);
-    // candle-transformers' Llama has no biases.
-    for kind in tiny::KINDS.into_iter().filter(|kind| !kind.bias) {
+    for kind in
+        [tiny::LLAMA, tiny::QWEN2].map(|kind| [kind, tiny::Kind { tied: true, ..kind }]).concat()
+    {
         let decoder = tiny::decoder(kind, DType::F32);
         let own = tiny::train_logits(&decoder, &text);
         for len in [1, 2, 9, LEN] {
             let oracle = match kind.family {
                 Family::Llama => llama_logits(&decoder, &text[..len]),
-                Family::Qwen2 => qwen2_logits(&decoder, &text[..len]),
+                _ => qwen2_logits(&decoder, &text[..len]),
             };
             let off = tiny::distance(&[oracle], &own[len - 1..len]);
             assert!(off < 2e-5, "{kind:?} differs by {off:e} at length {len}");

@@ -2,36 +2,64 @@
 
 use candle_core::{DType, Device, Tensor};
 use model::{Decoder, Family, ModelConfig, RaggedEngine, RowInput, Tensors, Want};
+use serde_json::{Value, json};
 
 /// What sets one supported decoder apart from another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kind {
     pub(crate) family: Family,
     pub(crate) tied: bool,
-    /// `attention_bias`, Llama's only.
+    /// `attention_bias`, Llama's and Qwen3's only.
     pub(crate) bias: bool,
+    /// Further fields of `config.json`, a JSON object.
+    pub(crate) more: &'static str,
 }
 
-pub(crate) const LLAMA: Kind = Kind { family: Family::Llama, tied: false, bias: false };
-pub(crate) const QWEN2: Kind = Kind { family: Family::Qwen2, tied: false, bias: false };
-pub(crate) const KINDS: [Kind; 5] = [
+pub(crate) const LLAMA: Kind = Kind { family: Family::Llama, tied: false, bias: false, more: "{}" };
+pub(crate) const LLAMA3: Kind = Kind {
+    more: r#"{"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 32}}"#,
+    ..LLAMA
+};
+pub(crate) const QWEN2: Kind = Kind { family: Family::Qwen2, ..LLAMA };
+pub(crate) const QWEN3: Kind = Kind { family: Family::Qwen3, more: r#"{"head_dim": 8}"#, ..LLAMA };
+/// Local layers around a global one; the window is shorter than the texts of the tests.
+pub(crate) const GEMMA3: Kind = Kind {
+    family: Family::Gemma3,
+    tied: true,
+    bias: false,
+    more: r#"{"head_dim": 8, "query_pre_attn_scalar": 12, "sliding_window": 3,
+        "rope_local_base_freq": 10.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}"#,
+};
+pub(crate) const KINDS: [Kind; 11] = [
     LLAMA,
     Kind { tied: true, ..LLAMA },
     Kind { bias: true, ..LLAMA },
     QWEN2,
     Kind { tied: true, ..QWEN2 },
+    LLAMA3,
+    Kind {
+        more: r#"{"use_sliding_window": true, "sliding_window": 4, "max_window_layers": 1}"#,
+        ..QWEN2
+    },
+    QWEN3,
+    Kind { tied: true, bias: true, ..QWEN3 },
+    GEMMA3,
+    Kind { tied: false, ..GEMMA3 },
 ];
 
 pub(crate) fn config(kind: Kind) -> ModelConfig {
-    let Kind { family, tied, bias } = kind;
-    let value = format!(
-        r#"{{"model_type": "{}", "vocab_size": 23, "hidden_size": 24, "num_hidden_layers": 3,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 20,
-            "rms_norm_eps": 1e-5, "rope_theta": 100.0, "max_position_embeddings": 64,
-            "tie_word_embeddings": {tied}, "attention_bias": {bias}, "eos_token_id": [3, 7]}}"#,
-        family.name()
-    );
-    ModelConfig::parse(&value, None, "tiny").unwrap()
+    let Kind { family, tied, bias, more } = kind;
+    let mut value = json!({
+        "model_type": family.name(), "vocab_size": 23, "hidden_size": 24, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 20,
+        "rms_norm_eps": 1e-5, "rope_theta": 100.0, "max_position_embeddings": 64,
+        "tie_word_embeddings": tied, "attention_bias": bias, "eos_token_id": [3, 7],
+    });
+    let more: serde_json::Map<String, Value> = serde_json::from_str(more).unwrap();
+    value.as_object_mut().unwrap().extend(more);
+    ModelConfig::parse(&value.to_string(), None, "tiny").unwrap()
 }
 
 /// Uniform in [-1, 1), the same for the same seed (splitmix64).
@@ -54,7 +82,7 @@ pub(crate) fn tensors(config: &ModelConfig, dtype: DType) -> Tensors {
     let tensor = |(index, (name, shape)): (usize, (String, Vec<usize>))| {
         let n = shape.iter().product();
         let scale = 0.6;
-        let centre = if name.contains("norm") { 1.0 } else { 0.0 };
+        let centre = if name.contains("norm") && !config.norm_offset { 1.0 } else { 0.0 };
         let values = numbers(index as u64 + 1, n).iter().map(|x| centre + scale * x).collect();
         let tensor = Tensor::from_vec::<_, f64>(values, shape, &Device::Cpu).unwrap();
         (name, tensor.to_dtype(dtype).unwrap())
