@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use candle_core::{DType, Tensor};
 use model::{
-    ModelFiles, ModelSource, Placement, from_safetensors, to_safetensors, write_directory,
+    ModelFiles, ModelSource, Placement, Texts, from_safetensors, to_safetensors, write_directory,
 };
 use serde::{Deserialize, Serialize};
 use settings::Settings;
@@ -17,7 +17,9 @@ use types::Hash;
 const FORMAT: u32 = 1;
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const FILES: [&str; 4] = ["config.json", "tokenizer.json", "model.safetensors", OPTIMIZER];
+const WEIGHTS: &str = "model.safetensors";
+/// No checkpoint is whole without them.
+const REQUIRED: [&str; 4] = ["config.json", "tokenizer.json", WEIGHTS, OPTIMIZER];
 const PREFIX: &str = "step-";
 /// Leading dot: never taken for a checkpoint. Being written.
 const UNFINISHED: &str = ".unfinished-";
@@ -57,8 +59,7 @@ pub struct RandomState {
 /// What goes into a checkpoint; `state.hashes` is filled in when it is written.
 pub struct Contents<'a> {
     pub state: State,
-    pub config_json: &'a str,
-    pub tokenizer_json: &'a str,
+    pub texts: &'a Texts,
     /// Safetensors.
     pub weights: &'a [u8],
     pub optimizer: &'a BTreeMap<String, Tensor>,
@@ -263,13 +264,18 @@ pub fn load_checkpoint(dir: &Path) -> anyhow::Result<Checkpoint> {
         dir.display(),
         state.format
     );
-    for name in FILES {
+    if let Some(name) = REQUIRED.into_iter().find(|name| !state.hashes.contains_key(*name)) {
+        bail!(
+            "{} is damaged, it names no {name}: use an older checkpoint",
+            dir.join(STATE).display()
+        );
+    }
+    for (name, expected) in &state.hashes {
         let path = dir.join(name);
         let bytes = fs::read(&path).with_context(|| format!("{}", path.display()))?;
-        let expected = state.hashes.get(name).map_or("none", String::as_str);
         let found = Hash::of(&bytes).to_string();
         ensure!(
-            found == expected,
+            found == *expected,
             "{} is damaged, its hash is {found} where {STATE} says {expected}: use an older \
              checkpoint",
             path.display()
@@ -287,15 +293,15 @@ fn write_files(dir: &Path, contents: Contents<'_>) -> anyhow::Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir)?;
     }
-    let Contents { mut state, config_json, tokenizer_json, weights, optimizer } = contents;
-    write_directory(dir, config_json, tokenizer_json, weights)?;
+    let Contents { mut state, texts, weights, optimizer } = contents;
+    write_directory(dir, texts, weights)?;
     let optimizer = to_safetensors(optimizer)?;
     fs::write(dir.join(OPTIMIZER), &optimizer)?;
-    let bytes = [config_json.as_bytes(), tokenizer_json.as_bytes(), weights, &optimizer];
-    let hashes = FILES.iter().zip(bytes);
-    state.hashes = hashes.map(|(f, b)| ((*f).to_owned(), Hash::of(b).to_string())).collect();
+    let texts = texts.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
+    let files = texts.chain([(WEIGHTS, weights), (OPTIMIZER, optimizer.as_slice())]);
+    state.hashes = files.map(|(f, b)| (f.to_owned(), Hash::of(b).to_string())).collect();
     fs::write(dir.join(STATE), serde_json::to_string_pretty(&state)?)?;
-    for name in FILES.into_iter().chain([STATE]) {
+    for name in state.hashes.keys().map(String::as_str).chain([STATE]) {
         sync(&dir.join(name))?;
     }
     sync(dir)

@@ -44,7 +44,7 @@ impl Miniature {
     }
 
     pub(crate) fn admission(&self) -> Admission {
-        let vocab = self.files.config.vocab_size;
+        let vocab = self.files.config.ids;
         Admission::new(&self.settings, self.task.clone(), vocab).unwrap()
     }
 

@@ -53,7 +53,7 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
             let collective = trainer.collective();
             let window = Window::new(&settings, collective.rank(), collective.world())?;
             let assembler = Assembler::new(window, trainer.steps_taken());
-            let vocab = start.config.vocab_size;
+            let vocab = start.config.ids;
             let admission = Admission::new(&settings, task.clone(), vocab)?;
             Some(Inbox::new(admission, Refill::new(&settings), assembler, returns))
         }
@@ -122,8 +122,7 @@ fn open_files(settings: &Settings, start: &ModelFiles) -> anyhow::Result<RunFile
     Ok(RunFiles {
         checkpoints: CheckpointStore::open(dir.join("checkpoints"), settings.checkpoint.keep)?,
         rollouts: RolloutLog::open(dir.join("rollouts"), start.tokenizer.clone(), sampled)?,
-        config_json: start.config.to_json(),
-        tokenizer_json: start.tokenizer.json().to_owned(),
+        texts: start.texts(),
     })
 }
 
@@ -210,8 +209,7 @@ mod tests {
         let groups = world.settings.groups_per_step();
         let contents = Contents {
             state: State::new(version, groups, world.settings.seed),
-            config_json: &world.files.config.to_json(),
-            tokenizer_json: world.files.tokenizer.json(),
+            texts: &world.files.texts(),
             weights: &trainer.weights().unwrap(),
             optimizer: &trainer.optimizer().state().unwrap(),
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use model::Texts;
 use proto::StepRecord;
 use runtime::{Shutdown, within};
 use settings::Settings;
@@ -46,8 +47,8 @@ enum Batch {
 pub struct RunFiles {
     pub checkpoints: CheckpointStore,
     pub rollouts: RolloutLog,
-    pub config_json: String,
-    pub tokenizer_json: String,
+    /// What stands beside the weights in a checkpoint.
+    pub texts: Texts,
 }
 
 /// Everything the training thread owns.
@@ -282,9 +283,9 @@ impl TrainLoop {
         let mut state = State::new(version, settings.groups_per_step(), settings.seed);
         state.optimizer_updates = optimizer.step_count();
         state.learning_rate = self.trainer.last_learning_rate();
-        let RunFiles { checkpoints, config_json, tokenizer_json, .. } = &self.files;
+        let RunFiles { checkpoints, texts, .. } = &self.files;
         let optimizer = &optimizer.state()?;
-        let contents = Contents { state, config_json, tokenizer_json, weights, optimizer };
+        let contents = Contents { state, texts, weights, optimizer };
         let name = checkpoints.write(contents)?;
         metrics::CHECKPOINTS.increment(1, &[]);
         info!(%version, checkpoint = name, "wrote a checkpoint");

@@ -78,7 +78,7 @@ pub fn start(
     };
     let book = Rulebook {
         boundaries: Arc::new(task::boundaries(settings, &tokenizer)?),
-        vocab: decoder.config().vocab_size,
+        vocab: decoder.config().ids,
         session_tokens: capacity,
     };
     let engine = engine::start(tasks, cache, Batcher::new(limits, book), queue, health)?;

@@ -7,6 +7,8 @@ mod read;
 mod tests;
 mod write;
 
+use crate::{ModelError, Tokenizer};
+
 /// Which published layout the names and defaults follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -126,6 +128,29 @@ impl ModelConfig {
     #[must_use]
     pub fn local(&self, layer: usize) -> Option<&Local> {
         self.local.as_ref().filter(|local| local.layers[layer])
+    }
+
+    /// Limits what can be written to the tokenizer's ids. `origin` names the model in errors.
+    ///
+    /// # Errors
+    /// A tokenizer that writes ids, or an end of text, that the model does not have.
+    pub fn fit(&mut self, tokenizer: &Tokenizer, origin: &str) -> Result<(), ModelError> {
+        let refused = |reason| Err(ModelError::Config { origin: origin.to_owned(), reason });
+        let (plain, vocab) = (tokenizer.plain_size(), self.vocab_size);
+        if plain > vocab {
+            let last = plain - 1;
+            return refused(format!(
+                "its tokenizer has ids up to {last} but its config.json only {vocab} tokens"
+            ));
+        }
+        self.ids = tokenizer.vocab_size().min(vocab);
+        match self.stops.iter().find(|id| **id as usize >= self.ids) {
+            Some(id) => refused(format!(
+                "eos_token_id {id} is outside the {} tokens of its tokenizer",
+                self.ids
+            )),
+            None => Ok(()),
+        }
     }
 
     /// What queries are multiplied by.

@@ -17,24 +17,29 @@ const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// What belongs to a model but is of no account to its numbers: kept, so that a directory that is
+/// written serves as well as the one it comes from.
+const EXTRAS: [&str; 6] = [
+    GENERATION,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// Files by name, all of a directory but its weights or a part of them.
+pub type Texts = BTreeMap<String, String>;
+
 /// Writes a directory that loads again; it is created if it does not exist.
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write_directory(
-    dir: &Path,
-    config_json: &str,
-    tokenizer_json: &str,
-    safetensors: &[u8],
-) -> Result<(), ModelError> {
+pub fn write_directory(dir: &Path, texts: &Texts, safetensors: &[u8]) -> Result<(), ModelError> {
     let failed = |path: &Path, source| ModelError::Write { path: path.to_owned(), source };
     fs::create_dir_all(dir).map_err(|e| failed(dir, e))?;
-    let files = [
-        (CONFIG, config_json.as_bytes()),
-        (TOKENIZER, tokenizer_json.as_bytes()),
-        (WEIGHTS, safetensors),
-    ];
-    for (name, bytes) in files {
+    let texts = texts.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
+    for (name, bytes) in texts.chain([(WEIGHTS, safetensors)]) {
         let path = dir.join(name);
         fs::write(&path, bytes).map_err(|e| failed(&path, e))?;
     }
@@ -55,6 +60,19 @@ pub(crate) fn read_config(dir: &Path) -> Result<ModelConfig, ModelError> {
 
 pub(crate) fn read_tokenizer(dir: &Path) -> Result<Tokenizer, ModelError> {
     Tokenizer::from_file(&dir.join(TOKENIZER))
+}
+
+/// Those that are there.
+pub(crate) fn read_extras(dir: &Path) -> Result<Texts, ModelError> {
+    let present = EXTRAS.into_iter().filter(|name| dir.join(name).exists());
+    present.map(|name| Ok((name.to_owned(), read_text(&dir.join(name))?))).collect()
+}
+
+/// The whole of a directory's texts.
+pub(crate) fn texts(config: &ModelConfig, tokenizer: &Tokenizer, extras: &Texts) -> Texts {
+    let own = [(CONFIG, config.to_json()), (TOKENIZER, tokenizer.json().to_owned())];
+    let own = own.map(|(name, text)| (name.to_owned(), text));
+    extras.clone().into_iter().chain(own).collect()
 }
 
 pub(crate) fn read_tensors(

@@ -20,7 +20,7 @@ mod weights;
 pub use config::{Activation, Family, Local, ModelConfig, Rope, RopeScaling};
 pub use decode::{RaggedEngine, RowInput, StepOutput, Want, Wanted};
 pub use decoder::Decoder;
-pub use directory::write_directory;
+pub use directory::{Texts, write_directory};
 pub use error::ModelError;
 pub use sampler::{SampleError, Sampled, SamplerSettings, logprob_of, sample};
 pub use source::{ModelFiles, ModelOutline, ModelSource};

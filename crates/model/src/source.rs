@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use miniature::Role;
 
-use crate::directory::{read_config, read_tensors, read_tokenizer};
+use crate::directory::{Texts, read_config, read_extras, read_tensors, read_tokenizer, texts};
 use crate::{Decoder, ModelConfig, ModelError, Placement, Tensors, Tokenizer, weights};
 
 /// `strong.model` or `weak.model`, understood.
@@ -24,12 +24,15 @@ pub enum ModelSource {
 pub struct ModelOutline {
     pub config: ModelConfig,
     pub tokenizer: Tokenizer,
+    /// The directory's other files, such as `tokenizer_config.json`, where there are any.
+    pub extras: Texts,
 }
 
 #[derive(Clone)]
 pub struct ModelFiles {
     pub config: ModelConfig,
     pub tokenizer: Tokenizer,
+    pub extras: Texts,
     pub tensors: Tensors,
 }
 
@@ -59,23 +62,17 @@ impl ModelSource {
     /// # Errors
     /// Files missing, unreadable, or at odds with each other.
     pub fn outline(&self) -> Result<ModelOutline, ModelError> {
-        let (config, tokenizer) = match self {
+        let (mut config, tokenizer, extras) = match self {
             Self::Builtin(role) | Self::Fresh(role) => {
                 let name = self.to_string();
                 let config = ModelConfig::parse(&miniature::config_json(*role), None, &name)?;
-                (config, Tokenizer::from_json(&miniature::tokenizer_json(), &name)?)
+                let tokenizer = Tokenizer::from_json(&miniature::tokenizer_json(), &name)?;
+                (config, tokenizer, Texts::new())
             }
-            Self::Directory(dir) => (read_config(dir)?, read_tokenizer(dir)?),
+            Self::Directory(dir) => (read_config(dir)?, read_tokenizer(dir)?, read_extras(dir)?),
         };
-        let (ids, vocab) = (tokenizer.vocab_size(), config.vocab_size);
-        if ids > vocab {
-            let reason = format!(
-                "its tokenizer has ids up to {} but its config.json only {vocab} tokens",
-                ids - 1
-            );
-            return Err(ModelError::Config { origin: self.to_string(), reason });
-        }
-        Ok(ModelOutline { config, tokenizer })
+        config.fit(&tokenizer, &self.to_string())?;
+        Ok(ModelOutline { config, tokenizer, extras })
     }
 
     /// Everything. `seed` is for fresh weights only.
@@ -83,7 +80,7 @@ impl ModelSource {
     /// # Errors
     /// As [`Self::outline`]; weights missing, corrupt, of another shape or not finite.
     pub fn load(&self, seed: u64, placement: &Placement) -> Result<ModelFiles, ModelError> {
-        let ModelOutline { config, tokenizer } = self.outline()?;
+        let ModelOutline { config, tokenizer, extras } = self.outline()?;
         let name = self.to_string();
         let tensors = match self {
             Self::Builtin(role) => {
@@ -100,7 +97,7 @@ impl ModelSource {
             }
             Self::Directory(dir) => read_tensors(dir, &config, placement)?,
         };
-        Ok(ModelFiles { config, tokenizer, tensors })
+        Ok(ModelFiles { config, tokenizer, extras, tensors })
     }
 }
 
@@ -117,6 +114,12 @@ impl fmt::Display for ModelSource {
 }
 
 impl ModelFiles {
+    /// All files of its directory but the weights.
+    #[must_use]
+    pub fn texts(&self) -> Texts {
+        texts(&self.config, &self.tokenizer, &self.extras)
+    }
+
     /// # Errors
     /// Tensors at odds with the configuration, which loading has ruled out.
     pub fn decoder(&self) -> Result<Decoder, ModelError> {

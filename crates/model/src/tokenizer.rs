@@ -117,6 +117,13 @@ impl Tokenizer {
         self.0.tokens.len()
     }
 
+    /// One more than the highest id of a text without added tokens. Published tokenizers name added
+    /// tokens that only the model's larger sisters have.
+    #[must_use]
+    pub fn plain_size(&self) -> usize {
+        self.0.inner.get_vocab(false).values().max().map_or(0, |id| *id as usize + 1)
+    }
+
     /// Equal exactly when ids mean the same text: vocabulary and merges.
     #[must_use]
     pub fn fingerprint(&self) -> Hash {

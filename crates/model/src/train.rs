@@ -20,8 +20,8 @@ impl Decoder {
     /// Shapes or indices out of range, or a numeric type that the device does not compute in.
     pub fn logits(&self, tokens: &Tensor, select: &Tensor) -> Result<Tensor, ModelError> {
         let packed = Packed::new(&tokens.to_vec2()?, &select.to_vec1()?)?;
-        if let Some(id) = packed.ids.iter().find(|id| **id as usize >= self.config().vocab_size) {
-            let vocab = self.config().vocab_size;
+        let vocab = self.config().ids;
+        if let Some(id) = packed.ids.iter().find(|id| **id as usize >= vocab) {
             return Err(ModelError::Input(format!("token {id} is outside the {vocab} tokens")));
         }
         if packed.queries.is_empty() {

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn two_tokenizers_are_refused_where_they_differ() {
+    fn tokenizers_are_compared_and_heads_are_not() {
         let settings = Settings::default();
         let outline = ModelSource::parse(&settings.strong.model).unwrap().outline().unwrap();
         let json = miniature::tokenizer_json().replace("\"apples\"", "\"pears\"");
@@ -69,6 +69,9 @@ mod tests {
         let (config, own) = (&outline.config, &outline.tokenizer);
         let stops = shared_stops(&settings, (config, own), (config, own)).unwrap();
         assert_eq!(stops, config.stops);
+        let mut wider = config.clone();
+        wider.vocab_size += 64;
+        assert_eq!(shared_stops(&settings, (&wider, own), (config, own)).unwrap(), config.stops);
         let error = shared_stops(&settings, (config, own), (config, &other)).unwrap_err();
         let error = error.to_string();
         assert!(error.contains("different tokenizers") && error.contains("apples"), "{error}");

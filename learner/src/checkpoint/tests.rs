@@ -10,10 +10,14 @@ fn contents<'a>(
     weights: &'a [u8],
     optimizer: &'a BTreeMap<String, Tensor>,
 ) -> Contents<'a> {
-    let config_json = Box::leak(miniature::config_json(miniature::Role::Strong).into());
-    let tokenizer_json = Box::leak(TOKENIZER().into());
+    let texts = [
+        ("config.json", miniature::config_json(miniature::Role::Strong)),
+        ("tokenizer.json", TOKENIZER()),
+        ("chat_template.jinja", "{{ messages }}".to_owned()),
+    ];
+    let texts = texts.map(|(name, text)| (name.to_owned(), text)).into();
     let state = State::new(PolicyVersion::new(1, step), 8, 5);
-    Contents { state, config_json, tokenizer_json, weights, optimizer }
+    Contents { state, texts: Box::leak(Box::new(texts)), weights, optimizer }
 }
 
 fn moments() -> BTreeMap<String, Tensor> {
@@ -48,6 +52,9 @@ fn what_is_read_back_is_what_was_written() {
     store.write(contents(20, &weights, &moments())).unwrap();
     let checkpoint = load_checkpoint(&store.newest().unwrap().unwrap()).unwrap();
     assert_eq!(to_safetensors(&checkpoint.files.tensors).unwrap().len(), weights.len());
+    let extras = checkpoint.files.extras;
+    assert_eq!(extras["chat_template.jinja"], "{{ messages }}");
+    assert_eq!(extras.len(), 1);
     let moment = checkpoint.optimizer["first_moment.w"].to_vec1::<f32>().unwrap();
     assert_eq!(moment, [0.5, -1.0]);
     let State { step, generation, groups_consumed, random_state, .. } = checkpoint.state;

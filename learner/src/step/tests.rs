@@ -248,8 +248,7 @@ fn a_restored_trainer_takes_bitwise_the_same_next_step() {
     store
         .write(crate::checkpoint::Contents {
             state,
-            config_json: &world.files.config.to_json(),
-            tokenizer_json: world.files.tokenizer.json(),
+            texts: &world.files.texts(),
             weights: &trainer.weights().unwrap(),
             optimizer: &trainer.optimizer().state().unwrap(),
         })

@@ -87,8 +87,7 @@ impl Bench {
         let files = RunFiles {
             checkpoints: CheckpointStore::open(dir.join("checkpoints"), 3).unwrap(),
             rollouts: RolloutLog::open(dir.join("rollouts"), tokenizer, 8).unwrap(),
-            config_json: world.files.config.to_json(),
-            tokenizer_json: world.files.tokenizer.json().to_owned(),
+            texts: world.files.texts(),
         };
         let train_loop = TrainLoop {
             trainer,
@@ -269,8 +268,7 @@ fn a_checkpoint_older_than_the_last_committed_step_is_not_enough() {
     let empty = std::collections::BTreeMap::new();
     let contents = Contents {
         state: State::new(PolicyVersion::new(1, 1), 2, world.settings.seed),
-        config_json: &world.files.config.to_json(),
-        tokenizer_json: world.files.tokenizer.json(),
+        texts: &world.files.texts(),
         weights: &model::to_safetensors(&world.files.tensors).unwrap(),
         optimizer: &empty,
     };

@@ -194,7 +194,7 @@ impl RaggedEngine {
             if past + count > capacity {
                 return Err(ModelError::RowFull { row, len: past, new: count, capacity });
             }
-            let vocab = self.config.vocab_size;
+            let vocab = self.config.ids;
             if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab) {
                 return Err(ModelError::Input(format!("token {id} is outside the {vocab} tokens")));
             }

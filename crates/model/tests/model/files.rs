@@ -5,8 +5,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use model::{
-    ModelFiles, ModelSource, Placement, Tensors, from_safetensors, load, manifest, to_safetensors,
-    write_directory,
+    Decoder, ModelConfig, ModelFiles, ModelSource, Placement, RaggedEngine, RowInput, Tensors,
+    Texts, Want, from_safetensors, load, manifest, to_safetensors, write_directory,
 };
 use tempfile::TempDir;
 use types::{Dtype, Hash, PolicyVersion};
@@ -16,16 +16,21 @@ use crate::tiny;
 const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null,
     "normalizer": null, "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"},
     "post_processor": null, "decoder": null, "model": {"type": "WordLevel",
-    "vocab": {"so": 0, "7": 1, ";": 2}, "unk_token": "<unk>"}}"#;
+    "vocab": {"so": 0, "7": 1, ";": 2, "end": 3, "stop": 7}, "unk_token": "<unk>"}}"#;
 
 fn tensors() -> Tensors {
     tiny::tensors(&tiny::config(tiny::QWEN2), DType::F32)
 }
 
+fn texts(config: &ModelConfig) -> Texts {
+    let texts = [("config.json", config.to_json()), ("tokenizer.json", TOKENIZER.to_owned())];
+    texts.map(|(name, text)| (name.to_owned(), text)).into()
+}
+
 fn directory(tensors: &Tensors) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let config = tiny::config(tiny::QWEN2).to_json();
-    write_directory(dir.path(), &config, TOKENIZER, &to_safetensors(tensors).unwrap()).unwrap();
+    let texts = texts(&tiny::config(tiny::QWEN2));
+    write_directory(dir.path(), &texts, &to_safetensors(tensors).unwrap()).unwrap();
     dir
 }
 
@@ -43,16 +48,74 @@ fn a_directory_loads_as_it_was_written() {
     let written = tensors();
     let dir = directory(&written);
     let files = open(dir.path()).unwrap();
-    assert_eq!(files.config, tiny::config(tiny::QWEN2));
+    let mut config = tiny::config(tiny::QWEN2);
+    config.ids = 8;
+    assert_eq!(files.config, config);
     assert_eq!(files.tokenizer.encode("so ; 7").unwrap(), [0, 2, 1]);
-    let text = tiny::ids(4, 5);
-    let expected = tiny::decoder(tiny::QWEN2, DType::F32);
-    let found = files.decoder().unwrap();
-    assert_eq!(tiny::train_logits(&found, &text), tiny::train_logits(&expected, &text));
+    assert_eq!(files.texts(), texts(&config));
     assert_eq!(to_safetensors(&files.tensors).unwrap(), to_safetensors(&written).unwrap());
     fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     let source = ModelSource::parse(dir.path().to_str().unwrap()).unwrap();
     assert_eq!(source.outline().unwrap().config, files.config);
+}
+
+#[test]
+fn rows_that_pad_the_vocabulary_are_no_logits() {
+    let dir = directory(&tensors());
+    let text = [0, 2, 7, 1, 6];
+    let whole = tiny::train_logits(&tiny::decoder(tiny::QWEN2, DType::F32), &text);
+    let cut: Vec<Vec<f64>> = whole.iter().map(|logits| logits[..8].to_vec()).collect();
+    let found = open(dir.path()).unwrap().decoder().unwrap();
+    assert!(tiny::distance(&tiny::train_logits(&found, &text), &cut) < 1e-6);
+    let mut engine = RaggedEngine::new(&found, 1, 8).unwrap();
+    let logits = tiny::feed(&mut engine, 0, &text);
+    assert!(tiny::distance(&logits, &cut) < 1e-5);
+    assert_eq!(engine.step(&[]).unwrap().logits.dims(), [0, 8]);
+    let error = engine.step(&[RowInput { row: 0, tokens: &[8], want: Want::Last }]);
+    assert_eq!(error.unwrap_err().to_string(), "token 8 is outside the 8 tokens");
+    // The head is tied in this one.
+    let kind = tiny::Kind { tied: true, ..tiny::QWEN2 };
+    let mut config = tiny::config(kind);
+    config.ids = 8;
+    let tied = Decoder::new(config.clone(), tiny::tensors(&config, DType::F32)).unwrap();
+    let whole = tiny::train_logits(&tiny::decoder(kind, DType::F32), &text);
+    let cut: Vec<Vec<f64>> = whole.iter().map(|logits| logits[..8].to_vec()).collect();
+    let mut engine = RaggedEngine::new(&tied, 1, 8).unwrap();
+    assert!(tiny::distance(&tiny::feed(&mut engine, 0, &text), &cut) < 1e-5);
+}
+
+#[test]
+fn a_tokenizer_may_name_added_tokens_beyond_the_model_but_no_end() {
+    let dir = directory(&tensors());
+    let path = dir.path().join("tokenizer.json");
+    let added = r#""added_tokens": [{"id": 23, "content": "<image>", "single_word": false,
+        "lstrip": false, "rstrip": false, "normalized": false, "special": true}]"#;
+    let words: Vec<String> =
+        [4, 5, 6].into_iter().chain(8..23).map(|id: u32| format!(r#", "w{id}": {id}"#)).collect();
+    let filled = TOKENIZER.replace(r#", "stop": 7"#, &format!(r#", "stop": 7{}"#, words.concat()));
+    fs::write(&path, filled.replace(r#""added_tokens": []"#, added)).unwrap();
+    let files = open(dir.path()).unwrap();
+    assert_eq!((files.config.ids, files.tokenizer.vocab_size()), (23, 24));
+    fs::write(&path, TOKENIZER.replace(r#", "stop": 7"#, "")).unwrap();
+    let message = open(dir.path()).err().unwrap();
+    assert!(message.contains("eos_token_id 7 is outside the 4 tokens"), "{message}");
+}
+
+#[test]
+fn other_files_of_a_directory_are_kept() {
+    let dir = directory(&tensors());
+    let generation = r#"{"eos_token_id": [3, 7, 1]}"#;
+    fs::write(dir.path().join("generation_config.json"), generation).unwrap();
+    fs::write(dir.path().join("chat_template.jinja"), "{{ messages }}").unwrap();
+    fs::write(dir.path().join("training_args.bin"), "of no use").unwrap();
+    let files = open(dir.path()).unwrap();
+    assert_eq!(files.config.stops, [3, 7, 1]);
+    let names: Vec<&str> = files.extras.keys().map(String::as_str).collect();
+    assert_eq!(names, ["chat_template.jinja", "generation_config.json"]);
+    let copy = tempfile::tempdir().unwrap();
+    write_directory(copy.path(), &files.texts(), &to_safetensors(&files.tensors).unwrap()).unwrap();
+    let again = open(copy.path()).unwrap();
+    assert_eq!((again.config, again.extras), (files.config, files.extras));
 }
 
 #[test]
