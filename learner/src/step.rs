@@ -11,7 +11,7 @@ use grpo::{
     Parameters, PolicyBatch, RatioLevel, RawStats, SftBatch, plan_micro_batches, policy_loss,
     sft_loss, strong_tokens,
 };
-use model::{Decoder, ModelFiles, logprobs};
+use model::{Decoder, ModelFiles, Scoring};
 use settings::{Objective, Ratio, Settings};
 use types::{Rollout, TokenId};
 
@@ -29,6 +29,7 @@ pub struct Trainer {
     loss: LossSettings,
     grad_norm_max: f64,
     micro_batch_tokens: usize,
+    logprob_chunk_tokens: usize,
     steps_taken: u32,
     collective: Box<dyn Collective>,
 }
@@ -86,6 +87,7 @@ impl Trainer {
             loss,
             grad_norm_max: train.grad_norm_max,
             micro_batch_tokens: train.micro_batch_tokens as usize,
+            logprob_chunk_tokens: train.logprob_chunk_tokens as usize,
             steps_taken: 0,
             collective,
         })
@@ -213,8 +215,9 @@ impl Trainer {
                 let chosen: Vec<&Example> = indices.iter().map(|i| &examples[*i]).collect();
                 if let Some(batch) = SftBatch::build(&chosen, self.policy.device())? {
                     let started = Instant::now();
-                    let logits = self.policy.logits(&batch.tokens, &batch.select)?;
-                    let logprobs = logprobs(&logits, &batch.targets, 1.0, &self.stops)?;
+                    let SftBatch { tokens, select, targets } = &batch;
+                    let logprobs =
+                        self.policy.logprobs(tokens, select, targets, &self.scoring(1.0))?;
                     let output = sft_loss(&logprobs, count).context(ADVICE)?;
                     sums.loss += output.nll;
                     sums.backward(self.optimizer.parameters(), &output.loss, started)?;
@@ -234,10 +237,9 @@ impl Trainer {
         count: f64,
         stats: &mut RawStats,
     ) -> anyhow::Result<Tensor> {
-        let temperature = f64::from(batch.temperature);
+        let scoring = self.scoring(f64::from(batch.temperature));
         let of = |decoder: &Decoder| {
-            let logits = decoder.logits(&batch.tokens, &batch.select)?; // [N,V]
-            logprobs(&logits, &batch.targets, temperature, &self.stops) // [N]
+            decoder.logprobs(&batch.tokens, &batch.select, &batch.targets, &scoring) // [N]
         };
         let reference = self.reference.as_ref().map(of).transpose()?;
         let policy = of(&self.policy)?;
@@ -246,6 +248,11 @@ impl Trainer {
         let output = policy_loss(&inputs, &self.loss, count).context(ADVICE)?;
         stats.add(&output.stats);
         Ok(output.loss)
+    }
+
+    fn scoring(&self, temperature: f64) -> Scoring {
+        let chunk_tokens = self.logprob_chunk_tokens;
+        Scoring { temperature, stops: self.stops.clone(), chunk_tokens }
     }
 
     /// How many tokens all ranks together have in the loss.

@@ -75,6 +75,17 @@ impl Decoder {
         &self.0.tensors
     }
 
+    /// Those of its tensors that can be trained.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let tensors = self.0.tensors.iter().filter(|(_, tensor)| tensor.is_variable());
+        tensors.map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// None where it is not trained.
+    pub(crate) fn variable_name(&self, tensor: &Tensor) -> Option<&str> {
+        self.variables().find(|(_, variable)| variable.id() == tensor.id()).map(|(name, _)| name)
+    }
+
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.0.embedding.dtype()
@@ -97,6 +108,11 @@ impl Decoder {
     /// Of the last hidden state.
     pub(crate) fn norm(&self) -> &Norm {
         &self.0.norm
+    }
+
+    /// `[V, d]`, rows that pad the vocabulary included.
+    pub(crate) fn head_matrix(&self) -> &Tensor {
+        self.0.tensors.get("lm_head.weight").unwrap_or(&self.0.embedding)
     }
 
     /// `[N,d]` to logits `[N,V]` of the ids that can be written.

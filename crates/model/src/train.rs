@@ -19,20 +19,34 @@ impl Decoder {
     /// # Errors
     /// Shapes or indices out of range, or a numeric type that the device does not compute in.
     pub fn logits(&self, tokens: &Tensor, select: &Tensor) -> Result<Tensor, ModelError> {
+        match self.prepare(tokens, select)? {
+            Some(batch) => Ok(self.head().forward(&self.hidden(&batch)?)?),
+            None => Ok(Tensor::zeros((0, self.config().ids), self.dtype(), self.device())?),
+        }
+    }
+
+    /// `None` where no position is selected.
+    pub(crate) fn prepare(
+        &self,
+        tokens: &Tensor,
+        select: &Tensor,
+    ) -> Result<Option<Batch>, ModelError> {
         let packed = Packed::new(&tokens.to_vec2()?, &select.to_vec1()?)?;
         let vocab = self.config().ids;
         if let Some(id) = packed.ids.iter().find(|id| **id as usize >= vocab) {
             return Err(ModelError::Input(format!("token {id} is outside the {vocab} tokens")));
         }
-        if packed.queries.is_empty() {
-            return Ok(Tensor::zeros((0, self.config().ids), self.dtype(), self.device())?);
-        }
-        let batch = self.batch(packed)?;
-        let mut h = self.embed(&batch)?;
+        let some = !packed.queries.is_empty();
+        Ok(some.then(|| self.batch(packed)).transpose()?)
+    }
+
+    /// What the head reads of the selected positions, `[N,d]`.
+    pub(crate) fn hidden(&self, batch: &Batch) -> candle_core::Result<Tensor> {
+        let mut h = self.embed(batch)?;
         for index in 0..self.config().layers {
-            h = self.block(&batch, index, &h)?;
+            h = self.block(batch, index, &h)?;
         }
-        Ok(self.head().forward(&self.norm().forward(&h)?)?)
+        self.norm().forward(&h)
     }
 
     fn batch(&self, packed: Packed) -> candle_core::Result<Batch> {
@@ -105,7 +119,7 @@ impl Decoder {
 /// One batch, packed, as every block reads it.
 pub(crate) struct Batch {
     /// `[N_packed]`
-    ids: Tensor,
+    pub(crate) ids: Tensor,
     /// Packed indices of the selected positions, `[N]`.
     selected: Tensor,
     global: Reach,
@@ -129,11 +143,7 @@ pub fn logprobs(
     temperature: f64,
     stops: &[u32],
 ) -> Result<Tensor, ModelError> {
-    if !(temperature > 0.0 && temperature.is_finite()) {
-        return Err(ModelError::Input(format!(
-            "log-probabilities need a positive temperature, not {temperature}"
-        )));
-    }
+    check_temperature(temperature)?;
     let scaled = if temperature == 1.0 { logits.clone() } else { (logits / temperature)? };
     let norm = log_sum_exp(&scaled)?;
     let own = scaled.gather(&targets.unsqueeze(1)?, D::Minus1)?.squeeze(1)?;
@@ -147,6 +157,14 @@ pub fn logprobs(
         is_end = is_end.add(&targets.eq(*stop)?)?;
     }
     Ok((is_end.where_cond(&end, &own)? - norm)?)
+}
+
+pub(crate) fn check_temperature(temperature: f64) -> Result<(), ModelError> {
+    if temperature > 0.0 && temperature.is_finite() {
+        return Ok(());
+    }
+    let what = format!("log-probabilities need a positive temperature, not {temperature}");
+    Err(ModelError::Input(what))
 }
 
 /// Over the last dimension of `[N,V]`, the maximum kept out of the gradient, where it cancels.

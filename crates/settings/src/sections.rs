@@ -95,6 +95,8 @@ section! {
         grad_norm_max: f64 = 1.0,
         /// Padded tokens of one forward; a step is split into as many as it needs.
         micro_batch_tokens: u32 = 4096,
+        /// Positions whose logits over the whole vocabulary are held at once.
+        logprob_chunk_tokens: u32 = 256,
     }
 }
 

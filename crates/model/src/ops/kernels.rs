@@ -85,6 +85,40 @@ fn sum<F: Real>(a: &[F]) -> F {
     total
 }
 
+/// Σ exp(scale · (x − max)), in f64 across stretches that are short enough for f32.
+#[inline(always)]
+pub(crate) fn sum_exp<F: Real>(x: &[F], scale: F, max: F) -> f64 {
+    const STRETCH: usize = 512;
+    let mut total = 0.0;
+    for stretch in x.chunks(STRETCH) {
+        let (x8, rest) = stretch.as_chunks::<LANES>();
+        let mut sum = [F::zero(); LANES];
+        for x in x8 {
+            for lane in 0..LANES {
+                sum[lane] += ((x[lane] - max) * scale).exp();
+            }
+        }
+        total += across(sum).to_f64();
+        for x in rest {
+            total += ((*x - max) * scale).exp().to_f64();
+        }
+    }
+    total
+}
+
+#[inline(always)]
+pub(crate) fn largest<F: Real>(x: &[F]) -> F {
+    let (x8, rest) = x.as_chunks::<LANES>();
+    let mut most = [F::from_f64(f64::NEG_INFINITY); LANES];
+    for x in x8 {
+        for lane in 0..LANES {
+            most[lane] = if x[lane] > most[lane] { x[lane] } else { most[lane] };
+        }
+    }
+    let more = |most: F, x: &F| if *x > most { *x } else { most };
+    rest.iter().chain(&most).fold(F::from_f64(f64::NEG_INFINITY), more)
+}
+
 #[inline(always)]
 fn across<F: Real>(x: [F; LANES]) -> F {
     ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))

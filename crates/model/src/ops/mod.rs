@@ -4,6 +4,7 @@
 
 mod attention;
 mod glu;
+mod head;
 mod kernels;
 mod norm;
 
@@ -11,6 +12,7 @@ use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
 pub(crate) use attention::{AttentionPlan, Query, attention};
 pub(crate) use glu::glu;
+pub(crate) use head::{HeadPlan, head_logprobs};
 pub(crate) use kernels::{Real, attend, rotate};
 pub(crate) use norm::rms_norm;
 

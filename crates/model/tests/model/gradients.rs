@@ -1,28 +1,16 @@
 //! Every variable gets the gradient that finite differences measure.
 
 use candle_core::{DType, Device, Tensor, Var};
-use model::{Decoder, ModelConfig, Tensors, logprobs};
+use model::{Decoder, ModelConfig, Scoring, Tensors, logprobs};
 
+use crate::chunks::inputs;
 use crate::tiny;
-
-const B: usize = 3;
-const T: usize = 9;
-
-fn inputs() -> (Tensor, Tensor, Tensor) {
-    let tokens = Tensor::from_vec(tiny::ids(50, B * T), (B, T), &Device::Cpu).unwrap();
-    // Rows of different use, unordered, one position twice; row 1 is only read up to position 2.
-    let select: Vec<u32> = vec![4, 0, 7, 11, 10, 26, 20, 20, 23];
-    // Both stops are among the targets.
-    let targets: Vec<u32> = vec![3, 5, 7, 0, 22, 11, 3, 9, 1];
-    let tensor = |ids: Vec<u32>| Tensor::new(ids, &Device::Cpu).unwrap();
-    (tokens, tensor(select), tensor(targets))
-}
 
 fn loss(config: &ModelConfig, tensors: Tensors) -> Tensor {
     let (tokens, select, targets) = inputs();
     let decoder = Decoder::new(config.clone(), tensors).unwrap();
-    let logits = decoder.logits(&tokens, &select).unwrap();
-    let own = logprobs(&logits, &targets, 0.8, &config.stops).unwrap();
+    let scoring = Scoring { temperature: 0.8, stops: config.stops.clone(), chunk_tokens: 4 };
+    let own = decoder.logprobs(&tokens, &select, &targets, &scoring).unwrap();
     let weights = Tensor::new(tiny::numbers(60, own.elem_count()), &Device::Cpu).unwrap();
     own.mul(&weights).unwrap().sum_all().unwrap()
 }

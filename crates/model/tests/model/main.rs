@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "all of this is test code, its helpers too")]
 
 mod agreement;
+mod chunks;
 mod engine;
 mod files;
 mod gradients;
 mod oracle;
+mod recompute;
 mod tiny;
 mod trained;

@@ -17,6 +17,7 @@ fn at_least_one(s: &Settings, faults: &mut Vec<String>) {
         ("train.problems_per_step", s.train.problems_per_step),
         ("train.samples_per_problem", s.train.samples_per_problem),
         ("train.micro_batch_tokens", s.train.micro_batch_tokens),
+        ("train.logprob_chunk_tokens", s.train.logprob_chunk_tokens),
         ("handoff.max_gap", s.handoff.max_gap),
         ("handoff.chunk_tokens", s.handoff.chunk_tokens),
         ("sampling.max_tokens", s.sampling.max_tokens),

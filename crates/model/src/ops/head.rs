@@ -1,0 +1,250 @@
+//! Log-probabilities of chosen tokens, from the last hidden states through the head, with their
+//! gradient. Logits exist for one chunk of rows at a time: the backward pass computes them again.
+//! Which rows and targets there are is decided by the training forward.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CustomOp2, InplaceOp1, Layout, Result, Shape, Tensor, WithDType, bail,
+};
+
+use super::kernels::{Real, largest, sum_exp};
+use super::{for_dtype, with_elements};
+
+/// Elements of the head's gradient that are computed at once.
+const BLOCK: usize = 1 << 22;
+
+/// Who is scored how.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadPlan {
+    /// One per row, below `ids`.
+    pub(crate) targets: Arc<[u32]>,
+    /// A target among them counts the probability of all, where there are two or more.
+    pub(crate) stops: Arc<[u32]>,
+    pub(crate) temperature: f64,
+    /// Ids from here on are padding of the head and have no probability.
+    pub(crate) ids: usize,
+    /// Rows whose logits are held at once, at least 1.
+    pub(crate) chunk_rows: usize,
+}
+
+/// `x` is `[N,d]`, `head` `[V,d]`. Gives `[N]`.
+pub(crate) fn head_logprobs(x: &Tensor, head: &Tensor, plan: HeadPlan) -> Result<Tensor> {
+    let values = plan.forward(&x.detach(), &head.detach())?;
+    x.apply_op2(head, HeadLogprobs { plan, values })
+}
+
+struct HeadLogprobs {
+    plan: HeadPlan,
+    /// `[N]`, computed by tensor operations before.
+    values: Tensor,
+}
+
+impl CustomOp2 for HeadLogprobs {
+    fn name(&self) -> &'static str {
+        "head-logprobs"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _x: &CpuStorage,
+        _x_layout: &Layout,
+        _head: &CpuStorage,
+        _head_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (storage, _) = self.values.storage_and_layout();
+        match &*storage {
+            candle_core::Storage::Cpu(values) => Ok((values.clone(), self.values.shape().clone())),
+            _ => bail!("{} needs tensors on one device", self.name()),
+        }
+    }
+
+    /// A head without a gradient of its own costs none.
+    fn bwd(
+        &self,
+        x: &Tensor,
+        head: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let slopes = grad.to_dtype(candle_core::DType::F64)?.to_vec1()?;
+        let pair = (&x.detach(), &head.detach());
+        if !head.track_op() {
+            return Ok((Some(self.plan.backward(pair, &slopes, None)?), None));
+        }
+        for_dtype!(x.dtype(), self.name(), F => {
+            let width = head.dim(1)?;
+            let mut sum: Vec<F> = vec![0.0; head.elem_count()];
+            let mut add = |first: usize, block: &Tensor| {
+                with_elements::<F, _, 1>([block], |[block]| {
+                    let to = &mut sum[first * width..][..block.len()];
+                    to.iter_mut().zip(block).for_each(|(to, x)| *to += *x);
+                    Ok(())
+                })
+            };
+            let grad_x = self.plan.backward(pair, &slopes, Some(&mut add))?;
+            let grad_head = Tensor::from_vec(sum, head.shape(), head.device())?;
+            Ok((Some(grad_x), Some(grad_head)))
+        })
+    }
+}
+
+/// Takes `[n,d]` of the head's gradient, to be added from the given row on.
+pub(crate) type Blocks<'a> = &'a mut dyn FnMut(usize, &Tensor) -> Result<()>;
+
+impl HeadPlan {
+    fn chunks(&self) -> impl Iterator<Item = Range<usize>> {
+        let (rows, chunk) = (self.targets.len(), self.chunk_rows);
+        (0..rows).step_by(chunk).map(move |start| start..(start + chunk).min(rows))
+    }
+
+    /// `[n, ids]`
+    fn logits(&self, x: &Tensor, head: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
+        x.narrow(0, rows.start, rows.len())?.matmul(&head.narrow(0, 0, self.ids)?.t()?)
+    }
+
+    /// `[N]` of constants.
+    pub(crate) fn forward(&self, x: &Tensor, head: &Tensor) -> Result<Tensor> {
+        for_dtype!(x.dtype(), "head-logprobs", F => {
+            let mut values: Vec<F> = Vec::with_capacity(self.targets.len());
+            for rows in self.chunks() {
+                let logits = self.logits(x, head, &rows)?;
+                with_elements::<F, _, 1>([&logits], |[logits]| {
+                    for (row, at) in logits.chunks_exact(self.ids).zip(rows) {
+                        let target = self.targets[at];
+                        let score = Score::of(row, self, target);
+                        values.push(F::from_f64(score.logprob(row, self, target)));
+                    }
+                    Ok(())
+                })?;
+            }
+            Tensor::from_vec(values, self.targets.len(), x.device())
+        })
+    }
+
+    /// The gradient `[N,d]` of `x`, for a loss with these slopes towards the `[N]` results; the
+    /// head's goes to `blocks`, piece by piece.
+    pub(crate) fn backward(
+        &self,
+        (x, head): (&Tensor, &Tensor),
+        slopes: &[f64],
+        mut blocks: Option<Blocks<'_>>,
+    ) -> Result<Tensor> {
+        let known = head.narrow(0, 0, self.ids)?; // [ids,d]
+        let block_rows = (BLOCK / head.dim(1)?).max(1);
+        let mut grad_x = Vec::new();
+        for rows in self.chunks() {
+            let grad = self.logits(x, head, &rows)?; // [n,ids]
+            grad.inplace_op1(&Slopes { plan: self, slopes: &slopes[rows.clone()], rows: &rows })?;
+            grad_x.push(grad.matmul(&known)?);
+            let Some(add) = blocks.as_mut() else { continue };
+            let x = x.narrow(0, rows.start, rows.len())?;
+            for first in (0..self.ids).step_by(block_rows) {
+                let count = block_rows.min(self.ids - first);
+                add(first, &grad.narrow(1, first, count)?.t()?.matmul(&x)?)?;
+            }
+        }
+        match grad_x.len() {
+            0 => x.zeros_like(),
+            _ => Tensor::cat(&grad_x, 0),
+        }
+    }
+}
+
+/// Turns the logits of a chunk into the gradient towards them.
+struct Slopes<'a> {
+    plan: &'a HeadPlan,
+    slopes: &'a [f64],
+    rows: &'a Range<usize>,
+}
+
+impl InplaceOp1 for Slopes<'_> {
+    fn name(&self) -> &'static str {
+        "head-slopes"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("{} needs contiguous logits", self.name());
+        };
+        match storage {
+            CpuStorage::F32(logits) => self.run(&mut logits[start..end]),
+            CpuStorage::F64(logits) => self.run(&mut logits[start..end]),
+            other => bail!("{} needs f32 or f64, not {:?}", self.name(), other.dtype()),
+        }
+        Ok(())
+    }
+}
+
+impl Slopes<'_> {
+    fn run<F: Real>(&self, logits: &mut [F]) {
+        let targets = &self.plan.targets[self.rows.clone()];
+        let rows = logits.chunks_exact_mut(self.plan.ids).zip(targets).zip(self.slopes);
+        rows.for_each(|((row, target), slope)| slope_row(row, self.plan, *target, *slope));
+    }
+}
+
+/// One row, looked at from its largest logit.
+struct Score<F> {
+    max: F,
+    /// Σ exp((z − max)/T) over all ids …
+    all: f64,
+    /// … and over what the target counts.
+    own: f64,
+    /// The target is one of several stops.
+    is_end: bool,
+}
+
+impl<F: Real> Score<F> {
+    fn of(logits: &[F], plan: &HeadPlan, target: u32) -> Self {
+        let max = largest(logits);
+        let scale = 1.0 / plan.temperature;
+        let all = sum_exp(logits, F::from_f64(scale), max);
+        let is_end = plan.stops.len() > 1 && plan.stops.contains(&target);
+        let mut score = Self { max, all, own: 0.0, is_end };
+        let weight = |id: &u32| score.log_weight(logits, *id, scale).exp();
+        score.own = match is_end {
+            true => plan.stops.iter().map(weight).sum(),
+            false => weight(&target),
+        };
+        score
+    }
+
+    fn log_weight(&self, logits: &[F], id: u32, scale: f64) -> f64 {
+        (logits[id as usize].to_f64() - self.max.to_f64()) * scale
+    }
+
+    fn logprob(&self, logits: &[F], plan: &HeadPlan, target: u32) -> f64 {
+        let own = match self.is_end {
+            true => self.own.ln(),
+            // Not through its exponential, which may be 0.
+            false => self.log_weight(logits, target, 1.0 / plan.temperature),
+        };
+        own - self.all.ln()
+    }
+}
+
+/// With p the softmax of z/T and q the share of each id in what the target counts:
+/// d log-probability / dz = (q − p)/T.
+fn slope_row<F: Real>(logits: &mut [F], plan: &HeadPlan, target: u32, slope: f64) {
+    let score = Score::of(logits, plan, target);
+    let scale = 1.0 / plan.temperature;
+    let by = slope * scale;
+    let share = |id: &u32| {
+        let weight = score.log_weight(logits, *id, scale).exp();
+        (*id as usize, by * weight / score.own)
+    };
+    let shares: Vec<(usize, f64)> = match score.is_end {
+        true => plan.stops.iter().map(share).collect(),
+        false => vec![(target as usize, by)],
+    };
+    let (scale, minus) = (F::from_f64(scale), F::from_f64(-by / score.all));
+    for z in logits.iter_mut() {
+        *z = minus * ((*z - score.max) * scale).exp();
+    }
+    for (id, share) in shares {
+        logits[id] += F::from_f64(share);
+    }
+}
