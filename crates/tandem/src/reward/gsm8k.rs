@@ -1,15 +1,16 @@
-//! GSM8K's answers: the first number after `#### `, compared after normalisation.
+//! GSM8K's answers: the first number after a `####`, compared after normalisation.
 //!
 //! The pattern is the strict match of the common evaluation harness, `#### (\-?[0-9\.\,]+)`, first
-//! match, with two leniencies: a `$` may precede the number, and a match without any digit does
-//! not count. Numbers are compared without `$`, thousands separators, trailing full stops, zeros
-//! after the decimals and zeros before the digits, so that `$1,018.00` is `1018`.
+//! match, with three leniencies: any white space or none may follow the mark, a `$` may precede the
+//! number, and a match without any digit does not count. Numbers are compared without `$`,
+//! thousands separators, trailing full stops, zeros after the decimals and zeros before the digits,
+//! so that `$1,018.00` is `1018`. The field's own rules are in `published`.
 
 use types::Share;
 
 use super::Grade;
 
-const MARK: &str = "#### ";
+const MARK: &str = "####";
 
 /// A number found in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +25,9 @@ pub struct Extracted {
 #[must_use]
 pub fn extract(text: &str) -> Option<Extracted> {
     text.match_indices(MARK).find_map(|(at, _)| {
-        let from = at + MARK.len();
-        let rest = &text[from..];
+        let after = text[at + MARK.len()..].trim_start_matches('#');
+        let rest = after.trim_start();
+        let from = text.len() - rest.len();
         let bare = rest.trim_start_matches(['$', '-']);
         let sign = &rest[..rest.len() - bare.len()];
         let length = bare.find(|c: char| !is_number(c)).unwrap_or(bare.len());
@@ -101,7 +103,11 @@ mod tests {
             ("##### 18", Some("18")),
             ("#### none, then #### 20", Some("20")),
             ("#### ... #### 20", Some("20")),
-            ("####18", None),
+            ("####18", Some("18")),
+            ("####  18", Some("18")),
+            ("####\n18", Some("18")),
+            ("###### 18", Some("18")),
+            ("### 18", None),
             ("The answer is 18.", None),
             ("#### ", None),
         ];
@@ -122,6 +128,7 @@ mod tests {
             assert_eq!(grade(text, gold).correct, correct, "{text} against {gold}");
         }
         assert_eq!(grade("so\n#### $18", "18").answer_offset, Some(8));
+        assert_eq!(grade("so\n####  18", "18").answer_offset, Some(9));
     }
 
     #[test]
