@@ -39,6 +39,7 @@ impl Models {
             slot_tokens,
             batch_tokens: settings.actor.batch_tokens as usize,
         };
+        rules.task.check_weak_prompt()?;
         Ok(Self { config: strong.config, rules })
     }
 }

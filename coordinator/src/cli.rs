@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use settings::{Layers, Settings, SettingsError};
+use settings::{EvalSplit, Layers, Settings, SettingsError};
 
 use crate::run_dir::CheckpointChoice;
 
@@ -83,9 +83,12 @@ pub struct EvalArgs {
     /// `latest`, or a step's number.
     #[arg(long, default_value = "latest", conflicts_with = "config")]
     pub checkpoint: CheckpointChoice,
-    /// Same as --set eval.problems=N.
+    /// Problems: same as --set eval.problems=N. Without it, `--split test` takes all of them.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
+    /// Same as --set eval.split=SPLIT.
+    #[arg(long, value_parser = ["held-out", "test"])]
+    pub split: Option<String>,
     /// Actor processes.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub actors: u32,
@@ -165,6 +168,19 @@ impl ConfigArgs {
     pub fn name(&self) -> String {
         let stem = self.config.as_deref().and_then(|name| std::path::Path::new(name).file_stem());
         stem.map_or_else(|| "miniature".to_owned(), |stem| stem.to_string_lossy().into_owned())
+    }
+}
+
+/// # Errors
+/// The test set as what a run would look at while it trains.
+pub fn refuse_test_set(settings: &Settings) -> Result<(), UsageError> {
+    match settings.eval.split {
+        EvalSplit::HeldOut => Ok(()),
+        EvalSplit::Test => Err(UsageError(
+            "eval.split is test, but a run that trains looks at held-out problems only: leave it \
+             out here and run `coordinator eval RUN --split test` afterwards"
+                .to_owned(),
+        )),
     }
 }
 

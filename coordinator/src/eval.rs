@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use settings::{DataSource, Layers, Settings};
+use settings::{DataSource, EvalSplit, Layers, Settings};
 use types::PolicyVersion;
 
 use crate::cli::{ConfigArgs, EvalArgs};
@@ -13,6 +13,7 @@ use crate::host::{self, Host};
 use crate::launch::{complain, create};
 use crate::output::say;
 use crate::overrides;
+use crate::pass_table::pass_table;
 use crate::run_dir::RunDir;
 use crate::session::{self, Ending, Finished, Job};
 use crate::source::Source;
@@ -42,8 +43,11 @@ pub fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
         (None, config) => of_settings(args, config.clone())?,
     };
     let Subject { settings, run_dir, step, bytes, overrides, log_prefix } = subject;
-    let source = Source::open(&settings)?;
-    if settings.data.source == DataSource::Gsm8k && args.run.is_some() && !settings.eval.enabled {
+    let source = Source::open_for_evaluation(&settings)?;
+    let held_out_of_training = settings.eval.enabled
+        || settings.gates.problems > 0
+        || settings.eval.split == EvalSplit::Test;
+    if settings.data.source == DataSource::Gsm8k && args.run.is_some() && !held_out_of_training {
         eprintln!(
             "note: this run trained on all of train.jsonl, so these problems are not held out"
         );
@@ -101,8 +105,13 @@ fn is_inside(file: &str, directory: &str) -> bool {
 }
 
 fn set(args: &EvalArgs) -> Vec<String> {
-    let limit = args.limit.map(|limit| format!("eval.problems={limit}"));
-    args.set.iter().cloned().chain(limit).collect()
+    let split = args.split.as_ref().map(|split| format!("eval.split={split}"));
+    let limit = match (args.limit, args.split.as_deref()) {
+        (None, Some("test")) => Some(u32::MAX),
+        (limit, _) => limit,
+    };
+    let limit = limit.map(|limit| format!("eval.problems={limit}"));
+    args.set.iter().cloned().chain(split).chain(limit).collect()
 }
 
 /// The checkpoint as the strong model; the weak one stays what it was in the run, also where it
@@ -149,11 +158,13 @@ fn conclude(finished: &Finished, run_dir: &RunDir, step: u32) -> anyhow::Result<
     }
     let result: Option<EvalResult> = finished.hub.with(|state| state.after().cloned());
     let result = result.context("the evaluation ended without a result")?;
-    let path = run_dir.evaluation(step);
+    let path = run_dir.evaluation(step, result.test_set);
     write_json(&path, &result).with_context(|| format!("cannot write {}", path.display()))?;
     let heading = format!("step {step}");
     say(&format!("\n{}", table(&[Column { heading: &heading, result: Some(&result) }])));
-    say(&format!("written to {}/eval-step-{step:06}.json", run_dir.shown()));
+    say(&pass_table(&result.pass_at));
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    say(&format!("written to {}/{file}", run_dir.shown()));
     complain(&finished.complaints)
 }
 

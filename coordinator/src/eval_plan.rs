@@ -1,11 +1,18 @@
 //! What an evaluation consists of and what its rollouts say. It deals nothing itself: groups are
-//! handed out by `state`, one rollout each.
+//! handed out by `state`, all rollouts of one problem in one arm together.
 
-use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
-use settings::Settings;
-use tandem::Schedule;
-use types::{Author, Finish, GroupId, PolicyVersion, Rollout, RolloutGroup, Sampling, TokenId};
+use settings::{DataSource, EvalSplit, Settings};
+use tandem::{GraderKind, Schedule};
+use types::{
+    Author, Finish, GroupId, PolicyVersion, Problem, Rollout, RolloutGroup, Sampling, TokenId,
+};
+
+mod marks;
+mod result;
+
+pub use marks::PassAt;
+use marks::{Marks, conclude};
+pub use result::{BySchedule, EvalResult};
 
 /// What an arm measures.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +27,27 @@ pub enum ArmKind {
     WeakAlone,
 }
 
-/// One rollout of every problem under one schedule.
+impl ArmKind {
+    /// In files.
+    fn name(&self) -> &str {
+        match self {
+            Self::Solo => "solo",
+            Self::SoloGreedy => "solo_greedy",
+            Self::SoloPlain => "solo_plain",
+            Self::Tandem(schedule) => schedule,
+            Self::WeakAlone => "weak_solo",
+        }
+    }
+}
+
+/// Rollouts of every problem under one schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arm {
     pub kind: ArmKind,
     pub schedule: Schedule,
     pub sampling: Sampling,
+    /// Of each problem.
+    pub samples: u32,
 }
 
 /// Arms over the same problems.
@@ -33,13 +55,22 @@ pub struct Arm {
 pub struct EvalPlan {
     pub problems: u32,
     pub arms: Vec<Arm>,
+    pub split: EvalSplit,
+    /// That read every text, beside the one that rewards come from.
+    pub graders: Vec<GraderKind>,
+    /// The k of pass@k.
+    pub pass_at: Vec<u32>,
+    /// Of the intervals' resamples.
+    pub seed: u64,
 }
 
 impl EvalPlan {
     /// Everything that the table before and after shows. Schedules must be valid ones.
     #[must_use]
     pub fn full(settings: &Settings, problems: u32) -> Self {
-        let sampled = |kind, schedule| Arm { kind, schedule, sampling: sampling(settings, 1.0) };
+        let samples = settings.eval.samples;
+        let sampled =
+            |kind, schedule| Arm { kind, schedule, sampling: sampling(settings, 1.0), samples };
         let mut arms = vec![sampled(ArmKind::Solo, Schedule::STRONG_ALONE)];
         for text in &settings.eval.schedules {
             let kind = ArmKind::Tandem(text.clone());
@@ -49,9 +80,9 @@ impl EvalPlan {
         }
         let greedy = sampling(settings, 0.0);
         let (kind, schedule) = (ArmKind::SoloGreedy, Schedule::STRONG_ALONE);
-        arms.push(Arm { kind, schedule, sampling: greedy });
+        arms.push(Arm { kind, schedule, sampling: greedy, samples: 1 });
         arms.push(sampled(ArmKind::WeakAlone, Schedule::WEAK_ALONE));
-        Self { problems, arms }
+        Self::of(settings, problems, arms)
     }
 
     /// What the gates of supervised fine-tuning need.
@@ -60,11 +91,23 @@ impl EvalPlan {
         let schedule = Schedule::STRONG_ALONE;
         let solo = sampling(settings, 1.0);
         let plain = Sampling { banned: jargon_tokens, ..solo.clone() };
-        let mut arms = vec![Arm { kind: ArmKind::Solo, schedule, sampling: solo }];
+        let arm = |kind, sampling| Arm { kind, schedule, sampling, samples: 1 };
+        let mut arms = vec![arm(ArmKind::Solo, solo)];
         if !plain.banned.is_empty() {
-            arms.push(Arm { kind: ArmKind::SoloPlain, schedule, sampling: plain });
+            arms.push(arm(ArmKind::SoloPlain, plain));
         }
-        Self { problems, arms }
+        Self::of(settings, problems, arms)
+    }
+
+    fn of(settings: &Settings, problems: u32, arms: Vec<Arm>) -> Self {
+        Self {
+            problems,
+            arms,
+            split: settings.eval.split,
+            graders: graders(settings),
+            pass_at: settings.eval.pass_at.clone(),
+            seed: settings.eval.seed,
+        }
     }
 
     /// The frozen model and the keys stay the same, so one measurement serves the whole run.
@@ -75,9 +118,29 @@ impl EvalPlan {
     }
 
     #[must_use]
-    pub fn rollouts(&self) -> u64 {
+    pub fn groups(&self) -> u64 {
         self.arms.len() as u64 * u64::from(self.problems)
     }
+
+    #[must_use]
+    pub fn rollouts(&self) -> u64 {
+        let samples: u64 = self.arms.iter().map(|arm| u64::from(arm.samples)).sum();
+        samples * u64::from(self.problems)
+    }
+}
+
+/// Ours, the two that published accuracies are read with, and the reward's.
+fn graders(settings: &Settings) -> Vec<GraderKind> {
+    let mut graders = match settings.data.source {
+        DataSource::Miniature => Vec::new(),
+        DataSource::Gsm8k => {
+            vec![GraderKind::Gsm8k, GraderKind::LmEvalStrict, GraderKind::LmEvalFlexible]
+        }
+    };
+    if !graders.contains(&settings.grader()) {
+        graders.push(settings.grader());
+    }
+    graders
 }
 
 fn sampling(settings: &Settings, temperature: f32) -> Sampling {
@@ -122,11 +185,23 @@ struct ArmTally {
     jargon_of: u64,
 }
 
+impl ArmTally {
+    fn add(&mut self, rollout: &Rollout) {
+        self.all.add(rollout);
+        if rollout.has_handoff() {
+            self.with_handoff.add(rollout);
+        }
+        let jargon = rollout.parts().verdict.jargon;
+        self.jargon += u64::from(jargon.count);
+        self.jargon_of += u64::from(jargon.of);
+    }
+}
+
 /// Why a reported evaluation group is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvalFault {
-    #[error("evaluation group {group} has {found} samples instead of one")]
-    Samples { group: GroupId, found: usize },
+    #[error("evaluation group {group} has {found} samples instead of {expected}")]
+    Samples { group: GroupId, found: usize, expected: u32 },
     #[error("evaluation group {group} was written under '{found}' instead of '{expected}'")]
     Schedule { group: GroupId, found: String, expected: String },
     #[error("evaluation group {group} answers problem {found} instead of {expected}")]
@@ -139,12 +214,14 @@ pub enum EvalFault {
     Authors(GroupId),
 }
 
-/// An evaluation under way: group `base + arm × problems + ordinal` is one rollout.
+/// An evaluation under way: group `base + arm × problems + ordinal` has the arm's samples of one
+/// problem.
 #[derive(Clone, Debug)]
 pub struct EvalRun {
     plan: EvalPlan,
     base: u64,
     tallies: Vec<ArmTally>,
+    marks: Vec<Marks>,
     done: u64,
 }
 
@@ -152,12 +229,14 @@ impl EvalRun {
     #[must_use]
     pub fn new(plan: EvalPlan, base: u64) -> Self {
         let tallies = vec![ArmTally::default(); plan.arms.len()];
-        Self { plan, base, tallies, done: 0 }
+        let marks = |arm: &Arm| Marks::new(&plan.graders, arm.samples, plan.problems);
+        let marks = plan.arms.iter().map(marks).collect();
+        Self { plan, base, tallies, marks, done: 0 }
     }
 
     /// The groups to deal, in order.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
-        (self.base..self.base + self.plan.rollouts()).map(GroupId)
+        (self.base..self.base + self.plan.groups()).map(GroupId)
     }
 
     /// Arm and problem of one of this evaluation's groups.
@@ -167,6 +246,12 @@ impl EvalRun {
         Some((&self.plan.arms[arm], ordinal))
     }
 
+    #[must_use]
+    pub fn group_count(&self) -> u64 {
+        self.plan.groups()
+    }
+
+    /// Rollouts so far.
     #[must_use]
     pub fn done(&self) -> u64 {
         self.done
@@ -184,28 +269,27 @@ impl EvalRun {
     pub fn record(
         &mut self,
         group: &RolloutGroup,
-        problem: u64,
+        problem: &Problem,
         version: PolicyVersion,
     ) -> Result<(), EvalFault> {
         let id = group.group;
-        let Some((arm, _)) = self.position(id) else { return Ok(()) };
-        let [rollout] = group.samples.as_slice() else {
-            return Err(EvalFault::Samples { group: id, found: group.samples.len() });
-        };
-        check(&self.plan.arms[arm], group, rollout, version)?;
-        if group.problem.id != problem {
-            let (found, expected) = (group.problem.id, problem);
+        let Some((arm, ordinal)) = self.position(id) else { return Ok(()) };
+        let (found, expected) = (group.samples.len(), self.plan.arms[arm].samples);
+        if found != expected as usize {
+            return Err(EvalFault::Samples { group: id, found, expected });
+        }
+        for rollout in &group.samples {
+            check(&self.plan.arms[arm], group, rollout, version)?;
+        }
+        if group.problem.id != problem.id {
+            let (found, expected) = (group.problem.id, problem.id);
             return Err(EvalFault::Problem { group: id, found, expected });
         }
-        let tally = &mut self.tallies[arm];
-        tally.all.add(rollout);
-        if rollout.has_handoff() {
-            tally.with_handoff.add(rollout);
+        for rollout in &group.samples {
+            self.tallies[arm].add(rollout);
+            self.marks[arm].add(ordinal as usize, problem, rollout);
         }
-        let jargon = rollout.parts().verdict.jargon;
-        tally.jargon += u64::from(jargon.count);
-        tally.jargon_of += u64::from(jargon.of);
-        self.done += 1;
+        self.done += u64::from(expected);
         Ok(())
     }
 
@@ -217,6 +301,10 @@ impl EvalRun {
     #[must_use]
     pub fn result(&self) -> EvalResult {
         let mut result = EvalResult { problems: self.plan.problems, ..EvalResult::default() };
+        result.test_set = self.plan.split == EvalSplit::Test;
+        let arms = self.plan.arms.iter().zip(&self.marks);
+        let measures = arms.flat_map(|(arm, m)| m.pass_at(arm.kind.name(), &self.plan.pass_at));
+        result.pass_at = conclude(measures.collect(), self.plan.seed);
         for (arm, tally) in self.plan.arms.iter().zip(&self.tallies) {
             let accuracy = tally.all.accuracy();
             match &arm.kind {
@@ -239,7 +327,7 @@ impl EvalRun {
     fn position(&self, group: GroupId) -> Option<(usize, u64)> {
         let offset = group.0.checked_sub(self.base)?;
         let problems = u64::from(self.plan.problems);
-        (offset < self.plan.rollouts()).then(|| ((offset / problems) as usize, offset % problems))
+        (offset < self.plan.groups()).then(|| ((offset / problems) as usize, offset % problems))
     }
 }
 
@@ -271,50 +359,6 @@ fn check(
         Some((_, found)) => Err(EvalFault::Version { group: id, found: *found, expected: version }),
         None => Ok(()),
     }
-}
-
-/// A number per schedule, in the order of the settings; `None` where nothing was measured.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct BySchedule(Vec<(String, Option<f64>)>);
-
-impl BySchedule {
-    pub fn push(&mut self, schedule: &str, value: Option<f64>) {
-        self.0.push((schedule.to_owned(), value));
-    }
-
-    #[must_use]
-    pub fn get(&self, schedule: &str) -> Option<f64> {
-        self.0.iter().find(|(known, _)| known == schedule).and_then(|(_, value)| *value)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<f64>)> {
-        self.0.iter().map(|(schedule, value)| (schedule.as_str(), *value))
-    }
-}
-
-impl Serialize for BySchedule {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (schedule, value) in &self.0 {
-            map.serialize_entry(schedule, value)?;
-        }
-        map.end()
-    }
-}
-
-/// What an evaluation found; the `E` of `summary.json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct EvalResult {
-    pub problems: u32,
-    pub solo_accuracy: Option<f64>,
-    pub solo_accuracy_greedy: Option<f64>,
-    pub tandem_accuracy: BySchedule,
-    pub handoff_success_rate: BySchedule,
-    pub jargon_rate: Option<f64>,
-    pub weak_solo_accuracy: Option<f64>,
-    /// Only the gates measure it.
-    #[serde(skip)]
-    pub plain_solo_accuracy: Option<f64>,
 }
 
 #[cfg(test)]

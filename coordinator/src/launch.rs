@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use settings::{Objective, Settings};
 
-use crate::cli::{LaunchArgs, UsageError, shorthand};
+use crate::cli::{LaunchArgs, UsageError, refuse_test_set, shorthand};
 use crate::host::{self, Host};
 use crate::output::say;
 use crate::plan::Plan;
@@ -32,6 +32,7 @@ pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
         );
         return Err(UsageError(text).into());
     }
+    refuse_test_set(&settings)?;
     let source = Source::open(&settings)?;
     let spec = RunSpec::launch(&settings, &source, args.actors).map_err(UsageError)?;
     if args.dry_run {

@@ -133,10 +133,11 @@ impl RunDir {
         self.path.join("summary.json")
     }
 
-    /// The result of `coordinator eval`.
+    /// The result of `coordinator eval`, on held-out problems or on the test set.
     #[must_use]
-    pub fn evaluation(&self, step: u32) -> PathBuf {
-        self.path.join(format!("eval-step-{step:06}.json"))
+    pub fn evaluation(&self, step: u32, test_set: bool) -> PathBuf {
+        let of = if test_set { "test-" } else { "" };
+        self.path.join(format!("eval-{of}step-{step:06}.json"))
     }
 
     /// Where the processes of a command answer; each kind of command has a file of its own, as it

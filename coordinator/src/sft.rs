@@ -4,7 +4,7 @@ use anyhow::Context;
 use settings::Settings;
 use types::PolicyVersion;
 
-use crate::cli::{SftArgs, shorthand};
+use crate::cli::{SftArgs, refuse_test_set, shorthand};
 use crate::eval::{read, use_checkpoint};
 use crate::eval_plan::{EvalPlan, EvalResult};
 use crate::gates::gates;
@@ -27,6 +27,7 @@ pub fn sft(args: &SftArgs) -> anyhow::Result<u8> {
     let mut set = shorthand(args.steps, args.seed);
     set.push("train.objective=\"sft\"".to_owned());
     let mut settings = args.config.with(set)?;
+    refuse_test_set(&settings)?;
     let source = Source::open(&settings)?;
     let run_dir = create(&mut settings, args.run_dir.as_deref(), &args.config.name())?;
     let tuning = Tuning { settings: &settings, source, run_dir: &run_dir, actors: args.actors };

@@ -41,6 +41,11 @@ impl Dealer {
         Self { name, order: None, ..self }
     }
 
+    /// Deals that many problems from now on.
+    pub fn resize(&mut self, problems: u64) {
+        (self.problems, self.order) = (Some(problems), None);
+    }
+
     #[must_use]
     pub fn place(&self, position: u64) -> Place {
         let size = self.shard_problems;

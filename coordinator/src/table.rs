@@ -18,8 +18,10 @@ type Reading = Box<dyn Fn(&EvalResult) -> Option<f64>>;
 pub fn table(columns: &[Column]) -> String {
     let rows = rows(columns);
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
-    let problems = columns.iter().find_map(|c| c.result).map_or(0, |result| result.problems);
-    let title = format!("{problems} held-out problems");
+    let result = columns.iter().find_map(|column| column.result);
+    let problems = result.map_or(0, |result| result.problems);
+    let kind = if result.is_some_and(|result| result.test_set) { "test" } else { "held-out" };
+    let title = format!("{problems} {kind} problems");
     let width = width.max(title.len());
     let mut text = format!("{title:width$}");
     for column in columns {

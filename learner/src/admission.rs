@@ -148,17 +148,18 @@ impl Admission {
         let response = &parts.tokens[range];
         let stops = self.task.stops();
         let canonical = stops.first();
-        let end = response.iter().position(|token| stops.contains(token));
-        if let Some(at) = end {
-            if response.get(at) != canonical {
-                return refuse("it ends with an id that is not the canonical end");
-            }
-            if at + 1 < response.len() {
-                return refuse("tokens follow the end of the text");
-            }
-            if parts.authors.last() == Some(&Author::Weak) && !self.weak_may_end {
-                return refuse("the weak model ended it, which handoff.weak_may_end forbids");
-            }
+        let token_end = response.iter().position(|token| stops.contains(token));
+        let text_end = self.rule.boundaries.stop_texts().first_end(response);
+        let end = token_end.into_iter().chain(text_end).min();
+        if token_end.is_some_and(|at| response.get(at) != canonical) {
+            return refuse("it ends with an id that is not the canonical end");
+        }
+        if end.is_some_and(|at| at + 1 < response.len()) {
+            return refuse("tokens follow the end of the text");
+        }
+        let by_weak = parts.authors.last() == Some(&Author::Weak);
+        if token_end.is_some() && by_weak && !self.weak_may_end {
+            return refuse("the weak model ended it, which handoff.weak_may_end forbids");
         }
         match (parts.finish, end) {
             (Finish::End, None) => refuse("it is recorded as ended but has no end"),

@@ -191,7 +191,7 @@ impl SessionText {
                 ));
             }
             authors.push(*token);
-            ended = *token == self.end();
+            ended = *token == self.end() || authors.text_is_over();
         }
         self.authors = authors;
         self.tokens.extend(tokens);
@@ -219,7 +219,7 @@ impl SessionText {
     pub fn push_written(&mut self, token: TokenId) -> Option<SpanEnd> {
         let boundary = self.authors.push(token);
         self.tokens.push(token);
-        if token == self.end() {
+        if token == self.end() || self.authors.text_is_over() {
             return Some(SpanEnd::End);
         }
         if self.response().len() >= self.max_tokens {
@@ -258,7 +258,7 @@ impl SessionText {
     }
 
     fn ended(&self) -> bool {
-        self.response().last() == Some(&self.end())
+        self.response().last() == Some(&self.end()) || self.authors.text_is_over()
     }
 
     fn check_token(&self, position: usize, token: TokenId) -> Result<(), String> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proto::WorkItem;
+use settings::Grader;
 use types::{Epoch, LeaseId, Problem, Purpose, Share};
 
 use super::*;
@@ -16,7 +17,6 @@ fn plan(problems: u32) -> EvalPlan {
 
 fn item(run: &EvalRun, group: GroupId) -> WorkItem {
     let (arm, ordinal) = run.locate(group).unwrap();
-    let (question, answer) = (String::new(), String::new());
     WorkItem {
         lease: LeaseId(1),
         group,
@@ -24,11 +24,29 @@ fn item(run: &EvalRun, group: GroupId) -> WorkItem {
         deadline: Duration::from_secs(1),
         purpose: Purpose::Eval,
         schedule: arm.schedule.to_string(),
-        samples: 1,
+        samples: arm.samples,
         key_group: GroupId(ordinal),
-        problem: Problem { id: ordinal, question, solution: None, answer },
+        problem: problem(ordinal),
         sampling: arm.sampling.clone(),
     }
+}
+
+fn problem(id: u64) -> Problem {
+    let (question, answer) = (String::new(), "1,018".to_owned());
+    Problem { id, question, solution: None, answer, shots: Vec::new() }
+}
+
+/// The group with these texts, one a sample; a text that ends in `…` was cut off.
+fn with_texts(group: RolloutGroup, texts: &[&str]) -> RolloutGroup {
+    let said = |(rollout, text): (Rollout, &&str)| {
+        let mut parts = rollout.into_parts();
+        parts.verdict.text = (*text).to_owned();
+        parts.finish = if text.ends_with('…') { Finish::Truncated } else { Finish::End };
+        Rollout::new(parts).unwrap()
+    };
+    assert_eq!(group.samples.len(), texts.len());
+    let samples = group.samples.into_iter().zip(texts).map(said).collect();
+    RolloutGroup { samples, ..group }
 }
 
 #[test]
@@ -57,7 +75,7 @@ fn results_are_the_tallies() {
         script.finish = if ordinal == 0 { Finish::Truncated } else { Finish::End };
         script.jargon = Share { count: ordinal as u32, of: 6 };
         let done = group(&item(&run, id), script);
-        run.record(&done, ordinal, VERSION).unwrap();
+        run.record(&done, &problem(ordinal), VERSION).unwrap();
     }
     assert!(run.is_complete());
     let result = run.result();
@@ -73,7 +91,8 @@ fn what_was_not_asked_for_is_refused() {
     let mut run = EvalRun::new(plan(2), 0);
     let right = Script::right(VERSION);
     let (solo, tandem) = (GroupId(0), GroupId(2));
-    let mut refused = |group: &RolloutGroup| run.record(group, 0, VERSION).unwrap_err().to_string();
+    let mut refused =
+        |group: &RolloutGroup| run.record(group, &problem(0), VERSION).unwrap_err().to_string();
 
     let run = EvalRun::new(plan(2), 0);
     let mut other = group(&item(&run, tandem), right);
@@ -96,5 +115,48 @@ fn what_was_not_asked_for_is_refused() {
     asked.sampling.temperature = 0.5;
     assert!(refused(&group(&asked, right)).contains("sampled in another way"));
     asked.samples = 2;
-    assert!(refused(&group(&asked, right)).contains("2 samples"));
+    assert!(refused(&group(&asked, right)).contains("2 samples instead of 1"));
+}
+
+#[test]
+fn every_grader_reads_every_sample_of_the_same_texts() {
+    let mut settings = Settings::default();
+    (settings.data.source, settings.reward.grader) = (DataSource::Gsm8k, Grader::VerlFlexible);
+    (settings.eval.samples, settings.eval.pass_at) = (4, vec![1, 4]);
+    settings.eval.schedules = vec!["line:0.5".to_owned()];
+    let mut run = EvalRun::new(EvalPlan::full(&settings, 2), 7);
+    assert_eq!((run.group_count(), run.rollouts()), (8, 26), "greedy once, the others four times");
+    let texts = ["#### 1018", "It is $1,018", "#### 1018…", "#### $1018.00"];
+    for id in run.groups() {
+        let (arm, ordinal) = run.locate(id).unwrap();
+        let (kind, samples) = (arm.kind.clone(), arm.samples as usize);
+        let wrong = vec!["#### 7"; samples];
+        let texts = match (kind, ordinal) {
+            (ArmKind::Solo | ArmKind::SoloGreedy, 0) => &texts[..samples],
+            _ => wrong.as_slice(),
+        };
+        let done = with_texts(group(&item(&run, id), Script::right(VERSION)), texts);
+        run.record(&done, &problem(ordinal), VERSION).unwrap();
+    }
+    assert!(run.is_complete() && run.done() == 26);
+    let result = run.result();
+    let value = |arm: &str, grader: &str, k: u32| {
+        let mut lines = result.pass_at.iter();
+        lines.find(|l| l.arm == arm && l.grader == grader && l.k == k).map(|l| l.value)
+    };
+    // Of the first problem's four; of the second, none.
+    for (grader, right) in
+        [("own", 2.0), ("lm-eval-strict", 2.0), ("lm-eval-flexible", 3.0), ("verl-flexible", 2.0)]
+    {
+        assert_eq!(value("solo", grader, 1), Some(right / 8.0), "{grader}");
+        assert_eq!(value("solo", grader, 4), Some(0.5), "{grader}");
+        assert_eq!(value("solo_greedy", grader, 1), Some(0.5), "{grader}");
+        assert_eq!(value("solo_greedy", grader, 4), None, "one sample has no pass@4");
+        assert_eq!(value("line:0.5", grader, 4), Some(0.0), "{grader}");
+    }
+    let greedy = result.pass_at.iter().find(|l| l.arm == "solo_greedy").unwrap();
+    assert!((greedy.low - 0.094_531_2).abs() < 1e-6 && greedy.high > 0.9, "Wilson: {greedy:?}");
+    assert_eq!(result.solo_accuracy, Some(1.0), "by the verdicts");
+    let miniature = EvalRun::new(plan(3), 0).result().pass_at;
+    assert!(miniature.iter().all(|line| line.grader == "own" && line.value == 0.0));
 }

@@ -1,25 +1,27 @@
 //! GSM8K from its public JSON-lines files. Grading its answers is the `tandem` crate's.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use settings::Settings;
-use types::Problem;
+use settings::{EvalSplit, Settings, SolutionStyle};
+use types::{Problem, Shot};
 
 use super::wants_solutions;
 use crate::shard::{Dealer, Place, permutation};
 
-/// So many problems of `train.jsonl` are held out for evaluation; `test.jsonl` stays untouched.
+/// So many problems of `train.jsonl` are held out for every evaluation but one on the test set.
 pub const HELD_OUT: usize = 512;
+
+const TRAIN: &str = "train.jsonl";
+const TEST: &str = "test.jsonl";
 
 const ANSWER_MARK: &str = "#### ";
 
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    #[error(
-        "cannot read {path}: {source}; data.path must name the directory that holds train.jsonl"
-    )]
-    Read { path: PathBuf, source: std::io::Error },
+    #[error("cannot read {path}: {source}; data.path must name the directory that holds {file}")]
+    Read { path: PathBuf, file: String, source: std::io::Error },
     #[error(
         "{path}, line {line}: {fault}; each line is {{\"question\": …, \"answer\": …}} with the gold answer after `#### `"
     )]
@@ -28,16 +30,25 @@ pub enum SourceError {
         "{path} has {found} problems but evaluation holds {HELD_OUT} out: set eval.enabled=false"
     )]
     TooFew { path: PathBuf, found: usize },
+    #[error(
+        "{path} has {found} problems to train on but prompts show {shots} examples: lower few_shot"
+    )]
+    Shots { path: PathBuf, found: usize, shots: usize },
 }
 
-/// The training file, split and ordered.
+/// The training file, split and ordered; and the test file where that is asked for.
 #[derive(Clone, Debug)]
 pub struct Gsm8k {
     problems: Vec<Problem>,
     /// Indices into `problems`.
     dealt: Vec<usize>,
     held_out: Vec<usize>,
+    /// In the file's order.
+    test: Option<Vec<Problem>>,
+    shots: Vec<Shot>,
+    /// Whether solutions travel with training problems.
     solutions: bool,
+    style: Style,
     dealer: Dealer,
     replacements: Dealer,
 }
@@ -52,9 +63,27 @@ impl Gsm8k {
     /// # Errors
     /// A missing, empty or malformed file.
     pub fn open(settings: &Settings) -> Result<Self, SourceError> {
-        let path = Path::new(&settings.data.path).join("train.jsonl");
+        let path = Path::new(&settings.data.path).join(TRAIN);
         let problems = read_problems(&path)?;
-        Self::new(problems, settings).map_err(|found| SourceError::TooFew { path, found })
+        let too_few = |found| SourceError::TooFew { path: path.clone(), found };
+        let mut source = Self::new(problems, settings).map_err(too_few)?;
+        let shots = settings.shots();
+        let short = |found| SourceError::Shots { path, found, shots };
+        source.take_shots(shots, settings.data.shots_seed).map_err(short)?;
+        Ok(source)
+    }
+
+    /// The same; with `eval.split = "test"` the test file's problems are evaluated. Nothing else
+    /// opens that file.
+    ///
+    /// # Errors
+    /// As [`Self::open`], for both files.
+    pub fn open_for_evaluation(settings: &Settings) -> Result<Self, SourceError> {
+        let mut source = Self::open(settings)?;
+        if settings.eval.split == EvalSplit::Test {
+            source.test = Some(read_problems(&Path::new(&settings.data.path).join(TEST))?);
+        }
+        Ok(source)
     }
 
     /// The held-out problems end a permutation drawn from `eval.seed`. Training leaves them out,
@@ -77,7 +106,40 @@ impl Gsm8k {
         let dealer = Dealer::new(settings.seed, Some(dealt.len() as u64), shards);
         let replacements = dealer.clone().ordered_by("replacements");
         let solutions = wants_solutions(settings);
-        Ok(Self { problems, dealt, held_out, solutions, dealer, replacements })
+        let style = Style::of(settings);
+        let (test, shots) = (None, Vec::new());
+        Ok(Self { problems, dealt, held_out, test, shots, solutions, style, dealer, replacements })
+    }
+
+    /// Few-shot prompts show problems that are neither evaluated nor trained on: the first of the
+    /// file, or those that a permutation drawn from `seed` puts first.
+    fn take_shots(&mut self, count: usize, seed: u64) -> Result<(), usize> {
+        if count == 0 {
+            return Ok(());
+        }
+        if self.dealt.len() <= count {
+            return Err(self.dealt.len());
+        }
+        let order: Vec<usize> = match seed {
+            0 => (0..self.problems.len()).collect(),
+            seed => {
+                let order = permutation(seed, "shots", 0, self.problems.len() as u64);
+                order.into_iter().map(|ordinal| ordinal as usize).collect()
+            }
+        };
+        let dealt: BTreeSet<usize> = self.dealt.iter().copied().collect();
+        let shown: Vec<usize> =
+            order.into_iter().filter(|index| dealt.contains(index)).take(count).collect();
+        self.dealt.retain(|index| !shown.contains(index));
+        self.dealer.resize(self.dealt.len() as u64);
+        self.replacements.resize(self.dealt.len() as u64);
+        let shot = |index: usize| {
+            let problem = &self.problems[index];
+            let solution = self.style.solution(problem).unwrap_or_default();
+            Shot { question: problem.question.clone(), solution }
+        };
+        self.shots = shown.into_iter().map(shot).collect();
+        Ok(())
     }
 
     pub fn train(&mut self, position: u64) -> Problem {
@@ -92,8 +154,8 @@ impl Gsm8k {
 
     fn problem(&self, ordinal: u64) -> Problem {
         let problem = &self.problems[self.dealt[ordinal as usize]];
-        let solution = problem.solution.clone().filter(|_| self.solutions);
-        Problem { solution, ..problem.clone() }
+        let solution = self.style.solution(problem).filter(|_| self.solutions);
+        Problem { solution, shots: self.shots.clone(), ..problem.clone() }
     }
 
     #[must_use]
@@ -101,17 +163,23 @@ impl Gsm8k {
         self.dealer.place(position)
     }
 
+    /// A problem to evaluate: a held-out one, or one of the test file.
+    ///
     /// # Panics
-    /// Beyond the last held-out problem.
+    /// Beyond the last of them.
     #[must_use]
     pub fn held_out(&self, ordinal: u64) -> Problem {
-        let problem = &self.problems[self.held_out[ordinal as usize]];
-        Problem { solution: None, ..problem.clone() }
+        let ordinal = ordinal as usize;
+        let problem = match &self.test {
+            Some(test) => &test[ordinal],
+            None => &self.problems[self.held_out[ordinal]],
+        };
+        Problem { solution: None, shots: self.shots.clone(), ..problem.clone() }
     }
 
     #[must_use]
     pub fn held_out_problems(&self) -> u32 {
-        self.held_out.len() as u32
+        self.test.as_ref().map_or(self.held_out.len(), Vec::len) as u32
     }
 
     /// How many problems one epoch deals.
@@ -121,13 +189,49 @@ impl Gsm8k {
     }
 }
 
+/// How solutions are written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Style {
+    annotated_share: f64,
+}
+
+impl Style {
+    fn of(settings: &Settings) -> Self {
+        let annotated_share = match settings.data.style {
+            SolutionStyle::Annotated => settings.data.annotated_share,
+            SolutionStyle::Plain => 0.0,
+        };
+        Self { annotated_share }
+    }
+
+    /// The problem's solution with its annotations or without, which its question decides.
+    fn solution(self, problem: &Problem) -> Option<String> {
+        let hash = blake3::derive_key("tandem gsm8k style v1", problem.question.as_bytes());
+        let bits = u64::from_le_bytes(hash[..8].try_into().expect("a hash has 32 bytes"));
+        // The upper 53 bits, evenly in [0, 1).
+        let drawn = (bits >> 11) as f64 * 0.5f64.powi(53);
+        let annotated = drawn < self.annotated_share;
+        let solution = problem.solution.as_deref()?;
+        Some(if annotated { solution.to_owned() } else { without_annotations(solution) })
+    }
+}
+
+/// Without `<<…>>`.
+fn without_annotations(solution: &str) -> String {
+    let mut parts = solution.split("<<");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| plain + part.split_once(">>").map_or(part, |(_, rest)| rest))
+}
+
 /// All problems of one file; their ids are line numbers from 1.
 ///
 /// # Errors
 /// A missing or empty file, or the first malformed line by number.
 pub fn read_problems(path: &Path) -> Result<Vec<Problem>, SourceError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| SourceError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        SourceError::Read { path: path.to_owned(), file, source }
+    })?;
     let fault =
         |line: usize, fault: String| SourceError::Line { path: path.to_owned(), line, fault };
     if text.is_empty() {
@@ -151,84 +255,8 @@ fn parse(id: u64, line: &str) -> Result<Problem, String> {
     if answer.is_empty() {
         return Err("nothing follows `#### `".to_owned());
     }
-    Ok(Problem { id, question, solution: Some(solution), answer })
+    Ok(Problem { id, question, solution: Some(solution), answer, shots: Vec::new() })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::fmt::Write;
-
-    use super::*;
-
-    fn problems(count: usize) -> Vec<Problem> {
-        let mut text = String::new();
-        for i in 1..=count {
-            let answer = format!("half of {} is <<{}/2={i}>>{i}\\n#### {i}", 2 * i, 2 * i);
-            writeln!(text, "{{\"question\": \"what is {i}?\", \"answer\": \"{answer}\"}}").unwrap();
-        }
-        (1..).zip(text.lines()).map(|(id, line)| parse(id, line).unwrap()).collect()
-    }
-
-    fn epoch(source: &mut Gsm8k, epoch: u64) -> Vec<u64> {
-        let n = source.epoch_problems();
-        (0..n).map(|i| source.train(epoch * n + i).id).collect()
-    }
-
-    #[test]
-    fn an_epoch_deals_all_7473_problems_each_once() {
-        let mut settings = Settings::default();
-        settings.eval.enabled = false;
-        let mut source = Gsm8k::new(problems(7_473), &settings).unwrap();
-        for number in 0..2 {
-            let dealt = epoch(&mut source, number);
-            let distinct: BTreeSet<u64> = dealt.iter().copied().collect();
-            assert_eq!((dealt.len(), distinct.len()), (7_473, 7_473));
-            assert_eq!((distinct.first(), distinct.last()), (Some(&1), Some(&7_473)));
-        }
-        assert_ne!(epoch(&mut source, 0), epoch(&mut source, 1));
-    }
-
-    #[test]
-    fn held_out_problems_are_never_dealt_and_do_not_follow_the_run_seed() {
-        let mut settings = Settings::default();
-        let mut source = Gsm8k::new(problems(1_000), &settings).unwrap();
-        let dealt: BTreeSet<u64> = epoch(&mut source, 0).into_iter().collect();
-        let held_out =
-            |source: &Gsm8k| -> BTreeSet<u64> { (0..512).map(|i| source.held_out(i).id).collect() };
-        let kept = held_out(&source);
-        assert_eq!((dealt.len(), kept.len(), source.held_out_problems()), (488, 512, 512));
-        assert!(dealt.is_disjoint(&kept));
-        settings.seed = 9;
-        assert_eq!(held_out(&Gsm8k::new(problems(1_000), &settings).unwrap()), kept);
-        assert_eq!(Gsm8k::new(problems(512), &settings).unwrap_err(), 512);
-    }
-
-    #[test]
-    fn gold_answers_follow_the_last_mark() {
-        let line = r##"{"question": "q #### 1", "answer": "one #### 2\n#### 1,000 "}"##;
-        assert_eq!(parse(1, line).unwrap().answer, "1,000");
-    }
-
-    #[test]
-    fn a_malformed_line_is_named_by_file_and_number() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("train.jsonl");
-        let good = r##"{"question": "q", "answer": "a\n#### 1"}"##;
-        for (bad, fault) in [
-            ("{\"question\": \"q\"", "EOF"),
-            ("{\"question\": \"q\"}", "missing field `answer`"),
-            (r#"{"question": "q", "answer": "1"}"#, "no `#### `"),
-            (r#####"{"question": "q", "answer": "#### "}"#####, "nothing follows"),
-            (r#####"{"question": " ", "answer": "#### 1"}"#####, "question is empty"),
-            ("", "EOF"),
-        ] {
-            std::fs::write(&path, format!("{good}\n{good}\n{bad}\n{good}\n")).unwrap();
-            let text = read_problems(&path).unwrap_err().to_string();
-            assert!(text.contains("train.jsonl, line 3: "), "{text}");
-            assert!(text.contains(fault), "{text}");
-        }
-        let text = read_problems(&directory.path().join("absent")).unwrap_err().to_string();
-        assert!(text.contains("absent") && text.contains("data.path"), "{text}");
-    }
-}
+mod tests;

@@ -29,6 +29,17 @@ impl Source {
         }
     }
 
+    /// The same for `coordinator eval`, which alone may evaluate on the test set.
+    ///
+    /// # Errors
+    /// A missing or malformed file of the source.
+    pub fn open_for_evaluation(settings: &Settings) -> Result<Self, SourceError> {
+        match settings.data.source {
+            DataSource::Miniature => Ok(Self::Miniature(Miniature::new(settings))),
+            DataSource::Gsm8k => Gsm8k::open_for_evaluation(settings).map(Self::Gsm8k),
+        }
+    }
+
     /// The problem at one position of the run's sequence.
     pub fn train(&mut self, position: u64) -> Problem {
         match self {
@@ -55,7 +66,7 @@ impl Source {
         }
     }
 
-    /// Held-out problem number `ordinal`, the same before and after training.
+    /// Problem number `ordinal` of those that are evaluated, the same before and after training.
     #[must_use]
     pub fn held_out(&self, ordinal: u64) -> Problem {
         match self {

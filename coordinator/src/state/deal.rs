@@ -139,11 +139,12 @@ impl RunState {
     fn next_eval(&mut self, grant: Grant, applied: PolicyVersion, room: u32) -> Option<WorkItem> {
         let published = self.published?;
         let current = published == applied && published.step >= self.committed;
-        if room == 0 || !current {
-            return None;
-        }
         let group = self.evals.first_waiting()?;
         let (arm, ordinal) = self.eval.as_ref()?.locate(group)?;
+        let samples = arm.samples;
+        if samples > room || !current {
+            return None;
+        }
         let (schedule, sampling) = (arm.schedule.to_string(), arm.sampling.clone());
         let epoch: Epoch = self.evals.grant(group, grant)?;
         self.eval_counts.leased += 1;
@@ -154,7 +155,7 @@ impl RunState {
             deadline: self.spec.lease_deadline,
             purpose: Purpose::Eval,
             schedule,
-            samples: 1,
+            samples,
             key_group: GroupId(ordinal),
             problem: self.source.held_out(ordinal),
             sampling,

@@ -53,7 +53,7 @@ impl RunState {
 
     pub(super) fn start_eval(&mut self, stage: Stage, plan: EvalPlan) {
         let eval = EvalRun::new(plan, self.next_eval_group);
-        self.next_eval_group += eval.rollouts();
+        self.next_eval_group += eval.group_count();
         eval.groups().for_each(|group| self.evals.open(group));
         let empty = eval.is_complete();
         self.eval = Some(eval);
@@ -69,9 +69,8 @@ impl RunState {
         };
         let stage = *stage;
         let mut result = eval.result();
-        if result.weak_solo_accuracy.is_none() {
-            let known = self.before.as_ref();
-            result.weak_solo_accuracy = known.and_then(|before| before.weak_solo_accuracy);
+        if let Some(before) = &self.before {
+            result.keep_weak_solo(before);
         }
         match stage {
             Stage::Before => self.before = Some(result.clone()),
@@ -93,7 +92,7 @@ impl RunState {
         if self.evals.epoch(group.group).is_none() {
             return Ok(());
         }
-        eval.record(group, self.source.held_out(ordinal).id, version)?;
+        eval.record(group, &self.source.held_out(ordinal), version)?;
         self.evals.close(group.group);
         self.eval_counts.completed += 1;
         Ok(())

@@ -35,7 +35,13 @@ pub fn draw(split: Split, seed: u64, index: u64, style: Style) -> Problem {
     let task = task(split, seed, index);
     let solution = solution(&task, style, seed, index);
     let answer = task.answer.to_string();
-    Problem { id: index, question: task.question, solution: Some(solution), answer }
+    Problem {
+        id: index,
+        question: task.question,
+        solution: Some(solution),
+        answer,
+        shots: Vec::new(),
+    }
 }
 
 /// The same problem with its steps.

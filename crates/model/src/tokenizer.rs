@@ -88,6 +88,19 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// What this tokenizer puts before every text of its own accord, such as a beginning-of-text
+    /// token; mostly nothing.
+    #[must_use]
+    pub fn prefix(&self) -> Vec<u32> {
+        if self.0.inner.get_post_processor().is_none() {
+            return Vec::new();
+        }
+        let ids = |special| self.0.inner.encode_fast("0", special).map(|e| e.get_ids().to_vec());
+        let (Ok(bare), Ok(whole)) = (ids(false), ids(true)) else { return Vec::new() };
+        let at = whole.windows(bare.len().max(1)).position(|window| window == bare);
+        whole[..at.unwrap_or(0)].to_vec()
+    }
+
     /// Special tokens are shown as the vocabulary writes them: nothing written is hidden.
     ///
     /// # Errors

@@ -38,8 +38,9 @@ pub(crate) fn from_text(key: &str, text: &str, origin: &str, known: &Value) -> V
         (Some(ValueKind::String(_)), Some(quoted @ ValueKind::String(_))) => quoted,
         (Some(ValueKind::String(_)), _) => plain(),
         (Some(ValueKind::Array(_)), Some(list @ ValueKind::Array(_))) => list,
-        (Some(ValueKind::Array(_)), _) => {
-            ValueKind::Array(text.split(',').map(|part| Value::from(part.trim())).collect())
+        (Some(ValueKind::Array(known)), _) => {
+            let parts = text.split(',').map(str::trim);
+            ValueKind::Array(parts.map(|part| element(part, holds_numbers(known))).collect())
         }
         (_, read) => read.unwrap_or_else(plain),
     };
@@ -109,6 +110,10 @@ fn wanted(given: &ValueKind, known: &ValueKind) -> Option<&'static str> {
         Boolean(_) => (matches!(given, Boolean(_)), "true or false"),
         Float(_) => (matches!(given, Float(_) | I64(_)), "a number"),
         String(_) => (matches!(given, String(_)), "text in quotes"),
+        Array(known) if holds_numbers(known) => {
+            let whole = |list: &Vec<Value>| list.iter().all(|v| matches!(v.kind, I64(0..)));
+            (matches!(given, Array(list) if whole(list)), "a list of whole numbers")
+        }
         Array(_) => {
             let texts = |list: &Vec<Value>| list.iter().all(|v| matches!(v.kind, String(_)));
             (matches!(given, Array(list) if texts(list)), "a list of texts")
@@ -118,6 +123,18 @@ fn wanted(given: &ValueKind, known: &ValueKind) -> Option<&'static str> {
         _ => (matches!(given, I64(0..)), "a whole number from 0 to 9223372036854775807"),
     };
     (!fits).then_some(wanted)
+}
+
+/// Whether a list with this default holds whole numbers: none of them is empty.
+fn holds_numbers(known: &[Value]) -> bool {
+    known.first().is_some_and(|value| matches!(value.kind, ValueKind::I64(_)))
+}
+
+fn element(text: &str, number: bool) -> Value {
+    match text.parse::<i64>() {
+        Ok(whole) if number => Value::from(whole),
+        _ => Value::from(text),
+    }
 }
 
 fn shown(value: &Value) -> String {

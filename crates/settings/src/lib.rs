@@ -5,16 +5,18 @@
 mod layers;
 mod leaves;
 mod preset;
+mod prompt;
 mod schema;
 mod sections;
 mod validate;
 
 pub use layers::{Layers, SettingsError};
 pub use preset::{PRESETS, preset};
+pub use prompt::TEMPLATES;
 pub use schema::Settings;
 pub use sections::{
-    Actor, Admin, Checkpoint, Coordinator, Data, DataSource, Decay, Eval, Gates, Handoff, Learner,
-    Limits, Log, LogFormat, Model, Objective, Prompt, Ratio, Reward, Run, SamplingSettings,
-    Shutdown, Staleness, Train, TruncatedReward, WeakServer,
+    Actor, Admin, Checkpoint, Coordinator, Data, DataSource, Decay, Eval, EvalSplit, Gates, Grader,
+    Handoff, Learner, Limits, Log, LogFormat, Model, Objective, Prompt, Ratio, Reward, Run,
+    SamplingSettings, Shutdown, SolutionStyle, Staleness, Train, TruncatedReward, WeakServer,
 };
 pub use validate::MESSAGE_BYTES_MIN;

@@ -1,12 +1,12 @@
 //! The root of the schema and what follows from several sections at once.
 
 use serde::{Deserialize, Serialize};
-use tandem::{Schedule, Unit};
+use tandem::{GraderKind, Schedule, Unit};
 use types::Sampling;
 
 use crate::sections::{
-    Actor, Admin, Checkpoint, Coordinator, Data, Eval, Gates, Handoff, Learner, Limits, Log, Model,
-    Reward, Run, SamplingSettings, Shutdown, Staleness, Train, WeakServer,
+    Actor, Admin, Checkpoint, Coordinator, Data, DataSource, Eval, Gates, Grader, Handoff, Learner,
+    Limits, Log, Model, Reward, Run, SamplingSettings, Shutdown, Staleness, Train, WeakServer,
 };
 
 /// All settings. The defaults are the miniature's.
@@ -108,6 +108,25 @@ impl Settings {
     #[must_use]
     pub fn weak_model(&self) -> &str {
         if self.weak.model.is_empty() { &self.strong.model } else { &self.weak.model }
+    }
+
+    /// What rewards follow from.
+    #[must_use]
+    pub fn grader(&self) -> GraderKind {
+        match (self.data.source, self.reward.grader) {
+            (DataSource::Miniature, _) => GraderKind::Miniature,
+            (DataSource::Gsm8k, Grader::Own) => GraderKind::Gsm8k,
+            (DataSource::Gsm8k, Grader::LmEvalStrict) => GraderKind::LmEvalStrict,
+            (DataSource::Gsm8k, Grader::LmEvalFlexible) => GraderKind::LmEvalFlexible,
+            (DataSource::Gsm8k, Grader::VerlStrict) => GraderKind::VerlStrict,
+            (DataSource::Gsm8k, Grader::VerlFlexible) => GraderKind::VerlFlexible,
+        }
+    }
+
+    /// Examples that a few-shot prompt of either model needs.
+    #[must_use]
+    pub fn shots(&self) -> usize {
+        self.strong.prompt.shots().max(self.weak.prompt.shots())
     }
 
     /// Groups of one step.

@@ -121,14 +121,24 @@ section! {
         temperature: f32 = 1.0,
         top_p: f32 = 1.0,
         max_tokens: u32 = 30,
+        /// A text ends with the token that completes one of these, and is graded without it.
+        stop_texts: Vec<String> = Vec::new(),
     }
 }
 
 section! {
     /// How a question becomes a prompt.
     Prompt {
-        /// `{question}` stands for the question.
+        /// `{question}` stands for the question; or the name of a template (`TEMPLATES`).
         template: String = "{question}".to_owned(),
+        /// Worked examples before the question; 0: as many as a named template has.
+        few_shot: u32 = 0,
+        /// Rendered by the model's own chat template, the examples as earlier turns.
+        chat: bool = false,
+        /// The system's message (`chat`).
+        system: String = String::new(),
+        /// What a chat template that asks for today is told, so that prompts stay the same.
+        date: String = "2024-07-26".to_owned(),
     }
 }
 
@@ -155,6 +165,16 @@ choice! {
     }
 }
 
+choice! {
+    /// How worked solutions are written.
+    SolutionStyle {
+        /// As published, with calculator annotations (`<<48/2=24>>`).
+        Annotated,
+        /// Without them.
+        Plain,
+    }
+}
+
 section! {
     /// The problems.
     Data {
@@ -165,6 +185,13 @@ section! {
         shard_problems: u32 = 256,
         /// Miniature solutions for `sft`: the share of lines in jargon.
         jargon_share: f64 = 0.8,
+        /// GSM8K solutions.
+        style: SolutionStyle = SolutionStyle::Annotated,
+        /// Style `annotated`: the share of solutions that keep their annotations, chosen by the
+        /// question.
+        annotated_share: f64 = 1.0,
+        /// Of the examples of few-shot prompts; 0: the first ones of the training file.
+        shots_seed: u64 = 0,
     }
 }
 
@@ -177,20 +204,52 @@ choice! {
     }
 }
 
+choice! {
+    /// How an answer is read (source `gsm8k`).
+    Grader {
+        /// Numeric and tolerant, after `####`.
+        Own,
+        /// lm-evaluation-harness's `strict-match`.
+        LmEvalStrict,
+        /// lm-evaluation-harness's `flexible-extract`.
+        LmEvalFlexible,
+        /// verl's `strict`.
+        VerlStrict,
+        /// verl's `flexible`.
+        VerlFlexible,
+    }
+}
+
 section! {
     /// The reward.
     Reward {
+        grader: Grader = Grader::Own,
         /// A control: rewards are permuted over the whole step.
         shuffle: bool = false,
         truncated: TruncatedReward = TruncatedReward::Zero,
     }
 }
 
+choice! {
+    /// Which problems an evaluation takes.
+    EvalSplit {
+        /// Training problems that are left out of training.
+        HeldOut,
+        /// The test file, which nothing opens but `coordinator eval` when asked for by name.
+        Test,
+    }
+}
+
 section! {
-    /// Evaluation before and after training, on held-out problems.
+    /// Evaluation before and after training.
     Eval {
         enabled: bool = true,
+        split: EvalSplit = EvalSplit::HeldOut,
         problems: u32 = 1000,
+        /// Rollouts of one problem in each arm; the greedy one has one.
+        samples: u32 = 1,
+        /// The k of pass@k, each at most `samples`.
+        pass_at: Vec<u32> = vec![1],
         seed: u64 = 17,
         schedules: Vec<String> = vec!["token:0.25".to_owned(), "line:0.5".to_owned()],
         /// A smaller evaluation every so many steps; 0: none.

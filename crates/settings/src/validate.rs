@@ -1,6 +1,7 @@
 //! Rules that a schema cannot say. Each fault names its key and the way out.
 
 mod numbers;
+mod prompts;
 #[cfg(test)]
 mod tests;
 mod texts;
@@ -8,7 +9,7 @@ mod texts;
 use tandem::Schedule;
 
 use crate::schema::Settings;
-use crate::sections::{DataSource, Objective};
+use crate::sections::{DataSource, EvalSplit, Grader, Objective};
 
 /// The smallest `limits.message_bytes`: it holds one chunk of weights with room to spare.
 pub const MESSAGE_BYTES_MIN: u64 = 2 << 20;
@@ -27,6 +28,8 @@ pub(crate) fn faults(settings: &Settings) -> Vec<String> {
         }
     }
     models_and_data(settings, &mut faults);
+    prompts::faults(settings, &mut faults);
+    evaluation(settings, &mut faults);
     capacity(settings, &mut faults);
     deadlines(settings, &mut faults);
     gates(settings, &mut faults);
@@ -36,11 +39,6 @@ pub(crate) fn faults(settings: &Settings) -> Vec<String> {
 fn models_and_data(s: &Settings, faults: &mut Vec<String>) {
     if s.strong.model.is_empty() {
         faults.push("strong.model is empty: give a model directory or builtin:NAME".to_owned());
-    }
-    for (key, model) in [("strong", &s.strong), ("weak", &s.weak)] {
-        if !model.prompt.template.contains("{question}") {
-            faults.push(format!("{key}.prompt.template lacks {{question}}"));
-        }
     }
     if s.data.source == DataSource::Gsm8k && s.data.path.is_empty() {
         faults.push("data.path is empty: give the directory that holds train.jsonl".to_owned());
@@ -61,6 +59,33 @@ fn models_and_data(s: &Settings, faults: &mut Vec<String>) {
     }
     if reinforcement && s.sampling.temperature == 0.0 {
         faults.push("sampling.temperature is 0 but training must sample".to_owned());
+    }
+}
+
+fn evaluation(s: &Settings, faults: &mut Vec<String>) {
+    let e = &s.eval;
+    for k in e.pass_at.iter().filter(|k| **k == 0 || **k > e.samples.max(1)) {
+        faults.push(format!(
+            "eval.pass_at has {k} but eval.samples is {}: pass@k needs k from 1 to that",
+            e.samples
+        ));
+    }
+    if e.pass_at.is_empty() {
+        faults.push("eval.pass_at is empty: give at least one k, like [1]".to_owned());
+    }
+    if s.actor.slots < e.samples {
+        faults.push(format!(
+            "actor.slots is {} but eval.samples is {}: all samples of a problem must fit",
+            s.actor.slots, e.samples
+        ));
+    }
+    if s.data.source == DataSource::Miniature {
+        if e.split == EvalSplit::Test {
+            faults.push("eval.split is test but the miniature has held-out only".to_owned());
+        }
+        if s.reward.grader != Grader::Own {
+            faults.push("reward.grader is GSM8K's but data.source is miniature".to_owned());
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use types::{Author, Rollout, TokenId};
 
 use crate::boundary::Tail;
+use crate::stop_texts::StopState;
 use crate::{Boundaries, RandomKey, Schedule, Unit};
 
 /// What all rollouts of one schedule share.
@@ -38,6 +39,7 @@ pub struct Authors {
     since_boundary: u32,
     forced_redraws: u32,
     tail: Tail,
+    stop: StopState,
 }
 
 /// Why recorded authors are not the schedule's.
@@ -68,6 +70,7 @@ impl Authors {
             since_boundary: 0,
             forced_redraws: 0,
             tail: Tail::default(),
+            stop: StopState::default(),
         };
         authors.redraw(false);
         authors
@@ -90,6 +93,12 @@ impl Authors {
         self.forced_redraws
     }
 
+    /// The emitted tokens hold one of the source's stop texts.
+    #[must_use]
+    pub fn text_is_over(&self) -> bool {
+        self.stop.completed
+    }
+
     #[must_use]
     pub fn key(&self) -> RandomKey {
         self.key
@@ -105,6 +114,7 @@ impl Authors {
     pub fn push(&mut self, token: TokenId) -> Option<Boundary> {
         self.position += 1;
         self.since_boundary += 1;
+        self.rule.boundaries.stop_texts().push(token, &mut self.stop);
         let (ends, may_force) = match self.rule.schedule {
             Schedule::Bernoulli { unit, .. } | Schedule::Alternate { unit } => {
                 (self.ends(unit, token), unit == Unit::Word)

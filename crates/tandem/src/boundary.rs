@@ -1,7 +1,9 @@
-//! Which emitted tokens end a word, a line or a sentence. Who then writes on is decided in
-//! `authors`.
+//! Which emitted tokens end a word, a line, a sentence or the whole text. Who then writes on is
+//! decided in `authors`.
 
 use types::TokenId;
+
+use crate::StopTexts;
 
 /// Boundary tokens that a data source names itself, instead of having them read off their texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +19,7 @@ pub struct Boundaries {
     effects: Vec<Effect>,
     /// Of every token beyond the table.
     other: Effect,
+    stop_texts: StopTexts,
 }
 
 /// What a token ends.
@@ -56,7 +59,7 @@ impl Boundaries {
     #[must_use]
     pub fn from_pieces(pieces: &[String]) -> Self {
         let effects = pieces.iter().map(|piece| Effect::of(piece)).collect();
-        Self { effects, other: Effect::default() }
+        Self { effects, other: Effect::default(), stop_texts: StopTexts::default() }
     }
 
     #[must_use]
@@ -72,7 +75,18 @@ impl Boundaries {
             effects[*id as usize].after_text = sentence;
             effects[*id as usize].after_line_break = sentence;
         }
-        Self { effects, other }
+        Self { effects, other, stop_texts: StopTexts::default() }
+    }
+
+    /// The same, with texts that end a rollout.
+    #[must_use]
+    pub fn with_stop_texts(self, stop_texts: StopTexts) -> Self {
+        Self { stop_texts, ..self }
+    }
+
+    #[must_use]
+    pub fn stop_texts(&self) -> &StopTexts {
+        &self.stop_texts
     }
 
     /// What `token`, emitted after a text ending in `tail`, ends; advances `tail`.

@@ -7,6 +7,7 @@ mod key;
 pub mod reward;
 mod schedule;
 mod session;
+mod stop_texts;
 
 pub use authors::{
     AuthorMismatch, AuthorRule, Authors, Boundary, check_authors, check_rollout, replay,
@@ -16,3 +17,4 @@ pub use key::RandomKey;
 pub use reward::{Grade, GraderKind};
 pub use schedule::{Schedule, ScheduleError, Unit};
 pub use session::{Session, SessionError, SessionPlan, Turn, WeakSpan};
+pub use stop_texts::StopTexts;

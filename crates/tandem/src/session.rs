@@ -286,13 +286,12 @@ impl Session {
             let position = state.position();
             check_logprob(position, *logprob)?;
             state.push_by(Author::Weak, self.canonical(*token))?;
-            if self.plan.stops.contains(token) {
-                if !self.plan.weak_may_end {
-                    return Err(SessionError::WeakEnd { position });
-                }
-                if index + 1 < tokens {
-                    return Err(SessionError::AfterEnd { position: position + 1 });
-                }
+            let is_end = self.plan.stops.contains(token);
+            if is_end && !self.plan.weak_may_end {
+                return Err(SessionError::WeakEnd { position });
+            }
+            if (is_end || state.text_is_over()) && index + 1 < tokens {
+                return Err(SessionError::AfterEnd { position: position + 1 });
             }
         }
         Ok(())
@@ -306,7 +305,7 @@ impl Session {
         self.logprobs.push(written.logprob);
         self.versions.push(written.version);
         self.weak_logprobs.push(f32::NAN);
-        if written.token == self.plan.stops[0] {
+        if written.token == self.plan.stops[0] || self.state.text_is_over() {
             self.finish = Some(Finish::End);
         } else if self.room() == 0 {
             self.finish = Some(Finish::Truncated);

@@ -1,26 +1,31 @@
 //! What the data source means in tokens: prompts, boundaries, grades, jargon, worked solutions.
 //! Where problems come from, and who writes what, is decided elsewhere.
 
+mod chat;
+mod prompt;
 mod stops;
 
+pub use chat::{ChatTemplate, Message};
 pub use stops::{check_tokenizers, shared_stops};
 
 use std::sync::Arc;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use model::Tokenizer;
 use settings::{DataSource, Handoff, Settings};
 use tandem::reward::gsm8k;
-use tandem::{AuthorRule, Boundaries, GraderKind, NamedBoundaries, Schedule, Session};
-use types::{Author, Finish, Problem, Purpose, Share, TokenId, Verdict};
+use tandem::{AuthorRule, Boundaries, GraderKind, NamedBoundaries, Schedule, Session, StopTexts};
+use types::{Author, Problem, Purpose, Share, TokenId, Verdict};
 
-/// Where words, lines and sentences of the source end.
+use crate::prompt::Prompter;
+
+/// Where words, lines and sentences of the source end, and which texts end a rollout.
 ///
 /// # Errors
 /// The miniature with a tokenizer that is not its own: its boundaries and words are token ids.
 pub fn boundaries(settings: &Settings, tokenizer: &Tokenizer) -> anyhow::Result<Boundaries> {
-    match settings.data.source {
-        DataSource::Gsm8k => Ok(Boundaries::from_pieces(tokenizer.pieces())),
+    let boundaries = match settings.data.source {
+        DataSource::Gsm8k => Boundaries::from_pieces(tokenizer.pieces()),
         DataSource::Miniature => {
             let own = Tokenizer::from_json(&miniature::tokenizer_json(), "the miniature")?;
             let difference = own.difference(tokenizer);
@@ -31,13 +36,29 @@ pub fn boundaries(settings: &Settings, tokenizer: &Tokenizer) -> anyhow::Result<
                 settings.strong.model,
                 difference.unwrap_or_default()
             );
-            Ok(Boundaries::named(&NamedBoundaries {
+            Boundaries::named(&NamedBoundaries {
                 every_token_ends_a_word: true,
                 line_ends: miniature::lexicon::line_ends(),
                 sentence_ends: Vec::new(),
-            }))
+            })
         }
-    }
+    };
+    Ok(boundaries.with_stop_texts(stop_texts(&settings.sampling.stop_texts, tokenizer)))
+}
+
+/// A stop text may also be a special token, whose piece is empty.
+fn stop_texts(texts: &[String], tokenizer: &Tokenizer) -> StopTexts {
+    let whole: Vec<(TokenId, &str)> =
+        texts.iter().filter_map(|text| Some((tokenizer.id_of(text)?, text.as_str()))).collect();
+    let piece = |(id, piece): (usize, &'_ String)| {
+        let named = whole.iter().find(|(known, _)| *known as usize == id);
+        named.map_or_else(|| piece.clone(), |(_, text)| (*text).to_owned())
+    };
+    let pieces: Vec<String> = match texts {
+        [] => Vec::new(),
+        _ => tokenizer.pieces().iter().enumerate().map(piece).collect(),
+    };
+    StopTexts::new(texts, pieces.iter().map(String::as_str))
 }
 
 /// Cheap to clone.
@@ -51,13 +72,17 @@ struct Parts {
     stops: Vec<TokenId>,
     boundaries: Arc<Boundaries>,
     handoff: Handoff,
-    strong_template: String,
-    weak_template: String,
+    grader: GraderKind,
+    stop_texts: Vec<String>,
+    strong: Prompter,
+    /// Or why there is none: not every program sees the weak model.
+    weak: Result<Prompter, String>,
 }
 
 impl Task {
     /// # Errors
-    /// A tokenizer that cannot write the source's problems.
+    /// A tokenizer that cannot write the source's problems, or a chat template of the strong model
+    /// that is asked for and cannot be had.
     pub fn new(
         settings: &Settings,
         tokenizer: Tokenizer,
@@ -70,8 +95,11 @@ impl Task {
             stops,
             boundaries: Arc::new(boundaries),
             handoff: settings.handoff.clone(),
-            strong_template: settings.strong.prompt.template.clone(),
-            weak_template: settings.weak.prompt.template.clone(),
+            grader: settings.grader(),
+            stop_texts: settings.sampling.stop_texts.clone(),
+            strong: Prompter::new("strong", &settings.strong.model, &settings.strong.prompt)?,
+            weak: Prompter::new("weak", settings.weak_model(), &settings.weak.prompt)
+                .map_err(|error| format!("{error:#}")),
         })))
     }
 
@@ -108,33 +136,39 @@ impl Task {
     }
 
     /// # Errors
-    /// A question that the tokenizer cannot express.
+    /// A question that the prompt's template or the tokenizer cannot express.
     pub fn strong_prompt(&self, problem: &Problem) -> anyhow::Result<Vec<TokenId>> {
-        self.prompt(&self.0.strong_template, problem)
+        self.0.strong.tokens(problem, &self.0.tokenizer)
     }
 
     /// # Errors
-    /// A question that the tokenizer cannot express.
+    /// As [`Self::check_weak_prompt`], or a question that cannot be expressed.
     pub fn weak_prompt(&self, problem: &Problem) -> anyhow::Result<Vec<TokenId>> {
-        self.prompt(&self.0.weak_template, problem)
+        self.weak()?.tokens(problem, &self.0.tokenizer)
     }
 
-    fn prompt(&self, template: &str, problem: &Problem) -> anyhow::Result<Vec<TokenId>> {
-        let text = template.replace("{question}", &problem.question);
-        let tokens = self.0.tokenizer.encode(&text);
-        let tokens = tokens.with_context(|| format!("prompt of problem {}", problem.id))?;
-        ensure!(!tokens.is_empty(), "the prompt of problem {} has no tokens", problem.id);
-        Ok(tokens)
+    /// Whether weak prompts can be made here.
+    ///
+    /// # Errors
+    /// A chat template of the weak model that is asked for and cannot be had.
+    pub fn check_weak_prompt(&self) -> anyhow::Result<()> {
+        self.weak().map(drop)
     }
 
-    /// The worked solution and the canonical end: what supervised fine-tuning imitates.
+    fn weak(&self) -> anyhow::Result<&Prompter> {
+        self.0.weak.as_ref().map_err(|fault| anyhow!("{fault}"))
+    }
+
+    /// The worked solution and the canonical end: what supervised fine-tuning imitates after the
+    /// strong prompt.
     ///
     /// # Errors
     /// A problem without a solution, or one that the tokenizer cannot express.
     pub fn solution(&self, problem: &Problem) -> anyhow::Result<Vec<TokenId>> {
         let name = || format!("solution of problem {}", problem.id);
         let text = problem.solution.as_deref().with_context(|| format!("no {}", name()))?;
-        let mut tokens = self.0.tokenizer.encode(text).with_context(name)?;
+        let text = format!("{}{text}", self.0.strong.gap());
+        let mut tokens = self.0.tokenizer.encode(&text).with_context(name)?;
         tokens.push(*self.0.stops.first().context("the model names no end token")?);
         Ok(tokens)
     }
@@ -146,12 +180,8 @@ impl Task {
     pub fn verdict(&self, session: &Session, problem: &Problem) -> anyhow::Result<Verdict> {
         let finish = session.finish_reason().context("the rollout has not ended")?;
         let (tokens, authors) = (session.response(), session.authors());
-        let text = self.text(tokens, finish)?;
-        let kind = match self.0.source {
-            DataSource::Miniature => GraderKind::Miniature,
-            DataSource::Gsm8k => GraderKind::Gsm8k,
-        };
-        let grade = kind.grade(&text, &problem.answer, finish);
+        let text = self.text(tokens)?;
+        let grade = self.0.grader.grade(&text, &problem.answer, finish);
         let answered_by = match grade.answer_offset {
             Some(offset) => self.author_of(offset, tokens, authors)?,
             None => None,
@@ -166,13 +196,18 @@ impl Task {
         })
     }
 
-    /// The response's text without its end token.
-    fn text(&self, tokens: &[TokenId], finish: Finish) -> anyhow::Result<String> {
-        let written = match finish {
-            Finish::End => &tokens[..tokens.len() - 1],
-            Finish::Truncated => tokens,
+    /// The response's text without its end, be it a token or a text.
+    fn text(&self, tokens: &[TokenId]) -> anyhow::Result<String> {
+        let written = match (tokens.split_last(), self.0.stops.first()) {
+            (Some((last, before)), Some(end)) if last == end => before,
+            _ => tokens,
         };
-        Ok(self.0.tokenizer.decode(written)?)
+        let mut text = self.0.tokenizer.decode(written)?;
+        let ends = self.0.stop_texts.iter().filter_map(|stop| text.find(stop));
+        if let Some(end) = ends.min() {
+            text.truncate(end);
+        }
+        Ok(text)
     }
 
     /// Who wrote the byte at `offset`: the author of the first token whose prefix decodes beyond it.

@@ -12,7 +12,7 @@ pub use group::{Purpose, RolloutGroup};
 pub use ids::{
     Epoch, Generation, GroupId, LeaseId, MemberId, PolicyVersion, SampleIndex, SessionId,
 };
-pub use problem::Problem;
+pub use problem::{Problem, Shot};
 pub use rollout::{
     Finish, Rollout, RolloutError, RolloutParts, Sampling, Share, Span, SpanEnd, Verdict,
     is_sampled_logprob,

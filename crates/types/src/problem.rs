@@ -9,4 +9,13 @@ pub struct Problem {
     /// The whole solution, ending in `#### answer`: what supervised fine-tuning imitates.
     pub solution: Option<String>,
     pub answer: String,
+    /// Worked examples for few-shot prompts, as many as the longer of the two prompts shows.
+    pub shots: Vec<Shot>,
+}
+
+/// A worked example.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shot {
+    pub question: String,
+    pub solution: String,
 }

@@ -7,7 +7,7 @@ use crate::{Author, PolicyVersion, SampleIndex, TokenId};
 /// Why a rollout ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Finish {
-    /// An end token was written.
+    /// An end token was written, or a text that ends a rollout.
     End,
     /// `sampling.max_tokens` was reached.
     Truncated,

@@ -3,7 +3,7 @@
 use prost::Message;
 use types::{
     Author, Epoch, Finish, GroupId, LeaseId, PolicyVersion, Problem, Purpose, Rollout,
-    RolloutGroup, RolloutParts, SampleIndex, Sampling, Share, Span, SpanEnd, Verdict,
+    RolloutGroup, RolloutParts, SampleIndex, Sampling, Share, Shot, Span, SpanEnd, Verdict,
 };
 
 use super::{ConvertError, required, unknown};
@@ -11,13 +11,17 @@ use crate::wire::rollout as wire;
 
 impl From<Problem> for wire::Problem {
     fn from(p: Problem) -> Self {
-        Self { id: p.id, question: p.question, solution: p.solution, answer: p.answer }
+        let shot = |s: Shot| wire::Shot { question: s.question, solution: s.solution };
+        let shots = p.shots.into_iter().map(shot).collect();
+        Self { id: p.id, question: p.question, solution: p.solution, answer: p.answer, shots }
     }
 }
 
 impl From<wire::Problem> for Problem {
     fn from(p: wire::Problem) -> Self {
-        Self { id: p.id, question: p.question, solution: p.solution, answer: p.answer }
+        let shot = |s: wire::Shot| Shot { question: s.question, solution: s.solution };
+        let shots = p.shots.into_iter().map(shot).collect();
+        Self { id: p.id, question: p.question, solution: p.solution, answer: p.answer, shots }
     }
 }
 
@@ -287,7 +291,9 @@ mod tests {
                 jargon: Share { count: 1, of: 2 },
             },
         };
-        let problem = Problem { id: 4, question: "q".into(), solution: None, answer: "b".into() };
+        let shot = Shot { question: "p".into(), solution: "a".into() };
+        let (question, answer) = ("q".into(), "b".into());
+        let problem = Problem { id: 4, question, solution: None, answer, shots: vec![shot] };
         RolloutGroup {
             group: GroupId(11),
             epoch: Epoch(1),

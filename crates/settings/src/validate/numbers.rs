@@ -22,6 +22,7 @@ fn at_least_one(s: &Settings, faults: &mut Vec<String>) {
         ("handoff.chunk_tokens", s.handoff.chunk_tokens),
         ("sampling.max_tokens", s.sampling.max_tokens),
         ("data.shard_problems", s.data.shard_problems),
+        ("eval.samples", s.eval.samples),
         ("actor.slots", s.actor.slots),
         ("actor.slot_tokens", s.actor.slot_tokens),
         ("actor.batch_tokens", s.actor.batch_tokens),
@@ -60,6 +61,7 @@ fn writable(s: &Settings, faults: &mut Vec<String>) {
     let numbers = [
         ("seed", s.seed),
         ("eval.seed", s.eval.seed),
+        ("data.shots_seed", s.data.shots_seed),
         ("limits.message_bytes", s.limits.message_bytes),
         ("limits.weights_bytes", s.limits.weights_bytes),
     ];
@@ -74,6 +76,7 @@ fn shares(s: &Settings, faults: &mut Vec<String>) {
     let up_to_one = [
         ("handoff.stay", s.handoff.stay),
         ("data.jargon_share", s.data.jargon_share),
+        ("data.annotated_share", s.data.annotated_share),
         ("train.learning_rate_floor", s.train.learning_rate_floor),
         ("sampling.top_p", f64::from(s.sampling.top_p)),
         ("gates.plain_solo_min", s.gates.plain_solo_min),

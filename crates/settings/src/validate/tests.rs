@@ -82,6 +82,27 @@ fn what_must_fit_fits() {
 }
 
 #[test]
+fn prompts_and_evaluations_can_be_made() {
+    check(&["strong.prompt.template=gsm8k-9shot"], "which lacks {question} and is none of gsm8k-5");
+    check(&["weak.prompt.system=Think."], "weak.prompt.system is set but weak.prompt.chat is off");
+    check(&["strong.prompt.few_shot=2"], "strong.prompt.few_shot needs worked examples");
+    check(&["sampling.stop_texts=[\"\"]"], "sampling.stop_texts has an empty text");
+    check(&["sampling.stop_texts=é"], "sampling.stop_texts has \"é\": write ASCII");
+    check(&["eval.samples=0", "eval.pass_at=1"], "eval.samples is 0");
+    check(&["eval.samples=4", "eval.pass_at=1,5"], "eval.pass_at has 5 but eval.samples is 4");
+    check(&["eval.pass_at=[]"], "eval.pass_at is empty");
+    check(&["eval.samples=65"], "actor.slots is 64 but eval.samples is 65");
+    check(&["eval.pass_at=one"], "but must be a list of whole numbers");
+    check(&["eval.split=test"], "eval.split is test but the miniature");
+    check(&["reward.grader=verl-strict"], "reward.grader is GSM8K's");
+    check(&["data.annotated_share=1.5"], "data.annotated_share is 1.5");
+    let good = ["eval.samples=4", "eval.pass_at=1,4", "data.source=gsm8k", "data.path=x"];
+    let named =
+        ["strong.prompt.template=gsm8k-5shot", "eval.split=test", "reward.grader=verl-strict"];
+    assert_eq!(broken(&[&good[..], &named[..]].concat()), [""; 0]);
+}
+
+#[test]
 fn addresses_and_filters_are_read_before_anything_starts() {
     check(&["admin.listen=localhost:0"], "admin.listen is `localhost:0`");
     check(&["learner.listen=127.0.0.1"], "learner.listen is `127.0.0.1`: write HOST:PORT");
