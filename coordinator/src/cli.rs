@@ -86,6 +86,9 @@ pub struct EvalArgs {
     /// Problems: same as --set eval.problems=N. Without it, `--split test` takes all of them.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
+    /// Instead: whether the weak model follows plain solutions better than annotated ones (GSM8K).
+    #[arg(long)]
+    pub probe: bool,
     /// Same as --set eval.split=SPLIT.
     #[arg(long, value_parser = ["held-out", "test"])]
     pub split: Option<String>,

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use settings::{DataSource, EvalSplit, Layers, Settings};
 use types::PolicyVersion;
 
-use crate::cli::{ConfigArgs, EvalArgs};
+use crate::cli::{ConfigArgs, EvalArgs, UsageError};
 use crate::eval_plan::{EvalPlan, EvalResult};
 use crate::host::{self, Host};
 use crate::launch::{complain, create};
@@ -52,7 +52,11 @@ pub fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
             "note: this run trained on all of train.jsonl, so these problems are not held out"
         );
     }
-    let plan = EvalPlan::full(&settings, held_out(&source, settings.eval.problems));
+    let problems = held_out(&source, settings.eval.problems);
+    let plan = match args.probe {
+        true => probe_plan(&settings, problems)?,
+        false => EvalPlan::full(&settings, problems),
+    };
     let spec = RunSpec::evaluation(&settings, plan, args.actors);
     let log = run_dir.log(&format!("{log_prefix}coordinator"));
     let version = PolicyVersion::new(settings.learner.generation, step);
@@ -70,6 +74,15 @@ pub fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
         conclude(&session::run(job, host).await?, &run_dir, step)
     })
     .with_context(|| format!("the evaluation in {} failed", run_dir.shown()))
+}
+
+fn probe_plan(settings: &Settings, problems: u32) -> anyhow::Result<EvalPlan> {
+    if settings.data.source != DataSource::Gsm8k {
+        let text = "--probe compares the styles of GSM8K's solutions: set data.source=\"gsm8k\"";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    let schedule = settings.train_schedule().map_err(UsageError)?;
+    Ok(EvalPlan::probe(settings, problems, schedule))
 }
 
 fn of_run(args: &EvalArgs, run: &Path) -> anyhow::Result<Subject> {
@@ -158,10 +171,18 @@ fn conclude(finished: &Finished, run_dir: &RunDir, step: u32) -> anyhow::Result<
     }
     let result: Option<EvalResult> = finished.hub.with(|state| state.after().cloned());
     let result = result.context("the evaluation ended without a result")?;
-    let path = run_dir.evaluation(step, result.test_set);
+    let path = match result.probe {
+        Some(_) => run_dir.probe(step),
+        None => run_dir.evaluation(step, result.test_set),
+    };
     write_json(&path, &result).with_context(|| format!("cannot write {}", path.display()))?;
     let heading = format!("step {step}");
-    say(&format!("\n{}", table(&[Column { heading: &heading, result: Some(&result) }])));
+    match &result.probe {
+        Some(probe) => say(&format!("\n{}", probe.lines())),
+        None => {
+            say(&format!("\n{}", table(&[Column { heading: &heading, result: Some(&result) }])))
+        }
+    }
     say(&pass_table(&result.pass_at));
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     say(&format!("written to {}/{file}", run_dir.shown()));

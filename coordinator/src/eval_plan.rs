@@ -1,17 +1,21 @@
 //! What an evaluation consists of and what its rollouts say. It deals nothing itself: groups are
 //! handed out by `state`, all rollouts of one problem in one arm together.
 
-use settings::{DataSource, EvalSplit, Settings};
+use settings::{DataSource, EvalSplit, Settings, SolutionStyle};
 use tandem::{GraderKind, Schedule};
 use types::{
     Author, Finish, GroupId, PolicyVersion, Problem, Rollout, RolloutGroup, Sampling, TokenId,
 };
 
+use crate::source::Lead;
+
 mod marks;
+mod probe;
 mod result;
 
 pub use marks::PassAt;
 use marks::{Marks, conclude};
+pub use probe::{Contrast, Probe, Verdict};
 pub use result::{BySchedule, EvalResult};
 
 /// What an arm measures.
@@ -25,6 +29,11 @@ pub enum ArmKind {
     /// Under a schedule, by its written form in the settings.
     Tandem(String),
     WeakAlone,
+    /// The weak model alone after half a gold solution in a style: a probe.
+    WeakAfter(SolutionStyle),
+    /// Under training's schedule after one line of a gold solution, which leads the strong model
+    /// into its style: a probe.
+    TandemLed(SolutionStyle),
 }
 
 impl ArmKind {
@@ -36,6 +45,10 @@ impl ArmKind {
             Self::SoloPlain => "solo_plain",
             Self::Tandem(schedule) => schedule,
             Self::WeakAlone => "weak_solo",
+            Self::WeakAfter(SolutionStyle::Annotated) => "weak_after_annotated",
+            Self::WeakAfter(SolutionStyle::Plain) => "weak_after_plain",
+            Self::TandemLed(SolutionStyle::Annotated) => "tandem_led_annotated",
+            Self::TandemLed(SolutionStyle::Plain) => "tandem_led_plain",
         }
     }
 }
@@ -48,6 +61,8 @@ pub struct Arm {
     pub sampling: Sampling,
     /// Of each problem.
     pub samples: u32,
+    /// What both models find written already.
+    pub lead: Option<Lead>,
 }
 
 /// Arms over the same problems.
@@ -69,8 +84,10 @@ impl EvalPlan {
     #[must_use]
     pub fn full(settings: &Settings, problems: u32) -> Self {
         let samples = settings.eval.samples;
-        let sampled =
-            |kind, schedule| Arm { kind, schedule, sampling: sampling(settings, 1.0), samples };
+        let sampled = |kind, schedule| {
+            let sampling = sampling(settings, 1.0);
+            Arm { kind, schedule, sampling, samples, lead: None }
+        };
         let mut arms = vec![sampled(ArmKind::Solo, Schedule::STRONG_ALONE)];
         for text in &settings.eval.schedules {
             let kind = ArmKind::Tandem(text.clone());
@@ -80,7 +97,7 @@ impl EvalPlan {
         }
         let greedy = sampling(settings, 0.0);
         let (kind, schedule) = (ArmKind::SoloGreedy, Schedule::STRONG_ALONE);
-        arms.push(Arm { kind, schedule, sampling: greedy, samples: 1 });
+        arms.push(Arm { kind, schedule, sampling: greedy, samples: 1, lead: None });
         arms.push(sampled(ArmKind::WeakAlone, Schedule::WEAK_ALONE));
         Self::of(settings, problems, arms)
     }
@@ -91,7 +108,7 @@ impl EvalPlan {
         let schedule = Schedule::STRONG_ALONE;
         let solo = sampling(settings, 1.0);
         let plain = Sampling { banned: jargon_tokens, ..solo.clone() };
-        let arm = |kind, sampling| Arm { kind, schedule, sampling, samples: 1 };
+        let arm = |kind, sampling| Arm { kind, schedule, sampling, samples: 1, lead: None };
         let mut arms = vec![arm(ArmKind::Solo, solo)];
         if !plain.banned.is_empty() {
             arms.push(arm(ArmKind::SoloPlain, plain));
@@ -305,6 +322,7 @@ impl EvalRun {
         let arms = self.plan.arms.iter().zip(&self.marks);
         let measures = arms.flat_map(|(arm, m)| m.pass_at(arm.kind.name(), &self.plan.pass_at));
         result.pass_at = conclude(measures.collect(), self.plan.seed);
+        result.probe = self.probe();
         for (arm, tally) in self.plan.arms.iter().zip(&self.tallies) {
             let accuracy = tally.all.accuracy();
             match &arm.kind {
@@ -315,6 +333,8 @@ impl EvalRun {
                 ArmKind::SoloGreedy => result.solo_accuracy_greedy = accuracy,
                 ArmKind::SoloPlain => result.plain_solo_accuracy = accuracy,
                 ArmKind::WeakAlone => result.weak_solo_accuracy = accuracy,
+                // Among the pass@k, and in the probe's contrasts.
+                ArmKind::WeakAfter(_) | ArmKind::TandemLed(_) => {}
                 ArmKind::Tandem(text) => {
                     result.tandem_accuracy.push(text, accuracy);
                     result.handoff_success_rate.push(text, tally.with_handoff.accuracy());

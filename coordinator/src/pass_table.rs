@@ -47,6 +47,10 @@ fn name(arm: &str) -> String {
         "solo" => "strong alone, sampled".to_owned(),
         "solo_greedy" => "strong alone, greedy".to_owned(),
         "weak_solo" => "weak alone, sampled".to_owned(),
+        "weak_after_plain" => "weak alone, after plain gold".to_owned(),
+        "weak_after_annotated" => "weak alone, after annotated gold".to_owned(),
+        "tandem_led_plain" => "tandem, led into plain style".to_owned(),
+        "tandem_led_annotated" => "tandem, led into annotations".to_owned(),
         schedule => format!("tandem, {schedule}"),
     }
 }

@@ -140,6 +140,12 @@ impl RunDir {
         self.path.join(format!("eval-{of}step-{step:06}.json"))
     }
 
+    /// The result of `coordinator eval --probe`.
+    #[must_use]
+    pub fn probe(&self, step: u32) -> PathBuf {
+        self.path.join(format!("probe-step-{step:06}.json"))
+    }
+
     /// Where the processes of a command answer; each kind of command has a file of its own, as it
     /// has logs, since an evaluation may look at a run under way.
     #[must_use]

@@ -52,6 +52,12 @@ impl Marks {
         }
     }
 
+    /// The share of each problem's rollouts that the first grader marks right.
+    pub(super) fn shares(&self) -> Vec<f64> {
+        let right = self.right.first().map_or(&[][..], Vec::as_slice);
+        right.iter().map(|correct| f64::from(*correct) / f64::from(self.samples)).collect()
+    }
+
     /// Every grader's pass@k for each of `ks` that there are samples for.
     pub(super) fn pass_at<'a>(
         &'a self,

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::{ArmKind, PassAt};
+use super::{ArmKind, PassAt, Probe};
 
 /// A number per schedule, in the order of the settings; `None` where nothing was measured.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,6 +50,9 @@ pub struct EvalResult {
     /// By arm, grader and k.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pass_at: Vec<PassAt>,
+    /// Whether the weak model can follow one style better than the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
     /// Only the gates measure it.
     #[serde(skip)]
     pub plain_solo_accuracy: Option<f64>,

@@ -33,7 +33,7 @@ fn item(run: &EvalRun, group: GroupId) -> WorkItem {
 
 fn problem(id: u64) -> Problem {
     let (question, answer) = (String::new(), "1,018".to_owned());
-    Problem { id, question, solution: None, answer, shots: Vec::new() }
+    Problem { id, question, solution: None, answer, shots: Vec::new(), lead: None }
 }
 
 /// The group with these texts, one a sample; a text that ends in `…` was cut off.
@@ -159,4 +159,39 @@ fn every_grader_reads_every_sample_of_the_same_texts() {
     assert_eq!(result.solo_accuracy, Some(1.0), "by the verdicts");
     let miniature = EvalRun::new(plan(3), 0).result().pass_at;
     assert!(miniature.iter().all(|line| line.grader == "own" && line.value == 0.0));
+}
+
+#[test]
+fn a_probe_contrasts_the_styles_over_the_same_problems() {
+    let mut settings = Settings::default();
+    settings.data.source = DataSource::Gsm8k;
+    let schedule = settings.train_schedule().unwrap();
+    let mut run = EvalRun::new(EvalPlan::probe(&settings, 40, schedule), 0);
+    let kinds: Vec<&str> = run.plan.arms.iter().map(|arm| arm.kind.name()).collect();
+    let expected =
+        ["weak_after_plain", "weak_after_annotated", "tandem_led_plain", "tandem_led_annotated"];
+    assert_eq!(kinds, expected);
+    // Plain solutions are all followed by the weak model alone; in tandem one in two, of either.
+    for id in run.groups() {
+        let (arm, ordinal) = run.locate(id).unwrap();
+        let right = match arm.kind {
+            ArmKind::WeakAfter(style) => style == SolutionStyle::Plain || ordinal % 4 == 0,
+            _ => ordinal % 2 == 0,
+        };
+        let text = if right { "#### 1018" } else { "#### 7" };
+        let done = with_texts(group(&item(&run, id), Script::right(VERSION)), &[text]);
+        run.record(&done, &problem(ordinal), VERSION).unwrap();
+    }
+    let probe = run.result().probe.unwrap();
+    let Contrast { plain, annotated, difference, low, high } = probe.weak_after.clone();
+    assert_eq!((plain, annotated, difference), (1.0, 0.25, 0.75));
+    assert!(low > 0.5 && high < 0.9, "{low} to {high}");
+    assert_eq!(probe.weak_after.verdict(), Verdict::PlainPays);
+    assert_eq!(probe.tandem_led.difference, 0.0);
+    assert_eq!(probe.tandem_led.verdict(), Verdict::NoEffectExpected);
+    let text = probe.lines();
+    assert!(text.contains("1.000") && text.contains("no effect is to be expected"), "{text}");
+    let worse = Contrast { low: -0.5, high: -0.1, ..probe.weak_after };
+    assert_eq!(worse.verdict(), Verdict::AnnotationsPay);
+    assert_eq!(EvalRun::new(plan(3), 0).result().probe, None);
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use settings::{EvalSplit, Settings, SolutionStyle};
 use types::{Problem, Shot};
 
+use super::lead::{Lead, without_annotations};
 use super::wants_solutions;
 use crate::shard::{Dealer, Place, permutation};
 
@@ -169,12 +170,26 @@ impl Gsm8k {
     /// Beyond the last of them.
     #[must_use]
     pub fn held_out(&self, ordinal: u64) -> Problem {
+        let problem = self.evaluated(ordinal);
+        Problem { solution: None, shots: self.shots.clone(), ..problem.clone() }
+    }
+
+    /// The same with the lead of its gold solution.
+    ///
+    /// # Panics
+    /// Beyond the last of them.
+    #[must_use]
+    pub fn led(&self, ordinal: u64, lead: Lead) -> Problem {
+        let solution = self.evaluated(ordinal).solution.as_deref();
+        Problem { lead: solution.and_then(|text| lead.of(text)), ..self.held_out(ordinal) }
+    }
+
+    fn evaluated(&self, ordinal: u64) -> &Problem {
         let ordinal = ordinal as usize;
-        let problem = match &self.test {
+        match &self.test {
             Some(test) => &test[ordinal],
             None => &self.problems[self.held_out[ordinal]],
-        };
-        Problem { solution: None, shots: self.shots.clone(), ..problem.clone() }
+        }
     }
 
     #[must_use]
@@ -216,13 +231,6 @@ impl Style {
     }
 }
 
-/// Without `<<…>>`.
-fn without_annotations(solution: &str) -> String {
-    let mut parts = solution.split("<<");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |plain, part| plain + part.split_once(">>").map_or(part, |(_, rest)| rest))
-}
-
 /// All problems of one file; their ids are line numbers from 1.
 ///
 /// # Errors
@@ -255,7 +263,7 @@ fn parse(id: u64, line: &str) -> Result<Problem, String> {
     if answer.is_empty() {
         return Err("nothing follows `#### `".to_owned());
     }
-    Ok(Problem { id, question, solution: Some(solution), answer, shots: Vec::new() })
+    Ok(Problem { id, question, solution: Some(solution), answer, shots: Vec::new(), lead: None })
 }
 
 #[cfg(test)]

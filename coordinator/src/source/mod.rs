@@ -2,6 +2,7 @@
 //! Who works on them is decided in `state`.
 
 mod gsm8k;
+mod lead;
 mod miniature;
 
 use settings::{DataSource, Objective, Settings};
@@ -10,6 +11,7 @@ use types::{Problem, TokenId};
 use crate::shard::Place;
 
 pub use gsm8k::{Gsm8k, HELD_OUT, SourceError, read_problems};
+pub use lead::{Extent, Lead};
 pub use miniature::Miniature;
 
 /// A data source, opened.
@@ -72,6 +74,15 @@ impl Source {
         match self {
             Self::Miniature(source) => source.held_out(ordinal),
             Self::Gsm8k(source) => source.held_out(ordinal),
+        }
+    }
+
+    /// The same with the lead of its gold solution, where the source has such solutions.
+    #[must_use]
+    pub fn led(&self, ordinal: u64, lead: Lead) -> Problem {
+        match self {
+            Self::Miniature(source) => source.held_out(ordinal),
+            Self::Gsm8k(source) => source.led(ordinal, lead),
         }
     }
 

@@ -146,6 +146,10 @@ impl RunState {
             return None;
         }
         let (schedule, sampling) = (arm.schedule.to_string(), arm.sampling.clone());
+        let problem = match arm.lead {
+            Some(lead) => self.source.led(ordinal, lead),
+            None => self.source.held_out(ordinal),
+        };
         let epoch: Epoch = self.evals.grant(group, grant)?;
         self.eval_counts.leased += 1;
         Some(WorkItem {
@@ -157,7 +161,7 @@ impl RunState {
             schedule,
             samples,
             key_group: GroupId(ordinal),
-            problem: self.source.held_out(ordinal),
+            problem,
             sampling,
         })
     }

@@ -41,6 +41,7 @@ pub fn draw(split: Split, seed: u64, index: u64, style: Style) -> Problem {
         solution: Some(solution),
         answer,
         shots: Vec::new(),
+        lead: None,
     }
 }
 

@@ -50,7 +50,12 @@ impl Prompter {
         tokenizer: &Tokenizer,
     ) -> anyhow::Result<Vec<TokenId>> {
         let name = || format!("prompt of problem {}", problem.id);
-        let mut tokens = tokenizer.encode(&self.text(problem)?).with_context(name)?;
+        let mut text = self.text(problem)?;
+        if let Some(lead) = &problem.lead {
+            text.push_str(self.gap());
+            text.push_str(lead);
+        }
+        let mut tokens = tokenizer.encode(&text).with_context(name)?;
         let prefix = tokenizer.prefix();
         // A chat template writes all that its model wants to see.
         if self.chat.is_none() && !tokens.starts_with(&prefix) {
@@ -60,7 +65,7 @@ impl Prompter {
         Ok(tokens)
     }
 
-    /// The prompt as the model is to read it, but for a beginning-of-text token.
+    /// The prompt as the model is to read it, but for a beginning-of-text token and the lead.
     ///
     /// # Errors
     /// As [`Self::tokens`].

@@ -110,8 +110,14 @@ fn nothing_may_stand_between_the_miniatures_answer_and_its_end() {
 #[test]
 fn gsm8k_counts_each_models_annotations_as_its_own() {
     let task = gsm8k_task();
-    let problem =
-        Problem { id: 1, question: "so".into(), answer: "6".into(), solution: None, shots: vec![] };
+    let problem = Problem {
+        id: 1,
+        question: "so".into(),
+        answer: "6".into(),
+        solution: None,
+        shots: vec![],
+        lead: None,
+    };
     let graded = |schedule: &str, text: &str| {
         let tokens = [&*task.tokenizer().encode(text).unwrap(), task.stops()].concat();
         let session = written_for(&task, &problem, schedule, &tokens);

@@ -11,6 +11,8 @@ pub struct Problem {
     pub answer: String,
     /// Worked examples for few-shot prompts, as many as the longer of the two prompts shows.
     pub shots: Vec<Shot>,
+    /// What the answer begins with, the same for both models; no part of the response.
+    pub lead: Option<String>,
 }
 
 /// A worked example.

@@ -13,7 +13,14 @@ impl From<Problem> for wire::Problem {
     fn from(p: Problem) -> Self {
         let shot = |s: Shot| wire::Shot { question: s.question, solution: s.solution };
         let shots = p.shots.into_iter().map(shot).collect();
-        Self { id: p.id, question: p.question, solution: p.solution, answer: p.answer, shots }
+        Self {
+            id: p.id,
+            question: p.question,
+            solution: p.solution,
+            answer: p.answer,
+            shots,
+            lead: p.lead,
+        }
     }
 }
 
@@ -21,7 +28,14 @@ impl From<wire::Problem> for Problem {
     fn from(p: wire::Problem) -> Self {
         let shot = |s: wire::Shot| Shot { question: s.question, solution: s.solution };
         let shots = p.shots.into_iter().map(shot).collect();
-        Self { id: p.id, question: p.question, solution: p.solution, answer: p.answer, shots }
+        Self {
+            id: p.id,
+            question: p.question,
+            solution: p.solution,
+            answer: p.answer,
+            shots,
+            lead: p.lead,
+        }
     }
 }
 
@@ -293,7 +307,14 @@ mod tests {
         };
         let shot = Shot { question: "p".into(), solution: "a".into() };
         let (question, answer) = ("q".into(), "b".into());
-        let problem = Problem { id: 4, question, solution: None, answer, shots: vec![shot] };
+        let problem = Problem {
+            id: 4,
+            question,
+            solution: None,
+            answer,
+            shots: vec![shot],
+            lead: Some("so".into()),
+        };
         RolloutGroup {
             group: GroupId(11),
             epoch: Epoch(1),

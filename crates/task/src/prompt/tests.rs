@@ -13,6 +13,7 @@ fn problem(shots: usize) -> Problem {
         solution: None,
         answer: "3".into(),
         shots: (1..=shots).map(shot).collect(),
+        lead: None,
     }
 }
 
@@ -106,4 +107,17 @@ fn what_cannot_be_rendered_is_named() {
     );
     assert!(refused("/no/such", day).contains("/no/such has no chat template"));
     assert!(refused("/no/such", "26 July").contains("weak.prompt.date is `26 July`"));
+}
+
+#[test]
+fn a_lead_follows_the_prompt_as_an_answer_would() {
+    let led = |template: &str, lead: Option<&str>| {
+        let prompter = prompter(|p| p.template = template.to_owned());
+        let problem = Problem { lead: lead.map(str::to_owned), ..problem(0) };
+        let tokenizer = tokenizer();
+        tokenizer.decode(&prompter.tokens(&problem, &tokenizer).unwrap()).unwrap()
+    };
+    assert_eq!(led("{question} A:", Some("6\n")), "<s>How many? A: 6\n");
+    assert_eq!(led("{question} A: ", Some("6\n")), "<s>How many? A: 6\n");
+    assert_eq!(led("{question} A:", None), "<s>How many? A:");
 }
