@@ -16,6 +16,8 @@ const GENERATION: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// Before the names of a language model that is a part of one that sees.
+const INNER: &str = "language_model.";
 
 /// What belongs to a model but is of no account to its numbers: kept, so that a directory that is
 /// written serves as well as the one it comes from.
@@ -89,7 +91,8 @@ pub(crate) fn read_tensors(
         let map: Value = serde_json::from_str(&read_text(&index)?)
             .map_err(|e| ModelError::Corrupt { file: origin.clone(), reason: e.to_string() })?;
         for (name, shape) in config.tensors() {
-            let Some(file) = map["weight_map"][&name].as_str() else {
+            let of = |name: &str| map["weight_map"][name].as_str();
+            let Some(file) = of(&name).or_else(|| of(&format!("{INNER}{name}"))) else {
                 return Err(ModelError::MissingTensor { file: origin, tensor: name });
             };
             by_file.entry(file.to_owned()).or_default().push((name, shape));
@@ -102,7 +105,9 @@ pub(crate) fn read_tensors(
         let origin = path.display().to_string();
         let parsed = parse(&bytes, &origin)?;
         for (name, shape) in wanted {
-            let tensor = read_tensor(&parsed, (&name, &shape), &origin, placement)?;
+            let inner = format!("{INNER}{name}");
+            let held = if parsed.tensor(&inner).is_ok() { &inner } else { &name };
+            let tensor = read_tensor(&parsed, (held, &shape), &origin, placement)?;
             tensors.insert(name, tensor);
         }
     }

@@ -9,5 +9,6 @@ mod files;
 mod gradients;
 mod oracle;
 mod recompute;
+mod parity;
 mod tiny;
 mod trained;
