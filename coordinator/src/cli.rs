@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use settings::{EvalSplit, Layers, Settings, SettingsError};
 
 use crate::run_dir::CheckpointChoice;
@@ -23,9 +23,12 @@ pub enum Command {
     Eval(EvalArgs),
     /// Fine-tune on worked solutions, then check the gates.
     Sft(SftArgs),
-    /// Make models.
+    /// Make, fetch and export models.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Fetch data sets.
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Look at settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -80,7 +83,7 @@ pub struct EvalArgs {
     /// Overrides one setting; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// `latest`, or a step's number.
+    /// `latest`, `best` (highest tandem accuracy on held-out problems), or a step's number.
     #[arg(long, default_value = "latest", conflicts_with = "config")]
     pub checkpoint: CheckpointChoice,
     /// Problems: same as --set eval.problems=N. Without it, `--split test` takes all of them.
@@ -119,6 +122,88 @@ pub struct SftArgs {
 pub enum ModelCommand {
     /// A small random model with a tokenizer trained on a data set, for smoke runs.
     Tiny(TinyArgs),
+    /// Fetch a model from the Hugging Face hub, or a mirror of it (HF_ENDPOINT), into its cache.
+    Get(GetArgs),
+    /// A run's checkpoint as a directory that other libraries load.
+    Export(ExportArgs),
+}
+
+/// How files are fetched.
+#[derive(Args, Clone, Debug)]
+pub struct FetchArgs {
+    /// A branch, a tag or a commit.
+    #[arg(long, default_value = "main")]
+    pub revision: String,
+    /// Tries after the first one; a try that brings bytes starts the count anew.
+    #[arg(long, default_value_t = 5)]
+    pub retries: u32,
+    /// Before the second try; it doubles from try to try.
+    #[arg(long, default_value_t = 500)]
+    pub retry_wait_ms: u64,
+    /// A connection, an answer or the next bytes are waited for no longer.
+    #[arg(long, default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub silence_ms: u64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct GetArgs {
+    /// OWNER/NAME.
+    pub repository: String,
+    /// This file alone, for instance one of several GGUF files.
+    #[arg(long)]
+    pub file: Option<String>,
+    /// A new or empty directory that gets a copy; without it the model stays in the cache.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub fetch: FetchArgs,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum DataCommand {
+    /// Fetch a data set as the JSON lines that `data.path` names.
+    Get(DataArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DataArgs {
+    #[arg(value_enum)]
+    pub set: DataSet,
+    /// A new or empty directory for train.jsonl and test.jsonl.
+    #[arg(long, value_name = "DIR", default_value = "data/gsm8k")]
+    pub out: PathBuf,
+    /// Fetch URL/train.jsonl and URL/test.jsonl instead of the hub's parquet files.
+    #[arg(long)]
+    pub url: Option<String>,
+    #[command(flatten)]
+    pub fetch: FetchArgs,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataSet {
+    Gsm8k,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ExportArgs {
+    /// A run directory.
+    pub run: PathBuf,
+    /// `latest`, `best` (highest tandem accuracy on held-out problems), or a step's number.
+    #[arg(long, default_value = "latest")]
+    pub checkpoint: CheckpointChoice,
+    /// Of the weights; rounded to the nearest, ties to even.
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub dtype: ExportDtype,
+    /// A new or empty directory for the model.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportDtype {
+    Bf16,
+    F16,
+    F32,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -176,6 +176,7 @@ fn conclude(finished: &Finished, run_dir: &RunDir, step: u32) -> anyhow::Result<
         None => run_dir.evaluation(step, result.test_set),
     };
     write_json(&path, &result).with_context(|| format!("cannot write {}", path.display()))?;
+    run_dir.record_evaluation(step, &result)?;
     let heading = format!("step {step}");
     match &result.probe {
         Some(probe) => say(&format!("\n{}", probe.lines())),

@@ -7,6 +7,8 @@ pub mod cli;
 pub mod config_command;
 pub mod eval;
 pub mod eval_plan;
+pub mod export;
+pub mod fetch;
 #[cfg(test)]
 mod fixtures;
 pub mod gates;
@@ -39,7 +41,7 @@ pub mod weight_store;
 
 use settings::SettingsError;
 
-use cli::{Cli, Command, ModelCommand, UsageError};
+use cli::{Cli, Command, DataCommand, ModelCommand, UsageError};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -53,6 +55,9 @@ pub fn run(cli: &Cli) -> u8 {
         Command::Eval(args) => eval::eval(args),
         Command::Sft(args) => sft::sft(args),
         Command::Model(ModelCommand::Tiny(args)) => tiny::tiny(args),
+        Command::Model(ModelCommand::Get(args)) => fetch::model_get(args),
+        Command::Data(DataCommand::Get(args)) => fetch::data_get(args),
+        Command::Model(ModelCommand::Export(args)) => export::export(args),
         Command::Config(command) => config_command::config(command),
     };
     done.unwrap_or_else(|error| {

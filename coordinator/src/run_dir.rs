@@ -2,6 +2,7 @@
 //! checkpoints are written into it by the learner.
 
 mod claim;
+mod evaluated;
 #[cfg(test)]
 mod tests;
 
@@ -38,14 +39,23 @@ pub enum RunDirError {
     NoCheckpoint(PathBuf),
     #[error("{path} has no checkpoint of step {step}; there are {there}")]
     NoStep { path: PathBuf, step: u32, there: String },
+    #[error(
+        "{0} has no evaluated checkpoint: evaluate some with `coordinator eval {0} --checkpoint N`, \
+         or train with eval.every_steps a multiple of checkpoint.every_steps"
+    )]
+    NotEvaluated(PathBuf),
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
+    #[error("cannot write {path}: {source}")]
+    Write { path: PathBuf, source: io::Error },
 }
 
 /// Which checkpoint of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckpointChoice {
     Latest,
+    /// By evaluations on held-out problems.
+    Best,
     Step(u32),
 }
 
@@ -55,12 +65,12 @@ impl FromStr for CheckpointChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "latest" => Ok(Self::Latest),
-            number => number
-                .strip_prefix(STEP_PREFIX)
-                .unwrap_or(number)
-                .parse()
-                .map(Self::Step)
-                .map_err(|_| format!("'{text}' is neither `latest` nor a step's number")),
+            "best" => Ok(Self::Best),
+            number => {
+                number.strip_prefix(STEP_PREFIX).unwrap_or(number).parse().map(Self::Step).map_err(
+                    |_| format!("'{text}' is neither `latest` nor `best` nor a step's number"),
+                )
+            }
         }
     }
 }
@@ -182,13 +192,15 @@ impl RunDir {
     /// # Errors
     /// No such checkpoint; the text names those that are there.
     pub fn checkpoint(&self, choice: CheckpointChoice) -> Result<CheckpointDir, RunDirError> {
-        let mut all = self.checkpoints()?;
-        let CheckpointChoice::Step(step) = choice else {
-            return all.pop().ok_or_else(|| RunDirError::NoCheckpoint(self.shown.clone()));
-        };
+        let all = self.checkpoints()?;
         if all.is_empty() {
             return Err(RunDirError::NoCheckpoint(self.shown.clone()));
         }
+        let step = match choice {
+            CheckpointChoice::Best => return self.best(),
+            CheckpointChoice::Latest => all.last().map_or(0, |last| last.step),
+            CheckpointChoice::Step(step) => step,
+        };
         let there: Vec<String> = all.iter().map(|c| c.step.to_string()).collect();
         all.into_iter().find(|c| c.step == step).ok_or_else(|| RunDirError::NoStep {
             path: self.shown.clone(),

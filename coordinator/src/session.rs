@@ -199,6 +199,9 @@ impl Driver<'_> {
             }
             Event::Evaluated { stage, step, result } => {
                 metrics::set_evaluation(*stage, result);
+                if *stage != Stage::Before {
+                    self.run_dir.record_evaluation(*step, result)?;
+                }
                 if *stage == Stage::During {
                     let mut log = MetricsLog::create(&self.run_dir.evaluations())?;
                     log.evaluation(*step, result, self.hub.now())?;

@@ -57,7 +57,11 @@ pub fn tiny(args: &TinyArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn claim(out: &Path) -> anyhow::Result<()> {
+/// Makes a directory, or takes an empty one.
+///
+/// # Errors
+/// A directory that holds something, or cannot be made.
+pub(crate) fn claim(out: &Path) -> anyhow::Result<()> {
     let made = fs::create_dir_all(out).and_then(|()| fs::read_dir(out));
     let holds = made.with_context(|| format!("cannot create {}", out.display()))?.next().is_some();
     if holds { Err(NotEmpty(out.to_owned()).into()) } else { Ok(()) }

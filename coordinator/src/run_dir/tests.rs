@@ -82,5 +82,5 @@ fn checkpoints_are_found_by_step_and_torn_ones_are_not() {
     assert_eq!(run.checkpoint("step-000020".parse().unwrap()).unwrap().step, 20);
     let text = run.checkpoint(CheckpointChoice::Step(7)).unwrap_err().to_string();
     assert!(text.contains("step 7; there are 20, 40, 100"), "{text}");
-    assert!("best".parse::<CheckpointChoice>().is_err());
+    assert!("newest".parse::<CheckpointChoice>().is_err());
 }
