@@ -13,6 +13,9 @@ use crate::run_dir::CheckpointChoice;
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    /// Stop when standard input closes; for programs that start this one.
+    #[arg(long, global = true, hide = true)]
+    pub exit_with_parent: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -23,6 +26,9 @@ pub enum Command {
     Eval(EvalArgs),
     /// Fine-tune on worked solutions, then check the gates.
     Sft(SftArgs),
+    /// Do a whole experiment, stage by stage; the same command again goes on where it ended.
+    #[command(subcommand)]
+    Recipe(RecipeCommand),
     /// Make, fetch and export models.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -220,6 +226,37 @@ pub struct TinyArgs {
     /// Of the random weights.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum RecipeCommand {
+    /// Calculator annotations (`<<48/2=24>>`) as jargon: does tandem training remove them?
+    Gsm8kJargon(RecipeArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RecipeArgs {
+    /// The strong model: a directory or a .gguf file.
+    #[arg(long, value_name = "MODEL")]
+    pub strong: String,
+    /// The weak model: a directory or a .gguf file.
+    #[arg(long, value_name = "MODEL")]
+    pub weak: String,
+    /// A settings file, or the name of a preset.
+    #[arg(long, value_name = "FILE|PRESET", default_value = "gsm8k-jargon")]
+    pub config: String,
+    /// Overrides one setting; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Where everything goes; a directory that an interrupted recipe left is gone on with.
+    #[arg(long, value_name = "DIR", default_value = "runs/gsm8k-jargon")]
+    pub out: PathBuf,
+    /// Actor processes.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub actors: u32,
+    /// Also evaluate start, tandem and control on GSM8K's test set.
+    #[arg(long)]
+    pub test_set: bool,
 }
 
 #[derive(Subcommand, Clone, Debug)]

@@ -57,6 +57,18 @@ fn wilson(share: f64, of: usize) -> (f64, f64) {
     (((middle - spread) / scale).max(0.0), ((middle + spread) / scale).min(1.0))
 }
 
+/// The difference of two independent proportions, first minus second, each of so many outcomes, with
+/// Newcombe's interval (1998, method 10).
+#[must_use]
+pub fn difference(first: (f64, usize), second: (f64, usize)) -> Estimate {
+    let ((p, n), (q, m)) = (first, second);
+    let ((p_low, p_high), (q_low, q_high)) = (wilson(p, n), wilson(q, m));
+    let value = p - q;
+    let low = value - ((p - p_low).powi(2) + (q_high - q).powi(2)).sqrt();
+    let high = value + ((p_high - p).powi(2) + (q - q_low).powi(2)).sqrt();
+    Estimate { value, low, high }
+}
+
 /// The 2.5th and 97.5th percentiles of the means of resamples, problems drawn with replacement.
 fn bootstrap(measures: &[&Vec<f64>], seed: u64) -> Vec<(f64, f64)> {
     let Some(problems) = measures.first().map(|values| values.len()) else { return Vec::new() };
@@ -127,6 +139,15 @@ mod tests {
         assert!(none.value == 0.0 && none.low < 1e-12, "{none:?}");
         assert!((none.high - 0.071_347_6).abs() < 1e-6, "not empty at the edge: {none:?}");
         assert_eq!(estimates(&[Vec::new()], 1), [None]);
+    }
+
+    #[test]
+    fn a_difference_of_proportions_has_newcombes_interval() {
+        // Newcombe (1998), table II, example a: 56/70 against 48/80.
+        let found = difference((56.0 / 70.0, 70), (48.0 / 80.0, 80));
+        assert!((found.value - 0.2).abs() < 1e-12, "{found:?}");
+        assert!((found.low - 0.0524).abs() < 5e-5, "{found:?}");
+        assert!((found.high - 0.3339).abs() < 5e-5, "{found:?}");
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub fn create(
     Ok(run_dir)
 }
 
-fn make_absolute(name: &mut String) {
+pub(crate) fn make_absolute(name: &mut String) {
     let is_path = !name.is_empty() && Path::new(name.as_str()).exists();
     if let (true, Ok(absolute)) = (is_path, std::path::absolute(name.as_str())) {
         *name = absolute.to_string_lossy().into_owned();

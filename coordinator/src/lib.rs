@@ -25,6 +25,7 @@ pub mod overrides;
 pub mod pass_table;
 pub mod plan;
 pub mod progress;
+pub mod recipe;
 pub mod run_dir;
 pub mod service;
 pub mod session;
@@ -39,21 +40,33 @@ pub mod table;
 pub mod tiny;
 pub mod weight_store;
 
+use std::time::Duration;
+
 use settings::SettingsError;
 
-use cli::{Cli, Command, DataCommand, ModelCommand, UsageError};
+use cli::{Cli, Command, DataCommand, ModelCommand, RecipeCommand, UsageError};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+
+/// Without its parent, this process ends by then.
+const PARENT_GRACE: Duration = Duration::from_secs(60);
 
 /// Runs a command; errors go to standard error. Exit codes: 0 done, 1 failed, 2 wrong use, 130 and
 /// 143 stopped by a signal.
 #[must_use]
 pub fn run(cli: &Cli) -> u8 {
+    if cli.exit_with_parent
+        && let Err(error) = runtime::terminate_with_parent(PARENT_GRACE)
+    {
+        eprintln!("coordinator: cannot watch the parent process: {error}");
+        return FAILED;
+    }
     let done = match &cli.command {
         Command::Launch(args) => launch::launch(args),
         Command::Eval(args) => eval::eval(args),
         Command::Sft(args) => sft::sft(args),
+        Command::Recipe(RecipeCommand::Gsm8kJargon(args)) => recipe::recipe(args),
         Command::Model(ModelCommand::Tiny(args)) => tiny::tiny(args),
         Command::Model(ModelCommand::Get(args)) => fetch::model_get(args),
         Command::Data(DataCommand::Get(args)) => fetch::data_get(args),

@@ -26,6 +26,21 @@ pub fn exit_with_parent(shutdown: Shutdown, grace: Duration) -> io::Result<()> {
     Ok(())
 }
 
+/// The same for a process that sees to its own end at SIGTERM: when the pipe closes it gets one.
+pub fn terminate_with_parent(grace: Duration) -> io::Result<()> {
+    let body = move || {
+        until_closed(io::stdin().lock());
+        if let Err(failure) = nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM) {
+            warn!(%failure, "cannot ask this process to stop");
+        }
+        thread::sleep(grace);
+        warn!(grace_ms = grace.as_millis(), "still alive without a parent, exiting");
+        std::process::exit(1);
+    };
+    thread::Builder::new().name("parent-watch".to_owned()).spawn(body)?;
+    Ok(())
+}
+
 /// Reads until the other end is closed. A broken pipe counts as closed: either way there is no
 /// parent that would ever speak again.
 fn until_closed(mut pipe: impl Read) {

@@ -6,7 +6,8 @@ use types::Sampling;
 
 use crate::sections::{
     Actor, Admin, Checkpoint, Coordinator, Data, DataSource, Eval, Gates, Grader, Handoff, Learner,
-    Limits, Log, Model, Reward, Run, SamplingSettings, Shutdown, Staleness, Train, WeakServer,
+    Limits, Log, Model, Recipe, Reward, Run, SamplingSettings, Shutdown, Staleness, Train,
+    WeakServer,
 };
 
 /// All settings. The defaults are the miniature's.
@@ -25,6 +26,7 @@ pub struct Settings {
     pub reward: Reward,
     pub eval: Eval,
     pub gates: Gates,
+    pub recipe: Recipe,
     pub staleness: Staleness,
     pub checkpoint: Checkpoint,
     pub shutdown: Shutdown,
@@ -51,6 +53,7 @@ impl Default for Settings {
             reward: Reward::default(),
             eval: Eval::default(),
             gates: Gates::default(),
+            recipe: Recipe::default(),
             staleness: Staleness::default(),
             checkpoint: Checkpoint::default(),
             shutdown: Shutdown::default(),

@@ -275,6 +275,20 @@ section! {
 }
 
 section! {
+    /// `coordinator recipe gsm8k-jargon`.
+    Recipe {
+        /// Of each supervised fine-tuning; 0: both models are taken as they are.
+        sft_steps: u32 = 200,
+        sft_examples_per_step: u32 = 32,
+        sft_learning_rate: f64 = 2e-5,
+        /// Of the solutions that the strong model imitates, those with calculator annotations.
+        annotated_share: f64 = 0.75,
+        /// Held-out problems of the probe.
+        probe_problems: u32 = 256,
+    }
+}
+
+section! {
     /// How old a rollout may be.
     Staleness {
         /// Versions behind the step that trains on it; 0: synchronous.

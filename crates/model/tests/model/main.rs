@@ -8,7 +8,7 @@ mod engine;
 mod files;
 mod gradients;
 mod oracle;
-mod recompute;
 mod parity;
+mod recompute;
 mod tiny;
 mod trained;

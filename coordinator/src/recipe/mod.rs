@@ -1,0 +1,216 @@
+//! `coordinator recipe gsm8k-jargon`: supervised starting points, a probe, tandem training, its
+//! control, and a report. Each stage is a command of this program; a stage that left its result is
+//! not done again.
+
+mod report;
+mod stage;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use runtime::{Shutdown, TaskGroup, describe_exit, run_attached};
+use settings::{DataSource, Layers, Settings};
+
+use crate::cli::{RecipeArgs, UsageError};
+use crate::host::JOIN_GRACE;
+use crate::launch::make_absolute;
+use crate::output::say;
+use crate::overrides;
+use stage::Stage;
+
+/// The resolved settings that all stages share.
+const SETTINGS: &str = "recipe.toml";
+/// Held while a recipe runs.
+const LOCK: &str = "recipe.lock";
+
+/// A stage's own grace, and this much for its last words.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// An experiment's directory and what its stages are to be done with.
+pub(crate) struct Recipe {
+    pub(crate) dir: PathBuf,
+    pub(crate) settings: Settings,
+    pub(crate) actors: u32,
+    pub(crate) test_set: bool,
+}
+
+/// Returns the exit code.
+///
+/// # Errors
+/// Wrong settings, a directory of another recipe, or a stage that fails.
+pub fn recipe(args: &RecipeArgs) -> anyhow::Result<u8> {
+    let settings = settings(args)?;
+    fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot create {}", args.out.display()))?;
+    let _lock = lock(&args.out)?;
+    claim(&args.out, &settings)?;
+    let dir = std::path::absolute(&args.out)
+        .with_context(|| format!("cannot tell where {} lies", args.out.display()))?;
+    let recipe = Recipe { dir, settings, actors: args.actors, test_set: args.test_set };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the async runtime")?;
+    runtime.block_on(async {
+        let signals = Shutdown::new();
+        let tasks = TaskGroup::new(Shutdown::new());
+        runtime::listen_for_signals(&tasks, signals.clone())
+            .context("cannot listen for signals")?;
+        let done = run(&recipe, &signals).await;
+        tasks.shutdown().trigger("the recipe is done");
+        let joined = tasks.join(JOIN_GRACE).await;
+        done.and_then(|code| joined.map(|()| code))
+    })
+}
+
+async fn run(recipe: &Recipe, signals: &Shutdown) -> anyhow::Result<u8> {
+    let stages = Stage::all(recipe);
+    for (number, stage) in stages.iter().enumerate() {
+        let heading = format!("[{}/{}] {}", number + 1, stages.len(), stage.title());
+        if stage.result(recipe)?.is_some() {
+            eprintln!("{heading}: done before");
+            continue;
+        }
+        eprintln!("{heading}");
+        if let Some(code) = run_stage(recipe, *stage, signals).await? {
+            return Ok(code);
+        }
+    }
+    let report = report::write(recipe)?;
+    say(&format!("\n{report}"));
+    say(&format!("written to {}/report.md and report.json", recipe.dir.display()));
+    Ok(0)
+}
+
+/// `None` once its result is there; an exit code where a signal stopped it.
+async fn run_stage(
+    recipe: &Recipe,
+    stage: Stage,
+    signals: &Shutdown,
+) -> anyhow::Result<Option<u8>> {
+    stage.clear(recipe)?;
+    let program = std::env::current_exe().context("cannot tell where this program lies")?;
+    let args = stage.args(recipe)?;
+    let grace = Duration::from_secs_f64(recipe.settings.shutdown.grace_seconds) + LAST_WORDS;
+    let ended: ExitStatus = run_attached(&program, &args, signals, grace).await?;
+    if let Some(reason) = signals.reason() {
+        eprintln!("{reason}: the same command goes on with the stage `{}`", stage.name());
+        return Ok(Some(reason.exit_code()));
+    }
+    if !ended.success() {
+        bail!(
+            "the stage `{}` {}; see {}",
+            stage.name(),
+            describe_exit(ended),
+            recipe.dir.display()
+        );
+    }
+    stage
+        .result(recipe)?
+        .with_context(|| format!("the stage `{}` left no result", stage.name()))?;
+    Ok(None)
+}
+
+fn settings(args: &RecipeArgs) -> anyhow::Result<Settings> {
+    let mut set = args.set.clone();
+    set.push(overrides::text("strong.model", &args.strong));
+    set.push(overrides::text("weak.model", &args.weak));
+    let layers = Layers { file: Some(args.config.clone()), set, environment: None };
+    let mut settings = layers.load()?;
+    if settings.data.source != DataSource::Gsm8k {
+        let text = format!("{}: this recipe needs data.source=\"gsm8k\"", args.config);
+        return Err(UsageError(text).into());
+    }
+    if !settings.eval.enabled {
+        let text = "this recipe compares evaluations: set eval.enabled=true";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    for path in [&mut settings.strong.model, &mut settings.weak.model, &mut settings.data.path] {
+        make_absolute(path);
+    }
+    Ok(settings)
+}
+
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join(LOCK);
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
+        bail!(
+            "a recipe is under way in {}: wait for its end, or choose another --out",
+            dir.display()
+        );
+    }
+    Ok(file)
+}
+
+/// Takes a new directory, or goes on with one of the same settings.
+fn claim(dir: &Path, settings: &Settings) -> anyhow::Result<()> {
+    let path = dir.join(SETTINGS);
+    let wanted = settings.to_toml();
+    if !path.exists() {
+        if fs::read_dir(dir)?.any(|entry| entry.is_ok_and(|entry| entry.file_name() != LOCK)) {
+            bail!(
+                "{} is not empty: choose another --out, a new or an empty directory",
+                dir.display()
+            );
+        }
+        return fs::write(&path, wanted)
+            .with_context(|| format!("cannot write {}", path.display()));
+    }
+    let found =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let changed = differing(&found, &wanted);
+    if changed.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{} was begun with other settings ({}): give those again, or choose another --out",
+        dir.display(),
+        changed.join(", ")
+    )
+}
+
+/// The keys whose values differ, as `section.key`.
+fn differing(found: &str, wanted: &str) -> Vec<String> {
+    let keys = |text: &str| {
+        let mut section = String::new();
+        let mut all = std::collections::BTreeMap::new();
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                section = format!("{}.", name.trim_end_matches(']'));
+            } else if let Some((key, value)) = line.split_once(" = ") {
+                all.insert(format!("{section}{key}"), value.to_owned());
+            }
+        }
+        all
+    };
+    let (found, wanted) = (keys(found), keys(wanted));
+    let all: std::collections::BTreeSet<&String> = found.keys().chain(wanted.keys()).collect();
+    all.into_iter().filter(|key| found.get(*key) != wanted.get(*key)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_gone_on_with_under_the_same_settings_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        claim(dir.path(), &settings).unwrap();
+        claim(dir.path(), &settings).unwrap();
+        (settings.seed, settings.train.kl) = (9, 0.5);
+        let text = claim(dir.path(), &settings).unwrap_err().to_string();
+        assert!(text.contains("(seed, train.kl)"), "{text}");
+        let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join("thesis.tex"), "").unwrap();
+        let text = claim(other.path(), &settings).unwrap_err().to_string();
+        assert!(text.contains("is not empty"), "{text}");
+        let held = lock(dir.path()).unwrap();
+        let text = lock(dir.path()).unwrap_err().to_string();
+        assert!(text.contains("under way"), "{text}");
+        drop(held);
+        lock(dir.path()).unwrap();
+    }
+}
