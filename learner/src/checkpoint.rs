@@ -1,25 +1,32 @@
 //! Checkpoints: a Hugging Face directory with the optimiser's state beside it, whole or not at
 //! all. When one is due is the training loop's decision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use candle_core::{DType, Tensor};
+use candle_core::DType;
+use grpo::OptimizerState;
 use model::{
-    ModelFiles, ModelSource, Placement, Texts, from_safetensors, to_safetensors, write_directory,
+    ModelFiles, ModelSource, Placement, Tensors, Texts, from_safetensors, to_safetensors,
+    write_directory, write_numbers,
 };
 use serde::{Deserialize, Serialize};
 use settings::Settings;
 use types::Hash;
 
+/// Of a checkpoint whose weights are all trained, and of one with adapters.
 const FORMAT: u32 = 1;
+const FORMAT_LORA: u32 = 2;
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const WEIGHTS: &str = "model.safetensors";
 /// No checkpoint is whole without them.
 const REQUIRED: [&str; 4] = ["config.json", "tokenizer.json", WEIGHTS, OPTIMIZER];
+/// Only where adapters were trained; the weights hold them too, merged.
+const ADAPTERS: &str = "adapters.safetensors";
 const PREFIX: &str = "step-";
 /// Leading dot: never taken for a checkpoint. Being written.
 const UNFINISHED: &str = ".unfinished-";
@@ -45,8 +52,32 @@ pub struct State {
     pub random_state: RandomState,
     /// Groups 0 up to this one, itself not included, made the weights.
     pub groups_consumed: u64,
+    /// None: all weights were trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraState>,
     /// BLAKE3 of every other file of the directory.
     pub hashes: BTreeMap<String, String>,
+}
+
+/// What the adapters of a checkpoint are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraState {
+    pub rank: usize,
+    pub alpha: f64,
+    pub targets: BTreeSet<String>,
+}
+
+impl LoraState {
+    /// As settings say it.
+    #[must_use]
+    pub fn describe(lora: Option<&Self>) -> String {
+        let Some(Self { rank, alpha, targets }) = lora else {
+            return "train.lora.rank=0".to_owned();
+        };
+        let targets = targets.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        format!("train.lora.rank={rank}, train.lora.alpha={alpha}, train.lora.targets={targets}")
+    }
 }
 
 /// All random numbers are hashes of names that begin with the seed: nothing else has to be kept.
@@ -62,14 +93,18 @@ pub struct Contents<'a> {
     pub texts: &'a Texts,
     /// Safetensors.
     pub weights: &'a [u8],
-    pub optimizer: &'a BTreeMap<String, Tensor>,
+    pub optimizer: &'a OptimizerState<'a>,
+    /// Empty where `state.lora` is none.
+    pub adapters: &'a Tensors,
 }
 
 /// A checkpoint read back and verified.
 pub struct Checkpoint {
     pub state: State,
     pub files: ModelFiles,
-    pub optimizer: BTreeMap<String, Tensor>,
+    pub optimizer: Tensors,
+    /// Where `state.lora` says that there are any.
+    pub adapters: Option<Tensors>,
 }
 
 impl State {
@@ -85,6 +120,7 @@ impl State {
             optimizer_updates: 0,
             random_state: RandomState { seed },
             groups_consumed: u64::from(version.step) * groups_per_step,
+            lora: None,
             hashes: BTreeMap::new(),
         }
     }
@@ -259,12 +295,13 @@ pub fn load_checkpoint(dir: &Path) -> anyhow::Result<Checkpoint> {
     let state: State = serde_json::from_str(&text)
         .with_context(|| format!("{} is damaged: use an older checkpoint", state.display()))?;
     ensure!(
-        state.format == FORMAT,
-        "{} has format {}, this program reads {FORMAT}",
+        state.format == format(&state),
+        "{} has format {}, this program reads {FORMAT} and, with adapters, {FORMAT_LORA}",
         dir.display(),
         state.format
     );
-    if let Some(name) = REQUIRED.into_iter().find(|name| !state.hashes.contains_key(*name)) {
+    let required = REQUIRED.into_iter().chain(state.lora.is_some().then_some(ADAPTERS));
+    if let Some(name) = required.into_iter().find(|name| !state.hashes.contains_key(*name)) {
         bail!(
             "{} is damaged, it names no {name}: use an older checkpoint",
             dir.join(STATE).display()
@@ -272,8 +309,7 @@ pub fn load_checkpoint(dir: &Path) -> anyhow::Result<Checkpoint> {
     }
     for (name, expected) in &state.hashes {
         let path = dir.join(name);
-        let bytes = fs::read(&path).with_context(|| format!("{}", path.display()))?;
-        let found = Hash::of(&bytes).to_string();
+        let found = hash_file(&path).with_context(|| format!("{}", path.display()))?.to_string();
         ensure!(
             found == *expected,
             "{} is damaged, its hash is {found} where {STATE} says {expected}: use an older \
@@ -283,28 +319,44 @@ pub fn load_checkpoint(dir: &Path) -> anyhow::Result<Checkpoint> {
     }
     let placement = Placement::cpu(DType::F32);
     let files = ModelSource::Directory(dir.to_owned()).load(0, &placement)?;
-    let path = dir.join(OPTIMIZER);
-    let bytes = fs::read(&path).with_context(|| format!("{}", path.display()))?;
-    let optimizer = from_safetensors(&bytes, &path.display().to_string(), &placement)?;
-    Ok(Checkpoint { state, files, optimizer })
+    let read = |name: &str| -> anyhow::Result<Tensors> {
+        let path = dir.join(name);
+        let bytes = fs::read(&path).with_context(|| format!("{}", path.display()))?;
+        Ok(from_safetensors(&bytes, &path.display().to_string(), &placement)?)
+    };
+    let adapters = state.lora.is_some().then(|| read(ADAPTERS)).transpose()?;
+    Ok(Checkpoint { files, optimizer: read(OPTIMIZER)?, adapters, state })
+}
+
+fn format(state: &State) -> u32 {
+    if state.lora.is_some() { FORMAT_LORA } else { FORMAT }
 }
 
 fn write_files(dir: &Path, contents: Contents<'_>) -> anyhow::Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir)?;
     }
-    let Contents { mut state, texts, weights, optimizer } = contents;
+    let Contents { mut state, texts, weights, optimizer, adapters } = contents;
     write_directory(dir, texts, weights)?;
-    let optimizer = to_safetensors(optimizer)?;
-    fs::write(dir.join(OPTIMIZER), &optimizer)?;
-    let texts = texts.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
-    let files = texts.chain([(WEIGHTS, weights), (OPTIMIZER, optimizer.as_slice())]);
-    state.hashes = files.map(|(f, b)| (f.to_owned(), Hash::of(b).to_string())).collect();
+    write_numbers(&dir.join(OPTIMIZER), optimizer.entries())?;
+    let mut names: Vec<&str> = texts.keys().map(String::as_str).collect();
+    names.extend([WEIGHTS, OPTIMIZER]);
+    if state.lora.is_some() {
+        fs::write(dir.join(ADAPTERS), to_safetensors(adapters)?)?;
+        names.push(ADAPTERS);
+    }
+    state.format = format(&state);
+    let hash = |name: &str| Ok((name.to_owned(), hash_file(&dir.join(name))?.to_string()));
+    state.hashes = names.into_iter().map(hash).collect::<io::Result<_>>()?;
     fs::write(dir.join(STATE), serde_json::to_string_pretty(&state)?)?;
     for name in state.hashes.keys().map(String::as_str).chain([STATE]) {
         sync(&dir.join(name))?;
     }
     sync(dir)
+}
+
+fn hash_file(path: &Path) -> io::Result<Hash> {
+    Hash::of_reader(File::open(path)?)
 }
 
 fn sync(path: &Path) -> anyhow::Result<()> {

@@ -41,7 +41,8 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     let task = Task::new(&settings, start.tokenizer.clone(), stops.clone())?;
     let files = open_files(&settings, &start)?;
     let generation = Generation(settings.learner.generation);
-    let mut trainer = Trainer::new(&settings, &start, &stops, Box::new(Solo::new(generation)))?;
+    let vocab = start.config.ids;
+    let mut trainer = Trainer::new(&settings, start, &stops, Box::new(Solo::new(generation)))?;
     resume(&mut trainer, &settings, &files.checkpoints)?;
     process.readiness.set("model");
 
@@ -53,7 +54,6 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
             let collective = trainer.collective();
             let window = Window::new(&settings, collective.rank(), collective.world())?;
             let assembler = Assembler::new(window, trainer.steps_taken());
-            let vocab = start.config.ids;
             let admission = Admission::new(&settings, task.clone(), vocab)?;
             Some(Inbox::new(admission, Refill::new(&settings), assembler, returns))
         }
@@ -197,7 +197,7 @@ mod tests {
 
     fn trainer(world: &Miniature) -> Trainer {
         let solo = Box::new(Solo::new(Generation(1)));
-        Trainer::new(&world.settings, &world.files, world.task.stops(), solo).unwrap()
+        Trainer::new(&world.settings, world.files.clone(), world.task.stops(), solo).unwrap()
     }
 
     /// A directory with a checkpoint of two steps.
@@ -212,6 +212,7 @@ mod tests {
             texts: &world.files.texts(),
             weights: &trainer.weights().unwrap(),
             optimizer: &trainer.optimizer().state().unwrap(),
+            adapters: trainer.policy().adapters(),
         };
         store.write(contents).unwrap();
         store

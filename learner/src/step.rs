@@ -1,35 +1,41 @@
 //! One optimiser step: forward, loss and backward by micro-batches, sums over all ranks, clipping,
 //! AdamW. Which rollouts make a step and what becomes of the new weights is decided outside.
 
-use std::collections::BTreeMap;
+mod pass;
+mod start;
+mod update;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use candle_core::{Tensor, Var};
+use candle_core::Tensor;
 use grpo::{
     AdamW, AdamWSettings, Decay, Example, Gradients, LearningRate, LossInputs, LossSettings,
-    Parameters, PolicyBatch, RatioLevel, RawStats, SftBatch, plan_micro_batches, policy_loss,
-    sft_loss, strong_tokens,
+    OptimizerState, Parameters, PolicyBatch, RatioLevel, RawStats, SftBatch, plan_micro_batches,
+    policy_loss, sft_loss, strong_tokens,
 };
-use model::{Decoder, ModelFiles, Scoring};
-use settings::{Objective, Ratio, Settings};
+use model::{Decoder, LoraSettings, ModelFiles, Scoring};
+use settings::{Lora, Objective, Ratio, Settings, Train};
 use types::{Rollout, TokenId};
 
-use crate::checkpoint::Checkpoint;
-use crate::collective::Collective;
+use crate::checkpoint::{Checkpoint, LoraState};
+use crate::collective::{Collective, shard};
+use pass::Pass;
+use start::Start;
+use update::Update;
 
 /// The strong model in training. One thread owns it.
 pub struct Trainer {
     policy: Decoder,
     /// The run's start, where the loss has a KL term.
     reference: Option<Decoder>,
+    /// Whose adapters are trained in the place of the weights.
+    lora: Option<LoraSettings>,
     optimizer: AdamW,
     stops: Vec<TokenId>,
     rate: LearningRate,
     loss: LossSettings,
-    grad_norm_max: f64,
-    micro_batch_tokens: usize,
-    logprob_chunk_tokens: usize,
+    train: Train,
     steps_taken: u32,
     collective: Box<dyn Collective>,
 }
@@ -57,37 +63,40 @@ impl Trainer {
     /// Weights at odds with their configuration, or loss settings out of range.
     pub fn new(
         settings: &Settings,
-        start: &ModelFiles,
+        start: ModelFiles,
         stops: &[TokenId],
         collective: Box<dyn Collective>,
     ) -> anyhow::Result<Self> {
-        let vars: BTreeMap<String, Var> = start
-            .tensors
-            .iter()
-            .map(|(name, tensor)| Ok((name.clone(), Var::from_tensor(tensor)?)))
-            .collect::<candle_core::Result<_>>()?;
-        let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone()));
-        let policy = Decoder::new(start.config.clone(), tensors.collect())?;
-        let train = &settings.train;
+        let train = settings.train.clone();
         let loss = loss_settings(settings);
         loss.check()?;
         let needs_reference = train.kl > 0.0 && train.objective != Objective::Sft;
-        let optimizer = AdamWSettings {
+        let lora = lora_settings(&train);
+        let Start { policy, base, variables } = match &lora {
+            Some(lora) => Start::adapted(start, lora, settings.seed)?,
+            None => Start::whole(start, needs_reference)?,
+        };
+        let parameters = Parameters::new(variables)?;
+        let adamw = AdamWSettings {
             beta1: train.beta1,
             beta2: train.beta2,
             weight_decay: train.weight_decay,
             ..AdamWSettings::default()
         };
+        let all = parameters.elem_count();
+        let part = match train.shard_optimizer {
+            true => shard(all, collective.rank(), collective.world()),
+            false => 0..all,
+        };
         Ok(Self {
-            reference: needs_reference.then(|| policy.frozen()).transpose()?,
             policy,
-            optimizer: AdamW::new(Parameters::new(vars)?, optimizer),
+            reference: base.filter(|_| needs_reference),
+            lora,
+            optimizer: AdamW::of_part(parameters, adamw, part),
             stops: stops.to_vec(),
             rate: learning_rate(settings),
             loss,
-            grad_norm_max: train.grad_norm_max,
-            micro_batch_tokens: train.micro_batch_tokens as usize,
-            logprob_chunk_tokens: train.logprob_chunk_tokens as usize,
+            train,
             steps_taken: 0,
             collective,
         })
@@ -96,20 +105,28 @@ impl Trainer {
     /// Goes on from a checkpoint; the KL term keeps looking at the run's start.
     ///
     /// # Errors
-    /// A checkpoint of another model; nothing is changed then but, at worst, some weights.
+    /// A checkpoint of another model, or of other adapters; nothing is changed then but, at worst,
+    /// some weights.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> anyhow::Result<()> {
-        let found = checkpoint.files.config.tensors();
+        let Checkpoint { state, files, optimizer, adapters } = checkpoint;
         ensure!(
-            found == self.policy.config().tensors(),
+            files.config.tensors() == self.policy.config().tensors(),
             "checkpoint of step {} is of another model than this run's",
-            checkpoint.state.step
+            state.step
         );
-        self.optimizer.load_state(&checkpoint.optimizer, checkpoint.state.optimizer_updates)?;
+        let lora = self.lora_state();
+        ensure!(
+            state.lora == lora,
+            "{} but the checkpoint was made with {}: set it as it was",
+            LoraState::describe(lora.as_ref()),
+            LoraState::describe(state.lora.as_ref()),
+        );
+        self.optimizer.load_state(optimizer, state.optimizer_updates)?;
+        let trained = adapters.as_ref().unwrap_or(&files.tensors);
         for (name, var) in self.optimizer.parameters().iter() {
-            let tensor = checkpoint.files.tensors.get(name);
-            var.set(tensor.with_context(|| format!("the checkpoint lacks {name}"))?)?;
+            var.set(trained.get(name).with_context(|| format!("the checkpoint lacks {name}"))?)?;
         }
-        self.steps_taken = checkpoint.state.step;
+        self.steps_taken = state.step;
         Ok(())
     }
 
@@ -129,6 +146,26 @@ impl Trainer {
         &self.optimizer
     }
 
+    /// The moments of all variables. Every rank has to call it at once where each has a part only.
+    ///
+    /// # Errors
+    /// A rank is gone.
+    pub fn optimizer_state(&mut self) -> anyhow::Result<OptimizerState<'_>> {
+        if self.optimizer.part().len() == self.optimizer.parameters().elem_count() {
+            return Ok(self.optimizer.state()?);
+        }
+        let Self { optimizer, collective, .. } = self;
+        optimizer.gathered_state(|moments| collective.all_gather(moments))
+    }
+
+    /// What a checkpoint says of the adapters; `None` where all weights are trained.
+    #[must_use]
+    pub fn lora_state(&self) -> Option<LoraState> {
+        let lora = self.lora.as_ref()?;
+        let targets = lora.targets.iter().cloned().collect();
+        Some(LoraState { rank: lora.rank, alpha: lora.alpha, targets })
+    }
+
     /// Of the next step.
     #[must_use]
     pub fn learning_rate(&self) -> f64 {
@@ -145,18 +182,19 @@ impl Trainer {
         self.collective.as_mut()
     }
 
-    /// The weights as safetensors.
+    /// The weights as safetensors, adapters merged into them.
     ///
     /// # Errors
     /// A weight that is not finite, which must not leave this process.
     pub fn weights(&self) -> anyhow::Result<Vec<u8>> {
-        for (name, tensor) in self.policy.tensors() {
+        let tensors = self.policy.merged()?;
+        for (name, tensor) in &tensors {
             // A sum is finite only if all of its terms are.
             let sum = tensor.detach().sum_all()?.to_dtype(candle_core::DType::F64)?;
             let sum = sum.to_scalar::<f64>()?;
             ensure!(sum.is_finite(), "weights of {name} are no longer finite: {ADVICE}");
         }
-        Ok(model::to_safetensors(self.policy.tensors())?)
+        Ok(model::to_safetensors(&tensors)?)
     }
 
     /// One step on weighted rollouts of this rank. `None` where `abandoned` said so in between;
@@ -173,7 +211,7 @@ impl Trainer {
         let count = self.global_count(own)?;
         let mut sums = Sums::new(&self.optimizer);
         if count > 0.0 {
-            for indices in PolicyBatch::plan(rollouts, self.micro_batch_tokens) {
+            for indices in PolicyBatch::plan(rollouts, self.train.micro_batch_tokens as usize) {
                 if abandoned() {
                     return Ok(None);
                 }
@@ -181,8 +219,8 @@ impl Trainer {
                 let device = self.policy.device();
                 if let Some(batch) = PolicyBatch::build(&chosen, self.steps_taken, device)? {
                     let started = Instant::now();
-                    let loss = self.policy_forward(&batch, count, &mut sums.stats)?;
-                    sums.backward(self.optimizer.parameters(), &loss, started)?;
+                    let (pass, loss) = self.policy_forward(&batch, count, &mut sums.stats)?;
+                    sums.backward(self.optimizer.parameters(), (pass, &loss), started)?;
                 }
             }
         }
@@ -208,19 +246,19 @@ impl Trainer {
         let mut sums = Sums::new(&self.optimizer);
         if count > 0.0 {
             let lengths: Vec<usize> = examples.iter().map(Example::training_len).collect();
-            for indices in plan_micro_batches(&lengths, self.micro_batch_tokens) {
+            for indices in plan_micro_batches(&lengths, self.train.micro_batch_tokens as usize) {
                 if abandoned() {
                     return Ok(None);
                 }
                 let chosen: Vec<&Example> = indices.iter().map(|i| &examples[*i]).collect();
                 if let Some(batch) = SftBatch::build(&chosen, self.policy.device())? {
                     let started = Instant::now();
-                    let SftBatch { tokens, select, targets } = &batch;
-                    let logprobs =
-                        self.policy.logprobs(tokens, select, targets, &self.scoring(1.0))?;
-                    let output = sft_loss(&logprobs, count).context(ADVICE)?;
+                    let inputs = (&batch.tokens, &batch.select, &batch.targets);
+                    let pass = self.pass(inputs, 1.0)?;
+                    let output = sft_loss(pass.logprobs(), count).context(ADVICE)?;
                     sums.loss += output.nll;
-                    sums.backward(self.optimizer.parameters(), &output.loss, started)?;
+                    let way_back = (pass, &output.loss);
+                    sums.backward(self.optimizer.parameters(), way_back, started)?;
                 }
             }
         }
@@ -230,28 +268,34 @@ impl Trainer {
         self.finish(sums, count).map(Some)
     }
 
-    /// The loss of one micro-batch; its statistics go into `stats`.
+    /// The loss of one micro-batch, with the pass that it is of; its statistics go into `stats`.
     fn policy_forward(
         &self,
         batch: &PolicyBatch,
         count: f64,
         stats: &mut RawStats,
-    ) -> anyhow::Result<Tensor> {
-        let scoring = self.scoring(f64::from(batch.temperature));
-        let of = |decoder: &Decoder| {
-            decoder.logprobs(&batch.tokens, &batch.select, &batch.targets, &scoring) // [N]
-        };
-        let reference = self.reference.as_ref().map(of).transpose()?;
-        let policy = of(&self.policy)?;
-        let columns = &batch.columns;
-        let inputs = LossInputs { logprobs: &policy, reference: reference.as_ref(), columns };
+    ) -> anyhow::Result<(Pass, Tensor)> {
+        let temperature = f64::from(batch.temperature);
+        let PolicyBatch { tokens, select, targets, columns, .. } = batch;
+        let scoring = self.scoring(temperature);
+        let reference = self.reference.as_ref();
+        let reference = reference.map(|start| start.logprobs(tokens, select, targets, &scoring));
+        let reference = reference.transpose()?; // [N]
+        let pass = self.pass((tokens, select, targets), temperature)?;
+        let inputs =
+            LossInputs { logprobs: pass.logprobs(), reference: reference.as_ref(), columns };
         let output = policy_loss(&inputs, &self.loss, count).context(ADVICE)?;
         stats.add(&output.stats);
-        Ok(output.loss)
+        Ok((pass, output.loss))
+    }
+
+    fn pass(&self, inputs: (&Tensor, &Tensor, &Tensor), temperature: f64) -> anyhow::Result<Pass> {
+        let scoring = self.scoring(temperature);
+        Pass::forward(&self.policy, inputs, &scoring, self.train.recompute_blocks)
     }
 
     fn scoring(&self, temperature: f64) -> Scoring {
-        let chunk_tokens = self.logprob_chunk_tokens;
+        let chunk_tokens = self.train.logprob_chunk_tokens as usize;
         Scoring { temperature, stops: self.stops.clone(), chunk_tokens }
     }
 
@@ -268,9 +312,13 @@ impl Trainer {
         let started = Instant::now();
         let mut grad_norm = 0.0;
         if count > 0.0 {
-            self.collective.all_reduce_sum(sums.gradients.flat_mut())?;
-            grad_norm = sums.gradients.clip_global_norm(self.grad_norm_max).context(ADVICE)?;
-            self.optimizer.step(&sums.gradients, learning_rate)?;
+            let update = Update {
+                learning_rate,
+                grad_norm_max: self.train.grad_norm_max,
+                sharded: self.train.shard_optimizer,
+            };
+            let collective = self.collective.as_mut();
+            grad_norm = update.take(&mut self.optimizer, &mut sums.gradients, collective)?;
         }
         self.steps_taken += 1;
         Ok(StepReport {
@@ -314,15 +362,20 @@ impl Sums {
     fn backward(
         &mut self,
         parameters: &Parameters,
-        loss: &Tensor,
+        (pass, loss): (Pass, &Tensor),
         forward_started: Instant,
     ) -> anyhow::Result<()> {
         self.forward += forward_started.elapsed();
         let started = Instant::now();
-        self.gradients.accumulate(parameters, &loss.backward()?).context(ADVICE)?;
+        pass.backward(loss, parameters, &mut self.gradients).context(ADVICE)?;
         self.backward += started.elapsed();
         Ok(())
     }
+}
+
+fn lora_settings(train: &Train) -> Option<LoraSettings> {
+    let Lora { rank, alpha, targets } = train.lora.clone();
+    (rank > 0).then(|| LoraSettings { rank: rank as usize, alpha, targets })
 }
 
 fn loss_settings(settings: &Settings) -> LossSettings {

@@ -265,7 +265,7 @@ impl TrainLoop {
     /// The weights are those of a step that nobody may know of, the ones before it are gone.
     /// Checkpoints are written before their step is committed anyway, so this one is better than
     /// one from before the last committed step.
-    fn keep_uncommitted(&self, version: PolicyVersion, weights: &[u8]) -> anyhow::Result<()> {
+    fn keep_uncommitted(&mut self, version: PolicyVersion, weights: &[u8]) -> anyhow::Result<()> {
         let newest = self.files.checkpoints.newest_step()?;
         if newest.is_none_or(|newest| newest < self.version.step) {
             self.write_checkpoint(version, weights)?;
@@ -278,14 +278,20 @@ impl TrainLoop {
         step >= self.settings.train.steps || (every > 0 && step.is_multiple_of(every))
     }
 
-    fn write_checkpoint(&self, version: PolicyVersion, weights: &[u8]) -> anyhow::Result<String> {
-        let (optimizer, settings) = (self.trainer.optimizer(), &self.settings);
+    fn write_checkpoint(
+        &mut self,
+        version: PolicyVersion,
+        weights: &[u8],
+    ) -> anyhow::Result<String> {
+        let (trainer, settings) = (&mut self.trainer, &self.settings);
         let mut state = State::new(version, settings.groups_per_step(), settings.seed);
-        state.optimizer_updates = optimizer.step_count();
-        state.learning_rate = self.trainer.last_learning_rate();
+        state.optimizer_updates = trainer.optimizer().step_count();
+        state.learning_rate = trainer.last_learning_rate();
+        state.lora = trainer.lora_state();
+        let adapters = &trainer.policy().adapters().clone();
+        let optimizer = &trainer.optimizer_state()?;
         let RunFiles { checkpoints, texts, .. } = &self.files;
-        let optimizer = &optimizer.state()?;
-        let contents = Contents { state, texts, weights, optimizer };
+        let contents = Contents { state, texts, weights, optimizer, adapters };
         let name = checkpoints.write(contents)?;
         metrics::CHECKPOINTS.increment(1, &[]);
         info!(%version, checkpoint = name, "wrote a checkpoint");

@@ -33,6 +33,8 @@ pub enum Error {
     NoReference { kl: f64 },
     #[error("variable `{name}` has no gradient: an operation without a backward pass hides it")]
     MissingGradient { name: String },
+    #[error("there is no variable `{name}` to add a gradient to")]
+    UnknownVariable { name: String },
     #[error("gradient of `{name}` has a value that is not finite")]
     GradientNotFinite { name: String },
     #[error("variable `{name}` is {dtype}: the optimiser keeps f32 (or f64) masters, cast outside")]

@@ -1,10 +1,11 @@
 //! All gradients of a step in one flat f32 buffer, in name order: what the ranks all-reduce.
 //! Backward passes happen outside; applying the result is the optimiser's.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::DType;
 use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, DType, Storage, Tensor};
 
 use crate::Error;
 use crate::parameters::{Parameters, Slot};
@@ -32,15 +33,56 @@ impl Gradients {
         for (slot, var) in parameters.placed() {
             let gradient =
                 store.get(var).ok_or_else(|| Error::MissingGradient { name: slot.name.clone() })?;
-            let values = gradient.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-            let sum = &mut self.flat[slot.range.clone()];
-            if values.len() != sum.len() {
-                let (found, expected) = (values.len(), sum.len());
-                return Err(Error::Length { what: "gradient of a variable", found, expected });
-            }
-            sum.iter_mut().zip(&values).for_each(|(sum, value)| *sum += value);
+            add_values(&mut self.flat[slot.range.clone()], gradient)?;
         }
         self.check_finite()
+    }
+
+    /// Adds a part of one variable's gradient, `[n, ..]`, from row `first` on.
+    ///
+    /// # Errors
+    /// A name that no variable has, a part that reaches beyond the variable.
+    pub fn add(&mut self, name: &str, first: usize, part: &Tensor) -> Result<(), Error> {
+        let (range, width) = self.place(name)?;
+        let start = first * width;
+        let (end, expected) = (start + part.elem_count(), range.len());
+        if end > expected {
+            let what = "part of a variable's gradient";
+            return Err(Error::Length { what, found: end, expected });
+        }
+        add_values(&mut self.flat[range][start..end], part)
+    }
+
+    /// Adds row i of `part`, `[n,d]`, to row `rows[i]` of one variable's gradient, `[_,d]`.
+    ///
+    /// # Errors
+    /// As [`Gradients::add`].
+    pub fn add_rows(&mut self, name: &str, rows: &[u32], part: &Tensor) -> Result<(), Error> {
+        let (range, width) = self.place(name)?;
+        let what = "rows of a variable's gradient";
+        if part.elem_count() != rows.len() * width {
+            let (found, expected) = (part.elem_count(), rows.len() * width);
+            return Err(Error::Length { what, found, expected });
+        }
+        let sum = &mut self.flat[range];
+        let values = part.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        for (row, values) in rows.iter().zip(values.chunks_exact(width)) {
+            let start = *row as usize * width;
+            let expected = sum.len();
+            let Some(sum) = sum.get_mut(start..start + width) else {
+                return Err(Error::Length { what, found: start + width, expected });
+            };
+            sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        }
+        Ok(())
+    }
+
+    /// A variable's place, and how many numbers one of its rows has.
+    fn place(&self, name: &str) -> Result<(Range<usize>, usize), Error> {
+        let found = self.slots.binary_search_by(|slot| slot.name.as_str().cmp(name));
+        let slot = found.map(|index| &self.slots[index]);
+        let slot = slot.map_err(|_| Error::UnknownVariable { name: name.to_owned() })?;
+        Ok((slot.range.clone(), slot.shape.iter().skip(1).product()))
     }
 
     /// In name order, each variable's numbers in row-major order.
@@ -57,7 +99,18 @@ impl Gradients {
     /// # Errors
     /// The first gradient, by name, that has a value which is not finite.
     pub fn check_finite(&self) -> Result<(), Error> {
-        let broken = |slot: &&Slot| self.flat[slot.range.clone()].iter().any(|v| !v.is_finite());
+        self.check_finite_in(&(0..self.flat.len()))
+    }
+
+    /// The same of a part of the buffer.
+    ///
+    /// # Errors
+    /// As [`Gradients::check_finite`].
+    pub fn check_finite_in(&self, part: &Range<usize>) -> Result<(), Error> {
+        let broken = |slot: &&Slot| {
+            let range = slot.range.start.max(part.start)..slot.range.end.min(part.end);
+            !range.is_empty() && self.flat[range].iter().any(|value| !value.is_finite())
+        };
         match self.slots.iter().find(broken) {
             Some(slot) => Err(Error::GradientNotFinite { name: slot.name.clone() }),
             None => Ok(()),
@@ -67,7 +120,21 @@ impl Gradients {
     /// Euclidean, over all variables, summed in f64.
     #[must_use]
     pub fn global_norm(&self) -> f64 {
-        self.flat.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
+        self.squares_in(&(0..self.flat.len())).sqrt()
+    }
+
+    /// Σ of the squares of a part of the buffer, in f64: parts add up to the square of the norm.
+    #[must_use]
+    pub fn squares_in(&self, part: &Range<usize>) -> f64 {
+        self.flat[part.clone()].iter().map(|value| f64::from(*value).powi(2)).sum()
+    }
+
+    /// Scales a part of the buffer so that a global norm of `norm` becomes at most `max`.
+    pub fn clip_in(&mut self, part: &Range<usize>, norm: f64, max: f64) {
+        if norm > max {
+            let scale = (max / norm) as f32;
+            self.flat[part.clone()].iter_mut().for_each(|value| *value *= scale);
+        }
     }
 
     /// Scales everything so that the global norm is at most `max`; returns the norm before.
@@ -77,10 +144,7 @@ impl Gradients {
     pub fn clip_global_norm(&mut self, max: f64) -> Result<f64, Error> {
         self.check_finite()?;
         let norm = self.global_norm();
-        if norm > max {
-            let scale = (max / norm) as f32;
-            self.flat.iter_mut().for_each(|value| *value *= scale);
-        }
+        self.clip_in(&(0..self.flat.len()), norm, max);
         Ok(norm)
     }
 
@@ -89,10 +153,29 @@ impl Gradients {
     }
 }
 
+fn add_values(sum: &mut [f32], part: &Tensor) -> Result<(), Error> {
+    if part.elem_count() != sum.len() {
+        let (found, expected) = (part.elem_count(), sum.len());
+        return Err(Error::Length { what: "gradient of a variable", found, expected });
+    }
+    let part = part.to_dtype(DType::F32)?.contiguous()?;
+    let (storage, layout) = part.storage_and_layout();
+    if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
+        (&*storage, layout.contiguous_offsets())
+    {
+        sum.iter_mut().zip(&values[start..end]).for_each(|(sum, value)| *sum += value);
+        return Ok(());
+    }
+    drop(storage);
+    let values = part.flatten_all()?.to_vec1::<f32>()?;
+    sum.iter_mut().zip(&values).for_each(|(sum, value)| *sum += value);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Tensor, Var};
+    use candle_core::{Device, Var};
 
     fn parameters(dtype: DType) -> Parameters {
         let var = |values: &[f64]| {
@@ -122,6 +205,43 @@ mod tests {
             gradients.accumulate(&p, &store).unwrap();
             assert_eq!(gradients.flat(), [12.0, 16.0, 14.0]);
         }
+    }
+
+    #[test]
+    fn parts_and_rows_land_in_their_variable() {
+        let var = |shape: &[usize]| Var::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let vars = [("w".to_owned(), var(&[3, 2])), ("b".to_owned(), var(&[2]))];
+        let p = Parameters::new(vars.into()).unwrap();
+        let tensor = |values: &[f32], shape: &[usize]| {
+            Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+        };
+        let mut gradients = Gradients::zeros(&p);
+        gradients.add("w", 1, &tensor(&[1.0, 2.0, 3.0, 4.0], &[2, 2])).unwrap();
+        gradients.add("b", 0, &tensor(&[5.0, 6.0], &[2])).unwrap();
+        // A view, and a row that comes twice.
+        let turned = tensor(&[10.0, 20.0, 30.0, 40.0, 50.0, 60.0], &[2, 3]).t().unwrap();
+        gradients.add_rows("w", &[2, 0, 2], &turned).unwrap();
+        assert_eq!(gradients.flat(), [5.0, 6.0, 20.0, 50.0, 1.0, 2.0, 43.0, 104.0]);
+        let error = gradients.add("w", 2, &turned).unwrap_err().to_string();
+        assert!(error.contains("10 entries where 6"), "{error}");
+        assert!(gradients.add_rows("w", &[3], &tensor(&[0.0, 0.0], &[1, 2])).is_err());
+        assert!(gradients.add_rows("w", &[0], &turned).is_err());
+        let error = gradients.add("v", 0, &turned).unwrap_err().to_string();
+        assert!(error.contains("no variable `v`"), "{error}");
+    }
+
+    #[test]
+    fn parts_of_the_buffer_are_measured_and_clipped_alone() {
+        let p = parameters(DType::F32);
+        let mut gradients = Gradients::zeros(&p);
+        gradients.flat_mut().copy_from_slice(&[3.0, f32::NAN, 4.0]);
+        assert_eq!((gradients.squares_in(&(2..3)), gradients.squares_in(&(0..1))), (16.0, 9.0));
+        gradients.check_finite_in(&(2..3)).unwrap();
+        gradients.check_finite_in(&(0..1)).unwrap();
+        let error = gradients.check_finite_in(&(1..3)).unwrap_err().to_string();
+        assert!(error.contains("`a`"), "{error}");
+        gradients.clip_in(&(0..1), 5.0, 2.5);
+        assert_eq!((gradients.flat()[0], gradients.flat()[2]), (1.5, 4.0));
     }
 
     #[test]

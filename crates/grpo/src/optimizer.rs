@@ -1,13 +1,16 @@
 //! AdamW with decoupled weight decay whose whole state can be saved and checked when loaded.
 //! Files, clipping and the learning rate's course belong to others.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
 
 use crate::Error;
 use crate::gradients::Gradients;
-use crate::parameters::{Parameters, Slot};
+use crate::parameters::{Overlap, Parameters, Slot};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWSettings {
@@ -31,8 +34,18 @@ pub struct AdamW {
     parameters: Parameters,
     settings: AdamWSettings,
     step: u64,
+    /// The part of the flat order that it updates and whose moments it has.
+    part: Range<usize>,
     first: Vec<f32>,
     second: Vec<f32>,
+}
+
+/// Both moments of all variables; with [`AdamW::step_count`] the whole state.
+#[derive(Clone, Debug)]
+pub struct OptimizerState<'a> {
+    slots: Arc<[Slot]>,
+    first: Cow<'a, [f32]>,
+    second: Cow<'a, [f32]>,
 }
 
 const FIRST: &str = "first_moment";
@@ -41,13 +54,25 @@ const SECOND: &str = "second_moment";
 impl AdamW {
     #[must_use]
     pub fn new(parameters: Parameters, settings: AdamWSettings) -> Self {
-        let zeros = vec![0.0; parameters.elem_count()];
-        Self { parameters, settings, step: 0, first: zeros.clone(), second: zeros }
+        let all = 0..parameters.elem_count();
+        Self::of_part(parameters, settings, all)
+    }
+
+    /// Updates a part of the flat order only: the others are other ranks' business.
+    #[must_use]
+    pub fn of_part(parameters: Parameters, settings: AdamWSettings, part: Range<usize>) -> Self {
+        let (first, second) = (vec![0.0; part.len()], vec![0.0; part.len()]);
+        Self { parameters, settings, step: 0, part, first, second }
     }
 
     #[must_use]
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    #[must_use]
+    pub fn part(&self) -> &Range<usize> {
+        &self.part
     }
 
     /// Updates taken so far.
@@ -56,25 +81,28 @@ impl AdamW {
         self.step
     }
 
-    /// One update of every variable, in place: tensors that share a variable's storage see it.
+    /// One update of its part of the variables, in place: tensors that share a variable's storage
+    /// see it.
     ///
     /// # Errors
-    /// Gradients of other parameters, or not finite; nothing is changed then.
+    /// Gradients of other parameters, or not finite in its part; nothing is changed then.
     pub fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<(), Error> {
         if !gradients.is_of(&self.parameters) {
-            let (found, expected) = (gradients.flat().len(), self.first.len());
+            let (found, expected) = (gradients.flat().len(), self.parameters.elem_count());
             return Err(Error::Length { what: "gradients of other parameters", found, expected });
         }
-        gradients.check_finite()?;
+        gradients.check_finite_in(&self.part)?;
         self.step += 1;
-        self.update_moments(gradients.flat());
+        self.update_moments(&gradients.flat()[self.part.clone()]);
         let bias = |beta: f64| (1.0 / (1.0 - beta.powf(self.step as f64))) as f32;
         let (first_scale, second_scale) = (bias(self.settings.beta1), bias(self.settings.beta2));
         for (slot, var) in self.parameters.placed() {
+            let Some(Overlap { in_slot, in_part }) = slot.overlap(&self.part) else { continue };
             let rate = learning_rate as f32;
             let update = Update {
-                first: &self.first[slot.range.clone()],
-                second: &self.second[slot.range.clone()],
+                elements: in_slot,
+                first: &self.first[in_part.clone()],
+                second: &self.second[in_part],
                 first_scale,
                 second_scale,
                 rate,
@@ -86,20 +114,38 @@ impl AdamW {
         Ok(())
     }
 
-    /// Both moments of every variable, shaped like it; with [`AdamW::step_count`] the whole state.
+    /// The moments, of which all must be its own.
     ///
     /// # Errors
-    /// None on the CPU; candle's otherwise.
-    pub fn state(&self) -> Result<BTreeMap<String, Tensor>, Error> {
-        let mut state = BTreeMap::new();
-        for slot in self.parameters.slots().iter() {
-            for (kind, moments) in [(FIRST, &self.first), (SECOND, &self.second)] {
-                let values = &moments[slot.range.clone()];
-                let tensor = Tensor::from_slice(values, slot.shape.as_slice(), &Device::Cpu)?;
-                state.insert(state_name(kind, slot), tensor);
-            }
+    /// It has a part only.
+    pub fn state(&self) -> Result<OptimizerState<'_>, Error> {
+        let (found, expected) = (self.part.len(), self.parameters.elem_count());
+        if found != expected {
+            return Err(Error::Length { what: "moments of all variables", found, expected });
         }
-        Ok(state)
+        Ok(OptimizerState {
+            slots: Arc::clone(self.parameters.slots()),
+            first: Cow::Borrowed(&self.first),
+            second: Cow::Borrowed(&self.second),
+        })
+    }
+
+    /// The moments of all parts: `gather` completes a buffer in which its part is filled in.
+    ///
+    /// # Errors
+    /// Those of `gather`.
+    pub fn gathered_state<E>(
+        &self,
+        mut gather: impl FnMut(&mut [f32]) -> Result<(), E>,
+    ) -> Result<OptimizerState<'static>, E> {
+        let mut complete = |moments: &[f32]| {
+            let mut all = vec![0.0; self.parameters.elem_count()];
+            all[self.part.clone()].copy_from_slice(moments);
+            gather(&mut all)?;
+            Ok(Cow::Owned(all))
+        };
+        let (first, second) = (complete(&self.first)?, complete(&self.second)?);
+        Ok(OptimizerState { slots: Arc::clone(self.parameters.slots()), first, second })
     }
 
     /// Goes on as if it had taken the `step` updates itself.
@@ -114,7 +160,10 @@ impl AdamW {
         for slot in self.parameters.slots().iter() {
             for (kind, moments) in [(FIRST, &mut first), (SECOND, &mut second)] {
                 let name = state_name(kind, slot);
-                moments[slot.range.clone()].copy_from_slice(&checked(state, &name, &slot.shape)?);
+                let values = checked(state, &name, &slot.shape)?;
+                if let Some(Overlap { in_slot, in_part }) = slot.overlap(&self.part) {
+                    moments[in_part].copy_from_slice(&values[in_slot]);
+                }
                 expected.insert(name);
             }
         }
@@ -137,6 +186,19 @@ impl AdamW {
 
     fn decay_of(&self, slot: &Slot) -> f64 {
         if slot.shape.len() < 2 { 0.0 } else { self.settings.weight_decay }
+    }
+}
+
+impl OptimizerState<'_> {
+    /// Names, shapes like those of the variables, and numbers.
+    pub fn entries(&self) -> impl Iterator<Item = (String, &[usize], &[f32])> {
+        let kinds = [(FIRST, &self.first), (SECOND, &self.second)];
+        kinds.into_iter().flat_map(|(kind, moments)| {
+            self.slots.iter().map(move |slot| {
+                let values = &moments[slot.range.clone()];
+                (state_name(kind, slot), slot.shape.as_slice(), values)
+            })
+        })
     }
 }
 
@@ -166,6 +228,8 @@ fn checked(
 
 /// The second half of a step on one variable, after its moments.
 struct Update<'a> {
+    /// Which of the variable's.
+    elements: Range<usize>,
     first: &'a [f32],
     second: &'a [f32],
     first_scale: f32,
@@ -182,7 +246,7 @@ impl Update<'_> {
             return Ok(var.inplace_op1(self)?);
         }
         let mut weights = var.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-        self.run_f64(&mut weights);
+        self.run_f64(&mut weights[self.elements.clone()]);
         let updated = Tensor::from_vec(weights, var.shape(), var.device())?;
         Ok(var.set(&updated.to_dtype(var.dtype())?)?)
     }
@@ -216,8 +280,12 @@ impl InplaceOp1 for Update<'_> {
             candle_core::bail!("adamw-update needs a contiguous variable");
         };
         match storage {
-            CpuStorage::F32(weights) => self.run_f32(&mut weights[start..end]),
-            CpuStorage::F64(weights) => self.run_f64(&mut weights[start..end]),
+            CpuStorage::F32(weights) => {
+                self.run_f32(&mut weights[start..end][self.elements.clone()]);
+            }
+            CpuStorage::F64(weights) => {
+                self.run_f64(&mut weights[start..end][self.elements.clone()]);
+            }
             _ => candle_core::bail!("adamw-update needs an f32 or f64 variable"),
         }
         Ok(())

@@ -51,6 +51,13 @@ pub fn random_safetensors(tensors: &[TensorSpec], seed: u64) -> Result<Vec<u8>, 
     Ok(safetensors::serialize(views, None)?)
 }
 
+/// Independent numbers in [0, 1) for one tensor; they depend on the seed, its name and its size only.
+#[must_use]
+pub fn uniform_elements(seed: u64, name: &str, count: usize) -> Vec<f64> {
+    let mut draws = Draws::new(seed, name, count as u64);
+    (0..count).map(|_| draws.uniform()).collect()
+}
+
 /// Where the miniature's supervised training starts. Embedding N(0, 1), head N(0, 0.02), matrices
 /// N(0, width^-½), those that write into the residual stream half of that, norms 1.
 #[must_use]

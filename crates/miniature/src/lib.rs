@@ -11,7 +11,7 @@ mod solution;
 mod tokenizer;
 
 pub use grammar::{Op, Step, Task};
-pub use init::{TensorSpec, TensorsError, fresh_weights, random_safetensors};
+pub use init::{TensorSpec, TensorsError, fresh_weights, random_safetensors, uniform_elements};
 pub use lexicon::jargon_share;
 pub use problems::{Split, draw};
 pub use shape::{Role, Shape, config_json, weights};

@@ -13,10 +13,12 @@ use crate::{ModelConfig, ModelError, Tensors};
 #[derive(Clone, Debug)]
 pub struct Decoder(Arc<Parts>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Parts {
     config: ModelConfig,
     tensors: Tensors,
+    /// Changes to some of the layers, which hold them too.
+    adapters: Tensors,
     layers: Vec<Layer>,
     embedding: Tensor,
     norm: Norm,
@@ -51,18 +53,9 @@ impl Decoder {
         // Rows that only pad the vocabulary are no logits: every reader counts the same tokens.
         let padded = config.ids < config.vocab_size;
         let weight = if padded { weight.narrow(0, 0, config.ids)? } else { weight };
-        let head = Linear { weight, bias: None };
-        Ok(Self(Arc::new(Parts { config, layers, embedding, norm, head, tensors })))
-    }
-
-    /// A copy that later writes to the variables do not reach and that carries no gradient.
-    ///
-    /// # Errors
-    /// No memory on the device.
-    pub fn frozen(&self) -> Result<Self, ModelError> {
-        let copy = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.detach().copy()?));
-        let tensors = self.0.tensors.iter().map(copy).collect::<candle_core::Result<_>>()?;
-        Self::new(self.0.config.clone(), tensors)
+        let head = Linear::new(weight, None);
+        let adapters = Tensors::new();
+        Ok(Self(Arc::new(Parts { config, layers, embedding, norm, head, tensors, adapters })))
     }
 
     #[must_use]
@@ -77,8 +70,8 @@ impl Decoder {
 
     /// Those of its tensors that can be trained.
     pub(crate) fn variables(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        let tensors = self.0.tensors.iter().filter(|(_, tensor)| tensor.is_variable());
-        tensors.map(|(name, tensor)| (name.as_str(), tensor))
+        let all = self.0.tensors.iter().chain(&self.0.adapters);
+        all.filter(|(_, tensor)| tensor.is_variable()).map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// None where it is not trained.
@@ -94,6 +87,28 @@ impl Decoder {
     #[must_use]
     pub fn device(&self) -> &Device {
         self.0.embedding.device()
+    }
+
+    /// By their names in an adapter file; none without LoRA.
+    #[must_use]
+    pub fn adapters(&self) -> &Tensors {
+        &self.0.adapters
+    }
+
+    /// The same weights, with `change` made to every linear layer of every block; it is given the
+    /// layer's full name.
+    pub(crate) fn with_linears(
+        &self,
+        adapters: Tensors,
+        mut change: impl FnMut(&str, &mut Linear),
+    ) -> Self {
+        let mut parts = Parts { adapters, ..(*self.0).clone() };
+        for (index, layer) in parts.layers.iter_mut().enumerate() {
+            for (name, linear) in layer.linears() {
+                change(&format!("model.layers.{index}.{name}"), linear);
+            }
+        }
+        Self(Arc::new(parts))
     }
 
     pub(crate) fn layers(&self) -> &[Layer] {
@@ -122,10 +137,22 @@ impl Decoder {
 }
 
 impl Layer {
+    fn linears(&mut self) -> [(&'static str, &mut Linear); 7] {
+        [
+            ("self_attn.q_proj", &mut self.q),
+            ("self_attn.k_proj", &mut self.k),
+            ("self_attn.v_proj", &mut self.v),
+            ("self_attn.o_proj", &mut self.o),
+            ("mlp.gate_proj", &mut self.gate),
+            ("mlp.up_proj", &mut self.up),
+            ("mlp.down_proj", &mut self.down),
+        ]
+    }
+
     fn new(config: &ModelConfig, tensors: &Tensors, index: usize) -> Self {
         let get = |name: &str| tensors[&format!("model.layers.{index}.{name}.weight")].clone();
         let bias = |name: &str| tensors.get(&format!("model.layers.{index}.{name}.bias")).cloned();
-        let linear = |name: &str| Linear { weight: get(name), bias: bias(name) };
+        let linear = |name: &str| Linear::new(get(name), bias(name));
         let norm = |name: &str| config_norm(config, get(name));
         let mlp = match config.post_norms {
             true => "pre_feedforward_layernorm",

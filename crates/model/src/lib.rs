@@ -9,6 +9,7 @@ mod decoder;
 mod directory;
 mod error;
 mod linear;
+mod lora;
 mod ops;
 mod recompute;
 mod rope;
@@ -24,10 +25,14 @@ pub use decode::{RaggedEngine, RowInput, StepOutput, Want, Wanted};
 pub use decoder::Decoder;
 pub use directory::{Texts, write_directory};
 pub use error::ModelError;
+pub use lora::LoraSettings;
 pub use recompute::{GradientSink, Recompute};
 pub use sampler::{SampleError, Sampled, SamplerSettings, logprob_of, sample};
 pub use scoring::Scoring;
 pub use source::{ModelFiles, ModelOutline, ModelSource};
 pub use tokenizer::Tokenizer;
 pub use train::logprobs;
-pub use weights::{Placement, Tensors, from_safetensors, load, manifest, to_safetensors};
+pub use weights::{
+    NamedNumbers, Placement, Tensors, from_safetensors, load, manifest, to_safetensors,
+    write_numbers,
+};

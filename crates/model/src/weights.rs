@@ -1,11 +1,14 @@
 //! Named tensors to and from safetensors bytes, checked against a configuration. Where the bytes
 //! come from and go to is not decided here.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype as FileDtype, TensorView};
+use safetensors::tensor::{Dtype as FileDtype, TensorView, View};
 use types::{Dtype, Hash, PolicyVersion, TensorInfo, WeightManifest};
 
 use crate::{ModelConfig, ModelError};
@@ -74,21 +77,89 @@ pub fn from_safetensors(
 /// # Errors
 /// An element type that safetensors does not hold.
 pub fn to_safetensors(tensors: &Tensors) -> Result<Vec<u8>, ModelError> {
-    let parts: Vec<(&String, FileDtype, &[usize], Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let (dtype, bytes) = to_bytes(tensor)?;
-            Ok((name, dtype, tensor.dims(), bytes))
-        })
-        .collect::<Result<_, ModelError>>()?;
-    let views: Vec<(&String, TensorView<'_>)> = parts
-        .iter()
-        .map(|(name, dtype, shape, bytes)| {
-            let view = TensorView::new(*dtype, shape.to_vec(), bytes);
-            Ok((*name, view.map_err(|e| corrupt("weights to be written", &e))?))
-        })
-        .collect::<Result<_, ModelError>>()?;
-    safetensors::serialize(views, None).map_err(|e| corrupt("weights to be written", &e))
+    let failed = RefCell::new(None);
+    let views = tensors.iter().map(|(name, tensor)| {
+        let dtype = file_dtype(tensor.dtype())?;
+        Ok((name, LazyView { tensor, dtype, failed: &failed }))
+    });
+    let views = views.collect::<Result<Vec<_>, ModelError>>()?;
+    let bytes = safetensors::serialize(views, None);
+    match failed.take() {
+        Some(error) => Err(error),
+        None => bytes.map_err(|e| corrupt("weights to be written", &e)),
+    }
+}
+
+/// One tensor of a file to be written: its bytes are made when their turn comes, so that no second
+/// set of all weights is held.
+struct LazyView<'a> {
+    tensor: &'a Tensor,
+    dtype: FileDtype,
+    failed: &'a RefCell<Option<ModelError>>,
+}
+
+impl View for LazyView<'_> {
+    fn dtype(&self) -> FileDtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.tensor.dims()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        to_bytes(self.tensor)
+            .unwrap_or_else(|error| {
+                self.failed.replace(Some(error));
+                Vec::new()
+            })
+            .into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.elem_count() * self.tensor.dtype().size_in_bytes()
+    }
+}
+
+/// A name, a shape, and that many numbers.
+pub type NamedNumbers<'a> = (String, &'a [usize], &'a [f32]);
+
+/// Writes a safetensors file in f32, one tensor at a time.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_numbers<'a>(
+    path: &Path,
+    numbers: impl IntoIterator<Item = NamedNumbers<'a>>,
+) -> Result<(), ModelError> {
+    let views = numbers.into_iter().map(|(name, shape, values)| (name, Numbers { shape, values }));
+    safetensors::serialize_to_file(views, None, path).map_err(|error| {
+        let source = std::io::Error::other(error);
+        ModelError::Write { path: path.to_owned(), source }
+    })
+}
+
+struct Numbers<'a> {
+    shape: &'a [usize],
+    values: &'a [f32],
+}
+
+impl View for Numbers<'_> {
+    fn dtype(&self) -> FileDtype {
+        FileDtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.values)
+    }
 }
 
 /// What is announced before the bytes travel.
@@ -168,25 +239,26 @@ fn exponent(bytes: [u8; 2], mask: u16) -> f64 {
     if u16::from_le_bytes(bytes) & mask == mask { f64::NAN } else { 0.0 }
 }
 
-fn to_bytes(tensor: &Tensor) -> Result<(FileDtype, Vec<u8>), ModelError> {
+fn file_dtype(dtype: DType) -> Result<FileDtype, ModelError> {
+    match dtype {
+        DType::F64 => Ok(FileDtype::F64),
+        DType::F32 => Ok(FileDtype::F32),
+        DType::F16 => Ok(FileDtype::F16),
+        DType::BF16 => Ok(FileDtype::BF16),
+        other => Err(ModelError::Input(format!("weights of type {other:?} are not saved"))),
+    }
+}
+
+fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>, ModelError> {
+    fn little<T, const N: usize>(values: &[T], bytes: impl Fn(&T) -> [u8; N]) -> Vec<u8> {
+        values.iter().flat_map(bytes).collect()
+    }
     let flat = tensor.flatten_all()?;
-    let halves = |bits: Vec<u16>| bits.into_iter().flat_map(u16::to_le_bytes).collect();
-    Ok(match tensor.dtype() {
-        DType::F64 => {
-            (FileDtype::F64, flat.to_vec1::<f64>()?.iter().flat_map(|x| x.to_le_bytes()).collect())
-        }
-        DType::F32 => {
-            (FileDtype::F32, flat.to_vec1::<f32>()?.iter().flat_map(|x| x.to_le_bytes()).collect())
-        }
-        DType::F16 => {
-            let bits = flat.to_vec1::<half::f16>()?.iter().map(|x| x.to_bits()).collect();
-            (FileDtype::F16, halves(bits))
-        }
-        DType::BF16 => {
-            let bits = flat.to_vec1::<half::bf16>()?.iter().map(|x| x.to_bits()).collect();
-            (FileDtype::BF16, halves(bits))
-        }
-        other => return Err(ModelError::Input(format!("weights of type {other:?} are not saved"))),
+    Ok(match file_dtype(tensor.dtype())? {
+        FileDtype::F64 => little(&flat.to_vec1::<f64>()?, |x| x.to_le_bytes()),
+        FileDtype::F32 => little(&flat.to_vec1::<f32>()?, |x| x.to_le_bytes()),
+        FileDtype::F16 => little(&flat.to_vec1::<half::f16>()?, |x| x.to_le_bytes()),
+        _ => little(&flat.to_vec1::<half::bf16>()?, |x| x.to_le_bytes()),
     })
 }
 

@@ -97,8 +97,30 @@ section! {
         micro_batch_tokens: u32 = 4096,
         /// Positions whose logits over the whole vocabulary are held at once.
         logprob_chunk_tokens: u32 = 256,
+        /// Only what enters each block of the model is kept for the backward pass, which computes
+        /// the rest again: less memory, a third more time.
+        recompute_blocks: bool = false,
+        /// Each rank keeps the moments of its part of the weights only, and updates that part.
+        shard_optimizer: bool = false,
+        lora: Lora = Lora::default(),
     }
 }
+
+section! {
+    /// Low-rank adapters in the place of the strong model's weights.
+    Lora {
+        /// 0: all weights are trained.
+        rank: u32 = 0,
+        /// The adapters' change is weighed by `alpha` / `rank`.
+        alpha: f64 = 32.0,
+        /// Linear layers that get one.
+        targets: Vec<String> = LORA_TARGETS.map(str::to_owned).to_vec(),
+    }
+}
+
+/// What `train.lora.targets` may name.
+pub const LORA_TARGETS: [&str; 7] =
+    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 section! {
     /// Who writes what in training.

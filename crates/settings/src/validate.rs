@@ -9,7 +9,7 @@ mod texts;
 use tandem::Schedule;
 
 use crate::schema::Settings;
-use crate::sections::{DataSource, EvalSplit, Grader, Objective};
+use crate::sections::{DataSource, EvalSplit, Grader, LORA_TARGETS, Objective};
 
 /// The smallest `limits.message_bytes`: it holds one chunk of weights with room to spare.
 pub const MESSAGE_BYTES_MIN: u64 = 2 << 20;
@@ -32,6 +32,7 @@ pub(crate) fn faults(settings: &Settings) -> Vec<String> {
     evaluation(settings, &mut faults);
     capacity(settings, &mut faults);
     deadlines(settings, &mut faults);
+    lora(settings, &mut faults);
     gates(settings, &mut faults);
     faults
 }
@@ -160,6 +161,25 @@ fn deadlines(s: &Settings, faults: &mut Vec<String>) {
     }
     if s.shutdown.grace_seconds > 3600.0 {
         faults.push("shutdown.grace_seconds is over an hour".to_owned());
+    }
+}
+
+fn lora(s: &Settings, faults: &mut Vec<String>) {
+    let lora = &s.train.lora;
+    if !(lora.alpha.is_finite() && lora.alpha > 0.0) {
+        faults.push(format!("train.lora.alpha is {} but must be above 0", lora.alpha));
+    }
+    for (index, target) in lora.targets.iter().enumerate() {
+        if !LORA_TARGETS.contains(&target.as_str()) {
+            let known = LORA_TARGETS.join(", ");
+            faults.push(format!("train.lora.targets names {target}: give some of {known}"));
+        }
+        if lora.targets[..index].contains(target) {
+            faults.push(format!("train.lora.targets names {target} twice"));
+        }
+    }
+    if lora.rank > 0 && lora.targets.is_empty() {
+        faults.push("train.lora.targets is empty: nothing would be trained".to_owned());
     }
 }
 

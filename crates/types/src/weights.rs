@@ -1,6 +1,7 @@
 //! What a set of weights is, without its bytes: names, shapes, types and hashes.
 
 use std::fmt;
+use std::io;
 
 use crate::PolicyVersion;
 
@@ -12,6 +13,16 @@ impl Hash {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// Of all that `reader` has to give, piece by piece.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn of_reader(reader: impl io::Read) -> io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(reader)?;
+        Ok(Self(*hasher.finalize().as_bytes()))
     }
 }
 

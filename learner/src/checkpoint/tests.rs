@@ -1,28 +1,33 @@
 //! What a directory holds after every kind of write and interruption.
 
+use candle_core::{Device, Tensor, Var};
+use grpo::{AdamW, AdamWSettings, Parameters};
+
 use super::*;
 use types::PolicyVersion;
 
 const TOKENIZER: fn() -> String = miniature::tokenizer_json;
 
-fn contents<'a>(
-    step: u32,
-    weights: &'a [u8],
-    optimizer: &'a BTreeMap<String, Tensor>,
-) -> Contents<'a> {
+fn contents<'a>(step: u32, weights: &'a [u8], optimizer: &'a OptimizerState<'a>) -> Contents<'a> {
     let texts = [
         ("config.json", miniature::config_json(miniature::Role::Strong)),
         ("tokenizer.json", TOKENIZER()),
         ("chat_template.jinja", "{{ messages }}".to_owned()),
     ];
-    let texts = texts.map(|(name, text)| (name.to_owned(), text)).into();
+    let texts = Box::leak(Box::new(texts.map(|(name, text)| (name.to_owned(), text)).into()));
     let state = State::new(PolicyVersion::new(1, step), 8, 5);
-    Contents { state, texts: Box::leak(Box::new(texts)), weights, optimizer }
+    Contents { state, texts, weights, optimizer, adapters: Box::leak(Tensors::new().into()) }
 }
 
-fn moments() -> BTreeMap<String, Tensor> {
-    let tensor = Tensor::new(&[0.5_f32, -1.0], &candle_core::Device::Cpu).unwrap();
-    [("first_moment.w".to_owned(), tensor)].into()
+/// Of one variable with two numbers.
+fn moments() -> OptimizerState<'static> {
+    let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu).unwrap();
+    let vars = [("w".to_owned(), Var::from_tensor(&tensor([0.0; 2])).unwrap())];
+    let mut adamw = AdamW::new(Parameters::new(vars.into()).unwrap(), AdamWSettings::default());
+    let moments =
+        [("first_moment.w", tensor([0.5, -1.0])), ("second_moment.w", tensor([2.0, 3.0]))];
+    adamw.load_state(&moments.map(|(name, t)| (name.to_owned(), t)).into(), 1).unwrap();
+    adamw.gathered_state(|_| Ok::<(), ()>(())).unwrap()
 }
 
 #[test]
@@ -57,8 +62,34 @@ fn what_is_read_back_is_what_was_written() {
     assert_eq!(extras.len(), 1);
     let moment = checkpoint.optimizer["first_moment.w"].to_vec1::<f32>().unwrap();
     assert_eq!(moment, [0.5, -1.0]);
+    assert_eq!(checkpoint.optimizer["second_moment.w"].to_vec1::<f32>().unwrap(), [2.0, 3.0]);
+    assert!(checkpoint.adapters.is_none());
     let State { step, generation, groups_consumed, random_state, .. } = checkpoint.state;
     assert_eq!((step, generation, groups_consumed, random_state.seed), (20, 1, 160, 5));
+}
+
+#[test]
+fn adapters_are_a_format_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::open(dir.path().to_owned(), 1).unwrap();
+    let weights = miniature::fresh_weights(miniature::Role::Strong, 1);
+    let (moments, lora) = (moments(), LoraState { rank: 2, alpha: 8.0, targets: BTreeSet::new() });
+    let adapters: Tensors =
+        [("a".to_owned(), Tensor::new(&[1.5f32, -2.0], &Device::Cpu).unwrap())].into();
+    let mut contents = contents(3, &weights, &moments);
+    contents.state.lora = Some(lora.clone());
+    contents.adapters = &adapters;
+    store.write(contents).unwrap();
+    let path = store.newest().unwrap().unwrap();
+    let checkpoint = load_checkpoint(&path).unwrap();
+    assert_eq!((checkpoint.state.format, checkpoint.state.lora), (2, Some(lora)));
+    assert_eq!(checkpoint.adapters.unwrap()["a"].to_vec1::<f32>().unwrap(), [1.5, -2.0]);
+    let error = || format!("{:#}", load_checkpoint(&path).err().unwrap());
+    fs::write(path.join(ADAPTERS), b"other").unwrap();
+    assert!(error().contains("adapters.safetensors is damaged"), "{}", error());
+    let state = fs::read_to_string(path.join(STATE)).unwrap();
+    fs::write(path.join(STATE), state.replace("\"format\": 2", "\"format\": 3")).unwrap();
+    assert!(error().contains("has format 3, this program reads 1 and"), "{}", error());
 }
 
 #[test]

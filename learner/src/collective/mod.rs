@@ -2,11 +2,24 @@
 //! enters every call in the same order, also with zeros. Which transport carries the sums is a
 //! matter of the implementation.
 
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod ring;
 mod solo;
 
+use std::ops::Range;
+
+pub use ring::{Ring, RingPlan};
 pub use solo::Solo;
 
 use types::Generation;
+
+/// The part of `len` values that is a rank's own; the last ranks' may be shorter or empty.
+#[must_use]
+pub fn shard(len: usize, rank: usize, world: usize) -> Range<usize> {
+    let part = len.div_ceil(world);
+    (part * rank).min(len)..(part * (rank + 1)).min(len)
+}
 
 /// The ranks of one generation.
 pub trait Collective: Send {
@@ -29,6 +42,18 @@ pub trait Collective: Send {
     /// # Errors
     /// As [`Collective::all_reduce_sum`].
     fn all_reduce_sum_f64(&mut self, values: &mut [f64]) -> anyhow::Result<()>;
+
+    /// Leaves each rank the sums of its own part ([`shard`]); the rest is not to be used.
+    ///
+    /// # Errors
+    /// As [`Collective::all_reduce_sum`].
+    fn reduce_scatter_sum(&mut self, values: &mut [f32]) -> anyhow::Result<()>;
+
+    /// Gives every rank the own parts of all.
+    ///
+    /// # Errors
+    /// As [`Collective::all_reduce_sum`].
+    fn all_gather(&mut self, values: &mut [f32]) -> anyhow::Result<()>;
 
     /// Returns once every rank has called it.
     ///

@@ -37,6 +37,14 @@ impl Collective for Solo {
         Ok(())
     }
 
+    fn reduce_scatter_sum(&mut self, _values: &mut [f32]) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn all_gather(&mut self, _values: &mut [f32]) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     fn barrier(&mut self) -> anyhow::Result<()> {
         Ok(())
     }
@@ -52,6 +60,8 @@ mod tests {
         let (mut gradients, mut counts) = ([1.5_f32, -2.0], [7.0_f64]);
         solo.all_reduce_sum(&mut gradients).unwrap();
         solo.all_reduce_sum_f64(&mut counts).unwrap();
+        solo.reduce_scatter_sum(&mut gradients).unwrap();
+        solo.all_gather(&mut gradients).unwrap();
         solo.barrier().unwrap();
         assert_eq!((gradients, counts), ([1.5, -2.0], [7.0]));
         assert_eq!((solo.rank(), solo.world(), solo.generation()), (0, 1, Generation(3)));

@@ -1,12 +1,16 @@
 //! Steps on hand-made rollouts of a fresh miniature.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+mod adapters;
+mod memory;
+mod ranks;
+
+use std::path::Path;
 
 use settings::TruncatedReward;
-use types::{Author, Generation, Hash, RolloutGroup};
+use types::{Author, Generation, Hash, PolicyVersion, RolloutGroup};
 
 use super::*;
+use crate::checkpoint::{CheckpointStore, Contents, State, load_checkpoint};
 use crate::collective::Solo;
 use crate::examples::example;
 use crate::fixtures::{Miniature, with_parts};
@@ -20,7 +24,7 @@ fn trainer(world: &Miniature) -> Trainer {
 }
 
 fn trainer_of(world: &Miniature, collective: Box<dyn Collective>) -> Trainer {
-    Trainer::new(&world.settings, &world.files, world.task.stops(), collective).unwrap()
+    Trainer::new(&world.settings, world.files.clone(), world.task.stops(), collective).unwrap()
 }
 
 fn train(
@@ -129,95 +133,6 @@ fn without_a_live_group_the_weights_stay_and_the_step_counts() {
 }
 
 #[test]
-fn micro_batches_change_nothing() {
-    let whole = Miniature::small();
-    let split = Miniature::with(|s| s.train.micro_batch_tokens = 100);
-    let (mut one, mut other) = (trainer(&whole), trainer(&split));
-    let groups = whole.step_groups(0, one.policy());
-    let (one, other) = (train(&whole, &mut one, &groups).0, train(&split, &mut other, &groups).0);
-    assert_eq!(one.tokens, other.tokens);
-    assert!((one.loss - other.loss).abs() < 1e-6, "{} and {}", one.loss, other.loss);
-    assert!((one.grad_norm / other.grad_norm - 1.0).abs() < 1e-4, "{one:?} and {other:?}");
-}
-
-/// Two ranks in one process, each passing its values to the other.
-struct Pair {
-    rank: usize,
-    out: Sender<Vec<f64>>,
-    back: Receiver<Vec<f64>>,
-}
-
-impl Collective for Pair {
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    fn world(&self) -> usize {
-        2
-    }
-
-    fn generation(&self) -> Generation {
-        Generation(1)
-    }
-
-    fn all_reduce_sum(&mut self, values: &mut [f32]) -> anyhow::Result<()> {
-        let mut wide: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
-        self.all_reduce_sum_f64(&mut wide)?;
-        values.iter_mut().zip(wide).for_each(|(value, sum)| *value = sum as f32);
-        Ok(())
-    }
-
-    fn all_reduce_sum_f64(&mut self, values: &mut [f64]) -> anyhow::Result<()> {
-        self.out.send(values.to_vec())?;
-        let other = self.back.recv_timeout(Duration::from_secs(60))?;
-        assert_eq!(other.len(), values.len());
-        values.iter_mut().zip(other).for_each(|(value, other)| *value += other);
-        Ok(())
-    }
-
-    fn barrier(&mut self) -> anyhow::Result<()> {
-        self.all_reduce_sum_f64(&mut [])
-    }
-}
-
-#[test]
-fn two_ranks_take_the_step_of_one_also_when_one_has_nothing() {
-    let world = Miniature::small();
-    let mut solo = trainer(&world);
-    let mut groups = world.step_groups(0, solo.policy());
-    for sample in 0..4 {
-        // The second rank's group is without variance: it enters all sums with zeros.
-        let dull = with_parts(groups[1].clone(), sample, |parts| parts.verdict.reward = 1.0);
-        groups[1] = dull;
-    }
-    let (expected, figures) = train(&world, &mut solo, &groups);
-    let ((to_b, from_a), (to_a, from_b)) = (channel(), channel());
-    let pairs =
-        [Pair { rank: 0, out: to_b, back: from_b }, Pair { rank: 1, out: to_a, back: from_a }];
-    let found: Vec<_> = thread::scope(|scope| {
-        let ranks = pairs.into_iter().zip(&groups).map(|(pair, group)| {
-            let world = &world;
-            scope.spawn(move || {
-                let mut trainer = trainer_of(world, Box::new(pair));
-                let done = train(world, &mut trainer, std::slice::from_ref(group));
-                (done, hash(&trainer))
-            })
-        });
-        let ranks: Vec<_> = ranks.collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    });
-    assert_eq!(found[0].1, found[1].1, "both ranks hold the same weights");
-    for ((report, rank_figures), _) in &found {
-        assert_eq!(report.tokens, expected.tokens);
-        assert_eq!(rank_figures.tally, figures.tally);
-        assert_eq!(rank_figures.reward_mean, figures.reward_mean);
-        assert!((report.loss - expected.loss).abs() < 1e-9);
-        assert!((report.grad_norm / expected.grad_norm - 1.0).abs() < 1e-6);
-    }
-    assert_eq!(found[0].1, hash(&solo));
-}
-
-#[test]
 fn supervised_steps_lower_the_loss() {
     let world = Miniature::with(|s| {
         s.train.objective = Objective::Sft;
@@ -234,36 +149,51 @@ fn supervised_steps_lower_the_loss() {
     assert!(losses[9] < 0.7 * losses[0], "{losses:?}");
 }
 
+/// What comes of a trainer that is written to a checkpoint and read back into a new one.
+fn saved_and_restored(world: &Miniature, trainer: &mut Trainer) -> Trainer {
+    let dir = tempfile::tempdir().unwrap();
+    let mut restored = trainer_of(world, Box::new(Solo::new(Generation(2))));
+    restored.restore(&saved(world, trainer, dir.path())).unwrap();
+    restored
+}
+
+fn saved(world: &Miniature, trainer: &mut Trainer, dir: &Path) -> Checkpoint {
+    let store = CheckpointStore::open(dir.to_owned(), 1).unwrap();
+    let version = PolicyVersion::new(1, trainer.steps_taken());
+    let mut state = State::new(version, 2, world.settings.seed);
+    state.optimizer_updates = trainer.optimizer().step_count();
+    state.lora = trainer.lora_state();
+    let adapters = &trainer.policy().adapters().clone();
+    let weights = &trainer.weights().unwrap();
+    let contents = Contents {
+        state,
+        texts: &world.files.texts(),
+        weights,
+        optimizer: &trainer.optimizer_state().unwrap(),
+        adapters,
+    };
+    store.write(contents).unwrap();
+    load_checkpoint(&store.newest().unwrap().unwrap()).unwrap()
+}
+
+/// Both trainers take the next step to the same bits.
+fn go_on_alike(world: &Miniature, one: &mut Trainer, other: &mut Trainer) {
+    let next = world.step_groups(one.steps_taken(), one.policy());
+    let (a, b) = (train(world, one, &next).0, train(world, other, &next).0);
+    assert!(a.stats.kl_to_start() > 0.0, "the reference is the run's start");
+    assert_eq!((a.loss, a.grad_norm, a.stats), (b.loss, b.grad_norm, b.stats));
+    assert_eq!(hash(one), hash(other));
+}
+
 #[test]
 fn a_restored_trainer_takes_bitwise_the_same_next_step() {
     let world = Miniature::with(|s| s.reward.truncated = TruncatedReward::Mask);
     let mut trainer = trainer(&world);
     let groups = world.step_groups(0, trainer.policy());
     train(&world, &mut trainer, &groups);
-    let dir = tempfile::tempdir().unwrap();
-    let store = crate::checkpoint::CheckpointStore::open(dir.path().to_owned(), 1).unwrap();
-    let mut state =
-        crate::checkpoint::State::new(types::PolicyVersion::new(1, 1), 2, world.settings.seed);
-    state.optimizer_updates = trainer.optimizer().step_count();
-    store
-        .write(crate::checkpoint::Contents {
-            state,
-            texts: &world.files.texts(),
-            weights: &trainer.weights().unwrap(),
-            optimizer: &trainer.optimizer().state().unwrap(),
-        })
-        .unwrap();
-    let path = store.newest().unwrap().unwrap();
-    let checkpoint = crate::checkpoint::load_checkpoint(&path).unwrap();
-    let mut restored = trainer_of(&world, Box::new(Solo::new(Generation(2))));
-    restored.restore(&checkpoint).unwrap();
+    let mut restored = saved_and_restored(&world, &mut trainer);
     assert_eq!((restored.steps_taken(), hash(&restored)), (1, hash(&trainer)));
-    let next = world.step_groups(1, trainer.policy());
-    let (one, other) =
-        (train(&world, &mut trainer, &next).0, train(&world, &mut restored, &next).0);
-    assert!(one.stats.kl_to_start() > 0.0, "the reference is the run's start");
-    assert_eq!((one.loss, one.grad_norm, one.stats), (other.loss, other.grad_norm, other.stats));
-    assert_eq!(hash(&trainer), hash(&restored));
+    go_on_alike(&world, &mut trainer, &mut restored);
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl Bench {
         let world = &self.world;
         let solo = Box::new(Solo::new(Generation(1)));
         let trainer =
-            Trainer::new(&world.settings, &world.files, world.task.stops(), solo).unwrap();
+            Trainer::new(&world.settings, world.files.clone(), world.task.stops(), solo).unwrap();
         let (dir, tokenizer) = (self.dir.path(), world.files.tokenizer.clone());
         let files = RunFiles {
             checkpoints: CheckpointStore::open(dir.join("checkpoints"), 3).unwrap(),
@@ -265,12 +265,14 @@ fn a_checkpoint_older_than_the_last_committed_step_is_not_enough() {
     let bench = Bench { takes_commits: 2, ..Bench::new(world) };
     let at = CheckpointStore::open(bench.dir.path().join("checkpoints"), 3).unwrap();
     let world = &bench.world;
-    let empty = std::collections::BTreeMap::new();
+    let none = grpo::Parameters::new(std::collections::BTreeMap::new()).unwrap();
+    let none = grpo::AdamW::new(none, grpo::AdamWSettings::default());
     let contents = Contents {
         state: State::new(PolicyVersion::new(1, 1), 2, world.settings.seed),
         texts: &world.files.texts(),
         weights: &model::to_safetensors(&world.files.tensors).unwrap(),
-        optimizer: &empty,
+        optimizer: &none.state().unwrap(),
+        adapters: &model::Tensors::new(),
     };
     at.write(contents).unwrap();
     let inbox = bench.inbox();

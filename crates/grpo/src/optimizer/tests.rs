@@ -1,5 +1,6 @@
 //! Parity with a scalar reference and with candle's own AdamW; continuation after a save.
 
+use candle_core::Device;
 use candle_nn::optim::{Optimizer, ParamsAdamW};
 
 use super::*;
@@ -24,6 +25,14 @@ fn gradients(parameters: &Parameters, step: u64) -> Gradients {
         *value = ((i as f32 + 1.3) * (step as f32 + 0.6)).cos();
     }
     gradients
+}
+
+/// As it is read back from a file.
+fn saved(state: &OptimizerState<'_>) -> BTreeMap<String, Tensor> {
+    let entry = |(name, shape, values): (String, &[usize], &[f32])| {
+        (name, Tensor::from_slice(values, shape, &CPU).unwrap())
+    };
+    state.entries().map(entry).collect()
 }
 
 fn values(parameters: &Parameters) -> Vec<f64> {
@@ -90,7 +99,7 @@ fn goes_on_bitwise_after_a_save() {
     for step in 0..7 {
         straight.step(&gradients(&p, step), 0.02).unwrap();
     }
-    let (state, count) = (straight.state().unwrap(), straight.step_count());
+    let (state, count) = (saved(&straight.state().unwrap()), straight.step_count());
     assert_eq!(count, 7);
     let copies = p.iter().map(|(name, var)| {
         let copy = Var::from_tensor(&var.copy().unwrap()).unwrap();
@@ -99,12 +108,12 @@ fn goes_on_bitwise_after_a_save() {
     let resumed_parameters = Parameters::new(copies.collect()).unwrap();
     let mut resumed = AdamW::new(resumed_parameters.clone(), AdamWSettings::default());
     resumed.load_state(&state, count).unwrap();
-    let saved = values(&p);
+    let before = values(&p);
     for step in 7..14 {
         straight.step(&gradients(&p, step), 0.02).unwrap();
         resumed.step(&gradients(&resumed_parameters, step), 0.02).unwrap();
     }
-    assert_ne!(saved, values(&p));
+    assert_ne!(before, values(&p));
     let bits = |p: &Parameters| values(p).iter().map(|v| v.to_bits()).collect::<Vec<u64>>();
     assert_eq!(bits(&p), bits(&resumed_parameters));
     assert_eq!((resumed.first, resumed.second), (straight.first, straight.second));
@@ -115,7 +124,7 @@ fn foreign_state_is_refused_by_name_and_changes_nothing() {
     let p = parameters(DType::F32);
     let mut optimizer = AdamW::new(p.clone(), AdamWSettings::default());
     optimizer.step(&gradients(&p, 0), 0.1).unwrap();
-    let good = optimizer.state().unwrap();
+    let good = saved(&optimizer.state().unwrap());
     let names: Vec<&str> = good.keys().map(String::as_str).collect();
     assert_eq!(
         names,
@@ -150,7 +159,7 @@ fn foreign_state_is_refused_by_name_and_changes_nothing() {
     let broken = Tensor::new(&[0.0_f32, f32::NAN, 0.0, 0.0], &CPU).unwrap();
     assert!(refused(&replace(broken)).contains("not finite"));
     assert_eq!(optimizer.step_count(), 1);
-    let kept = optimizer.state().unwrap();
+    let kept = saved(&optimizer.state().unwrap());
     for (name, tensor) in &good {
         let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(bits(tensor), bits(&kept[name]), "{name}");
@@ -170,4 +179,48 @@ fn broken_or_foreign_gradients_change_nothing() {
     let foreign = Gradients::zeros(&Parameters::new(single.into()).unwrap());
     assert!(optimizer.step(&foreign, 0.1).is_err());
     assert_eq!((values(&p), optimizer.step_count()), (before, 0));
+}
+
+#[test]
+fn parts_of_the_flat_order_make_the_whole_step() {
+    for dtype in [DType::F32, DType::F64] {
+        let whole = parameters(dtype);
+        let settings = AdamWSettings { weight_decay: 0.1, ..AdamWSettings::default() };
+        let mut expected = AdamW::new(whole.clone(), settings);
+        // The parts share the variables and meet inside the matrix and inside the vector.
+        let shared = parameters(dtype);
+        let mut parts =
+            [0..4, 4..9, 9..10].map(|part| AdamW::of_part(shared.clone(), settings, part));
+        for step in 0..5 {
+            expected.step(&gradients(&whole, step), 0.01).unwrap();
+            for part in &mut parts {
+                // What lies outside of a part is not looked at.
+                let mut own = gradients(&shared, step);
+                let range = part.part().clone();
+                own.flat_mut()[..range.start].fill(f32::NAN);
+                own.flat_mut()[range.end..].fill(f32::INFINITY);
+                part.step(&own, 0.01).unwrap();
+            }
+        }
+        assert_eq!(values(&whole), values(&shared));
+        let error = parts[0].state().unwrap_err().to_string();
+        assert!(error.contains("4 entries where 10"), "{error}");
+        let moments = |of: &AdamW| [of.first.clone(), of.second.clone()];
+        let mut others = (0..2).map(|kind| {
+            parts.iter().flat_map(|part| moments(part)[kind].clone()).collect::<Vec<f32>>()
+        });
+        let gathered = parts[1].gathered_state(|buffer| {
+            assert_eq!((buffer[3], buffer[9]), (0.0, 0.0), "only its own part is filled in");
+            buffer.copy_from_slice(&others.next().unwrap());
+            Ok::<(), Error>(())
+        });
+        let (gathered, whole) = (saved(&gathered.unwrap()), saved(&expected.state().unwrap()));
+        for (name, tensor) in &whole {
+            let numbers = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(numbers(tensor), numbers(&gathered[name]), "{name}");
+        }
+        let mut resumed = AdamW::of_part(shared.clone(), settings, 4..9);
+        resumed.load_state(&gathered, 5).unwrap();
+        assert_eq!(moments(&resumed), moments(&parts[1]));
+    }
 }

@@ -6,6 +6,7 @@ mod attention;
 mod glu;
 mod head;
 mod kernels;
+mod linear;
 mod norm;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
@@ -14,6 +15,7 @@ pub(crate) use attention::{AttentionPlan, Query, attention};
 pub(crate) use glu::glu;
 pub(crate) use head::{HeadPlan, head_logprobs};
 pub(crate) use kernels::{Real, attend, rotate};
+pub(crate) use linear::linear;
 pub(crate) use norm::rms_norm;
 
 /// The elements of a contiguous tensor on the CPU.

@@ -50,7 +50,7 @@ impl CustomOp2 for RmsNorm {
                 backward((xs, ws, gs), self.eps, &mut grad_x, &mut grad_w);
                 let grad_x = Tensor::from_vec(grad_x, x.shape(), x.device())?;
                 let grad_w = Tensor::from_vec(grad_w, w.shape(), w.device())?;
-                Ok((Some(grad_x), Some(grad_w)))
+                Ok((Some(grad_x), w.track_op().then_some(grad_w)))
             })
         })
     }

@@ -48,8 +48,8 @@ fn new_weights_clear_the_rows_and_writes_to_variables_wait_for_them() {
         .map(|(name, tensor)| (name.clone(), Var::from_tensor(tensor).unwrap()))
         .collect();
     let tensors = vars.iter().map(|(n, v)| (n.clone(), v.as_tensor().clone())).collect();
+    let start = Decoder::new(config.clone(), tiny::tensors(&config, DType::F64)).unwrap();
     let decoder = Decoder::new(config, tensors).unwrap();
-    let start = decoder.frozen().unwrap();
     let text = tiny::ids(3, 7);
     let before = tiny::train_logits(&decoder, &text);
     let mut engine = RaggedEngine::new(&decoder, 1, 8).unwrap();

@@ -7,6 +7,7 @@ mod chunks;
 mod engine;
 mod files;
 mod gradients;
+mod lora;
 mod oracle;
 mod parity;
 mod recompute;

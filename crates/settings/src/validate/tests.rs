@@ -50,6 +50,16 @@ fn numbers_keep_to_their_ranges() {
 }
 
 #[test]
+fn adapters_have_a_weight_and_layers_that_exist() {
+    check(&["train.lora.alpha=0"], "train.lora.alpha is 0 but must be above 0");
+    check(&["train.lora.targets=q_proj,qproj"], "train.lora.targets names qproj: give some of");
+    check(&["train.lora.targets=q_proj,q_proj"], "train.lora.targets names q_proj twice");
+    check(&["train.lora.rank=4", "train.lora.targets=[]"], "train.lora.targets is empty");
+    assert!(broken(&["train.lora.rank=4", "train.lora.targets=down_proj,q_proj"]).is_empty());
+    check(&["train.logprob_chunk_tokens=0"], "train.logprob_chunk_tokens is 0");
+}
+
+#[test]
 fn gates_are_bounds_that_can_hold_and_are_checked() {
     let with = |set: &'static str| ["gates.problems=10", set];
     check(

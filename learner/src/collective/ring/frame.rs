@@ -1,0 +1,174 @@
+//! What travels between two ranks: a head that says which call it belongs to, then numbers. Whose
+//! turn it is belongs to the ring.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+/// In the place of a call: the sender has failed, and the number is the rank whose fault it is.
+const ABORT: u8 = 0;
+const HEAD_BYTES: usize = 1 + 8 + 8;
+/// Numbers that are packed at once.
+const PIECE: usize = 1 << 14;
+
+/// Says what the numbers behind it are, so that ranks which do different things notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) call: u8,
+    pub(super) number: u64,
+    /// Of the whole call.
+    pub(super) values: u64,
+}
+
+/// Why nothing was received.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Io(io::Error),
+    /// The sender names the rank whose fault it is.
+    Aborted(usize),
+    /// The sender does something else.
+    Differs(String),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Numbers that travel, little-endian.
+pub(super) trait Number: Copy + Send + Sync {
+    const BYTES: usize;
+
+    fn append(self, to: &mut Vec<u8>);
+
+    fn read(bytes: &[u8]) -> Self;
+
+    fn plus(self, other: Self) -> Self;
+}
+
+macro_rules! number {
+    ($kind:ty) => {
+        impl Number for $kind {
+            const BYTES: usize = size_of::<$kind>();
+
+            fn append(self, to: &mut Vec<u8>) {
+                to.extend_from_slice(&self.to_le_bytes());
+            }
+
+            fn read(bytes: &[u8]) -> Self {
+                Self::from_le_bytes(bytes.try_into().expect("chunks have the number's size"))
+            }
+
+            fn plus(self, other: Self) -> Self {
+                self + other
+            }
+        }
+    };
+}
+
+number!(f32);
+number!(f64);
+
+impl Frame {
+    fn bytes(&self) -> [u8; HEAD_BYTES] {
+        let mut bytes = [0; HEAD_BYTES];
+        bytes[0] = self.call;
+        bytes[1..9].copy_from_slice(&self.number.to_le_bytes());
+        bytes[9..].copy_from_slice(&self.values.to_le_bytes());
+        bytes
+    }
+
+    fn parse(bytes: [u8; HEAD_BYTES]) -> Self {
+        let word = |at: usize| {
+            u64::from_le_bytes(bytes[at..at + 8].try_into().expect("a word has 8 bytes"))
+        };
+        Self { call: bytes[0], number: word(1), values: word(9) }
+    }
+}
+
+pub(super) fn write_abort(to: &mut TcpStream, guilty: usize, until: Instant) -> io::Result<()> {
+    let head = Frame { call: ABORT, number: guilty as u64, values: 0 };
+    put(to, &head.bytes(), until)
+}
+
+pub(super) fn write<T: Number>(
+    to: &mut TcpStream,
+    head: &Frame,
+    values: &[T],
+    until: Instant,
+) -> io::Result<()> {
+    put(to, &head.bytes(), until)?;
+    let mut bytes = Vec::with_capacity(PIECE * T::BYTES);
+    for piece in values.chunks(PIECE) {
+        bytes.clear();
+        piece.iter().for_each(|value| value.append(&mut bytes));
+        put(to, &bytes, until)?;
+    }
+    Ok(())
+}
+
+/// The numbers behind a head that is as expected; they are added, or put in the place.
+pub(super) fn read<T: Number>(
+    from: &mut TcpStream,
+    expected: &Frame,
+    (values, adds): (&mut [T], bool),
+    until: Instant,
+) -> Result<(), Refusal> {
+    let mut head = [0; HEAD_BYTES];
+    fill(from, &mut head, until)?;
+    let head = Frame::parse(head);
+    if head.call == ABORT {
+        return Err(Refusal::Aborted(head.number as usize));
+    }
+    if head != *expected {
+        return Err(Refusal::Differs(format!(
+            "is in call {} of kind {} on {} values, this rank in call {} of kind {} on {}",
+            head.number, head.call, head.values, expected.number, expected.call, expected.values
+        )));
+    }
+    let mut bytes = vec![0; PIECE * T::BYTES];
+    for piece in values.chunks_mut(PIECE) {
+        let bytes = &mut bytes[..piece.len() * T::BYTES];
+        fill(from, bytes, until)?;
+        for (to, bytes) in piece.iter_mut().zip(bytes.chunks_exact(T::BYTES)) {
+            let value = T::read(bytes);
+            *to = if adds { to.plus(value) } else { value };
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn put(to: &mut TcpStream, mut bytes: &[u8], until: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        to.set_write_timeout(Some(left(until)?))?;
+        match to.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::BrokenPipe.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn fill(from: &mut TcpStream, mut to: &mut [u8], until: Instant) -> io::Result<()> {
+    while !to.is_empty() {
+        from.set_read_timeout(Some(left(until)?))?;
+        match from.read(to) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => to = &mut to[read..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A socket takes no timeout of 0.
+pub(super) fn left(until: Instant) -> io::Result<Duration> {
+    match until.checked_duration_since(Instant::now()) {
+        Some(left) if !left.is_zero() => Ok(left),
+        _ => Err(io::ErrorKind::TimedOut.into()),
+    }
+}

@@ -1,0 +1,172 @@
+//! How a ring forms: each rank calls the next and answers the one before, and both must be of one
+//! generation. What is summed afterwards is the ring's.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, ensure};
+use types::Generation;
+
+use super::{Ring, describe, frame};
+
+const MAGIC: [u8; 8] = *b"tdmring1";
+const HELLO_BYTES: usize = 8 + 3 * 4;
+/// How long a caller may take to say who it is: a stranger must not use up the deadline.
+const HELLO_LIMIT: Duration = Duration::from_secs(1);
+/// Between two looks at a neighbour that is not there yet.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Who forms the ring.
+#[derive(Clone, Debug)]
+pub struct RingPlan {
+    pub rank: usize,
+    /// Of every rank, in their order.
+    pub addresses: Vec<SocketAddr>,
+    pub generation: Generation,
+    /// For all neighbours to be there.
+    pub join_deadline: Duration,
+    /// For one collective call, from the first rank's entry to the last's exit.
+    pub call_deadline: Duration,
+}
+
+/// What a rank says when it calls, and what it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hello {
+    generation: u32,
+    rank: u32,
+    world: u32,
+}
+
+impl Ring {
+    /// Takes this rank's place; `listener` is bound to its own address.
+    ///
+    /// # Errors
+    /// A plan without this rank or with one rank only; a neighbour that is not there, or is of
+    /// another generation, when the deadline has passed.
+    pub fn join(plan: &RingPlan, listener: &TcpListener) -> anyhow::Result<Self> {
+        let (rank, world) = (plan.rank, plan.addresses.len());
+        ensure!(world > 1, "a ring needs at least 2 ranks, not {world}: one rank is `Solo`");
+        ensure!(rank < world, "rank {rank} is not among the {world} ranks");
+        let until = Instant::now() + plan.join_deadline;
+        let (next, previous) = thread::scope(|scope| {
+            let calling = scope.spawn(|| call(plan, until));
+            let previous = answer(plan, listener, until);
+            (calling.join().expect("calling a socket does not panic"), previous)
+        });
+        Ok(Self {
+            rank,
+            world,
+            generation: plan.generation,
+            deadline: plan.call_deadline,
+            next: next?,
+            previous: previous?,
+            calls: 0,
+        })
+    }
+}
+
+impl RingPlan {
+    fn hello(&self) -> Hello {
+        let (rank, world) = (self.rank as u32, self.addresses.len() as u32);
+        Hello { generation: self.generation.0, rank, world }
+    }
+}
+
+impl Hello {
+    fn bytes(self) -> [u8; HELLO_BYTES] {
+        let mut bytes = [0; HELLO_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        for (at, word) in [self.generation, self.rank, self.world].into_iter().enumerate() {
+            bytes[8 + 4 * at..][..4].copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn read(from: &mut TcpStream, until: Instant) -> io::Result<Self> {
+        let mut bytes = [0; HELLO_BYTES];
+        frame::fill(from, &mut bytes, until)?;
+        if bytes[..8] != MAGIC {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no rank of a ring"));
+        }
+        let word = |at: usize| {
+            let bytes = bytes[8 + 4 * at..][..4].try_into();
+            u32::from_le_bytes(bytes.expect("a word has 4 bytes"))
+        };
+        Ok(Self { generation: word(0), rank: word(1), world: word(2) })
+    }
+}
+
+/// The connection to the next rank, which may still have to start.
+fn call(plan: &RingPlan, until: Instant) -> anyhow::Result<TcpStream> {
+    let hello = plan.hello();
+    let next = (plan.rank + 1) % plan.addresses.len();
+    let address = plan.addresses[next];
+    let expected = Hello { rank: next as u32, ..hello };
+    let attempt = || -> io::Result<(TcpStream, Hello)> {
+        let mut stream = TcpStream::connect_timeout(&address, frame::left(until)?)?;
+        stream.set_nodelay(true)?;
+        frame::put(&mut stream, &hello.bytes(), until)?;
+        let answer = Hello::read(&mut stream, until)?;
+        Ok((stream, answer))
+    };
+    // Who is there says more than that nobody is any longer.
+    let mut other = None;
+    loop {
+        let error = match attempt() {
+            Ok((stream, answer)) if answer == expected => return Ok(stream),
+            Ok((_, answer)) => {
+                other = Some(answer);
+                io::ErrorKind::InvalidData.into()
+            }
+            Err(error) => error,
+        };
+        if frame::left(until).is_err() {
+            let error = match other {
+                Some(other) => anyhow!("there is {other:?}, expected {expected:?}"),
+                None => error.into(),
+            };
+            let limit = plan.join_deadline.as_millis();
+            return Err(
+                error.context(format!("rank {next} at {address} did not join within {limit} ms"))
+            );
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// The connection from the previous rank. Whoever else calls is told who is here, and dropped.
+fn answer(plan: &RingPlan, listener: &TcpListener, until: Instant) -> anyhow::Result<TcpStream> {
+    let hello = plan.hello();
+    let previous = (plan.rank + plan.addresses.len() - 1) % plan.addresses.len();
+    let expected = Hello { rank: previous as u32, ..hello };
+    listener.set_nonblocking(true).context("cannot listen for the ring")?;
+    let mut last = String::from("nobody called");
+    while frame::left(until).is_ok() {
+        let mut stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                thread::sleep(PAUSE);
+                continue;
+            }
+            Err(error) => return Err(error).context("cannot listen for the ring"),
+        };
+        match greet(&mut stream, hello, until) {
+            Ok(caller) if caller == expected => return Ok(stream),
+            Ok(caller) => last = format!("{caller:?} called, expected {expected:?}"),
+            Err(error) => last = format!("a caller {}", describe(&error, HELLO_LIMIT)),
+        }
+    }
+    let limit = plan.join_deadline.as_millis();
+    Err(anyhow!(last).context(format!("rank {previous} did not call within {limit} ms")))
+}
+
+fn greet(stream: &mut TcpStream, hello: Hello, until: Instant) -> io::Result<Hello> {
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    let until = until.min(Instant::now() + HELLO_LIMIT);
+    let caller = Hello::read(stream, until)?;
+    frame::put(stream, &hello.bytes(), until)?;
+    Ok(caller)
+}

@@ -1,0 +1,64 @@
+//! The end of a step: sums over all ranks, clipping, AdamW, on every rank alike or each on its own
+//! part. What the gradients are of is not known here.
+
+use anyhow::{Context, bail};
+use grpo::{AdamW, Gradients};
+
+use super::ADVICE;
+use crate::collective::Collective;
+
+pub(super) struct Update {
+    pub(super) learning_rate: f64,
+    pub(super) grad_norm_max: f64,
+    /// Each rank updates its part and gets the others' from them.
+    pub(super) sharded: bool,
+}
+
+impl Update {
+    /// Gives the norm before clipping. The gradients are used up.
+    ///
+    /// # Errors
+    /// A rank is gone, or a gradient is not finite on any of them; no weight is changed then.
+    pub(super) fn take(
+        &self,
+        optimizer: &mut AdamW,
+        gradients: &mut Gradients,
+        collective: &mut dyn Collective,
+    ) -> anyhow::Result<f64> {
+        if self.sharded {
+            return self.take_part(optimizer, gradients, collective);
+        }
+        collective.all_reduce_sum(gradients.flat_mut())?;
+        let norm = gradients.clip_global_norm(self.grad_norm_max).context(ADVICE)?;
+        optimizer.step(gradients, self.learning_rate)?;
+        Ok(norm)
+    }
+
+    /// The buffer of the gradients brings the other ranks' weights as well.
+    fn take_part(
+        &self,
+        optimizer: &mut AdamW,
+        gradients: &mut Gradients,
+        collective: &mut dyn Collective,
+    ) -> anyhow::Result<f64> {
+        let part = optimizer.part().clone();
+        collective.reduce_scatter_sum(gradients.flat_mut())?;
+        let mut squares = [gradients.squares_in(&part)];
+        collective.all_reduce_sum_f64(&mut squares)?;
+        let norm = squares[0].sqrt();
+        if !norm.is_finite() {
+            gradients.check_finite_in(&part).context(ADVICE)?;
+            bail!("a gradient is not finite in another rank's part: {ADVICE}");
+        }
+        gradients.clip_in(&part, norm, self.grad_norm_max);
+        optimizer.step(gradients, self.learning_rate)?;
+        let parameters = optimizer.parameters();
+        let flat = gradients.flat_mut();
+        parameters.read(&part, &mut flat[part.clone()])?;
+        collective.all_gather(flat)?;
+        for others in [0..part.start, part.end..flat.len()] {
+            parameters.write(&others, &flat[others.clone()])?;
+        }
+        Ok(norm)
+    }
+}
