@@ -375,7 +375,7 @@ impl Sums {
 
 fn lora_settings(train: &Train) -> Option<LoraSettings> {
     let Lora { rank, alpha, targets } = train.lora.clone();
-    (rank > 0).then(|| LoraSettings { rank: rank as usize, alpha, targets })
+    (rank > 0).then_some(LoraSettings { rank: rank as usize, alpha, targets })
 }
 
 fn loss_settings(settings: &Settings) -> LossSettings {

@@ -36,7 +36,7 @@ impl FusedWeights {
         });
         let embedding = decoder.embedding().detach().copy()?;
         let head = match decoder.config().tie_word_embeddings {
-            true => Linear { weight: embedding.narrow(0, 0, decoder.config().ids)?, bias: None },
+            true => Linear::new(embedding.narrow(0, 0, decoder.config().ids)?, None),
             false => Linear::joined(&[decoder.head()])?,
         };
         let norm = decoder.norm().frozen()?;
