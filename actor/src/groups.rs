@@ -54,8 +54,8 @@ impl Group {
         let (longest, room) = (prompt.len() + item.sampling.max_tokens as usize, rules.slot_tokens);
         ensure!(
             longest <= room,
-            "problem {} has a prompt of {} tokens, which with up to {} new ones exceed \
-             actor.slot_tokens = {room}: raise it to at least {longest}",
+            "problem {}: a prompt of {} tokens and up to {} new ones exceed actor.slot_tokens = \
+             {room}: raise it to at least {longest}",
             item.problem.id,
             prompt.len(),
             item.sampling.max_tokens

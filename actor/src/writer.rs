@@ -144,7 +144,10 @@ impl Writer {
         let pushed = outcome.result.and_then(|taken| push_span(slot, &taken));
         match pushed {
             Ok(()) => self.settle(row),
-            Err(detail) => self.fail(lease, &detail),
+            Err(detail) => {
+                let problem = self.groups[&lease].item().problem.id;
+                self.fail(lease, &format!("problem {problem}: {detail}"));
+            }
         }
     }
 

@@ -291,8 +291,10 @@ impl ConfigArgs {
     /// What a run of these settings is called.
     #[must_use]
     pub fn name(&self) -> String {
-        let stem = self.config.as_deref().and_then(|name| std::path::Path::new(name).file_stem());
-        stem.map_or_else(|| "miniature".to_owned(), |stem| stem.to_string_lossy().into_owned())
+        let file = self.config.as_deref().and_then(|name| std::path::Path::new(name).file_name());
+        let file = file.map_or("miniature".into(), |file| file.to_string_lossy());
+        // The names of presets may have full stops of their own.
+        file.strip_suffix(".toml").unwrap_or(&file).to_owned()
     }
 }
 
@@ -335,6 +337,7 @@ mod tests {
         assert_eq!(named(None), "miniature");
         assert_eq!(named(Some("gsm8k-smoke")), "gsm8k-smoke");
         assert_eq!(named(Some("config/mine.toml")), "mine");
+        assert_eq!(named(Some("gsm8k-qwen2.5-0.5b")), "gsm8k-qwen2.5-0.5b");
     }
 
     #[test]
@@ -342,5 +345,7 @@ mod tests {
         let parse = |args: &[&str]| Cli::try_parse_from([&["coordinator", "eval"], args].concat());
         assert!(parse(&["runs/a"]).is_ok() && parse(&["--config", "miniature"]).is_ok());
         assert!(parse(&[]).is_err() && parse(&["runs/a", "--config", "x"]).is_err());
+        assert!(parse(&["runs/a", "--split", "test"]).is_ok());
+        assert!(parse(&["runs/a", "--split", "train"]).is_err());
     }
 }

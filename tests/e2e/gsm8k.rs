@@ -89,6 +89,47 @@ fn tensors(path: &Path) -> BTreeMap<String, (Value, Value, Vec<u8>)> {
 }
 
 #[test]
+fn the_test_set_is_evaluated_by_every_grader_when_asked_for_by_name() {
+    let Some(data) = gsm8k_dir("gsm8k evaluation") else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let (model, data) = (scratch.path().join("tiny"), data.canonicalize().unwrap());
+    let (model, data_dir) = (model.to_str().unwrap(), data.to_str().unwrap());
+    let tiny = ["model", "tiny", "--tokenizer-from", data_dir, "--out", model];
+    Run::to_end(&tiny, LIMIT).1.expect_code(0);
+    let (data, strong) = (format!("data.path={data_dir}"), format!("strong.model={model}"));
+    let sets = [
+        data.as_str(),
+        strong.as_str(),
+        "run.dir={dir}",
+        "strong.prompt.template=gsm8k-5shot",
+        "actor.slot_tokens=2048",
+        "eval.schedules=word:0.5",
+        "eval.samples=3",
+        "eval.pass_at=1,3",
+        "sampling.max_tokens=16",
+        "sampling.stop_texts=e",
+    ];
+    let mut args = vec!["eval", "--config", "gsm8k-smoke", "--limit", "5", "--split", "test"];
+    args.extend(sets.iter().flat_map(|set| ["--set", *set]));
+    let (run, ended) = Run::to_end(&args, LIMIT);
+    ended.expect_code(0);
+    assert!(ended.stdout.contains("5 test problems"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("\ntandem, word:0.5       pass@3  "), "{}", ended.stdout);
+    let text = std::fs::read_to_string(run.dir().join("eval-test-step-000000.json")).unwrap();
+    let result: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&result["problems"], &result["test_set"]), (&5.into(), &true.into()));
+    let lines = result["pass_at"].as_array().unwrap();
+    // Three graders, two k and three sampled arms; the greedy one has one sample.
+    assert_eq!(lines.len(), 3 * (2 * 3 + 1), "{text}");
+    for line in lines {
+        let bound = |name: &str| line[name].as_f64().unwrap();
+        assert!(bound("low") <= bound("value") && bound("value") <= bound("high"), "{line}");
+        let samples = if line["arm"] == "solo_greedy" { 1 } else { 3 };
+        assert_eq!(line["samples"], samples, "{line}");
+    }
+}
+
+#[test]
 fn an_epoch_deals_every_problem_of_the_real_file_once() {
     let Some(data) = gsm8k_dir("gsm8k epoch") else { return };
     let mut settings = Settings::default();

@@ -311,6 +311,8 @@ fn check_open(open: &Open, book: &Rulebook, max_tokens: usize) -> Result<(), Str
 
 #[cfg(test)]
 mod tests {
+    use tandem::StopTexts;
+
     use super::*;
     use crate::fixtures::{open, rulebook};
 
@@ -404,6 +406,25 @@ mod tests {
         turns.append(&[1], Appended::Strong).unwrap();
         assert_eq!(turns.push_written(2), None);
         assert_eq!(turns.push_written(2), Some(SpanEnd::MaxGap));
+    }
+
+    #[test]
+    fn a_stop_text_ends_the_span_and_a_rewind_takes_it_back() {
+        let pieces = ["</s>", "so", "stop", "p"].map(str::to_owned);
+        let stops = StopTexts::new(&["sostop".to_owned()], pieces.iter().map(String::as_str));
+        let words = Boundaries::from_pieces(&pieces).with_stop_texts(stops);
+        let book = Rulebook { boundaries: Arc::new(words), ..rulebook() };
+        let open = Open { stops: vec![0], ..open("token:1", 1) };
+        let mut text = SessionText::open(&open, &book).unwrap();
+        assert_eq!(text.push_written(1), None);
+        let mark = text.mark();
+        assert_eq!(text.push_written(2), Some(SpanEnd::End));
+        assert!(text.check_turn().unwrap_err().contains("ended after 2"));
+        text.rewind(mark);
+        text.check_turn().unwrap();
+        let error = text.append(&[2, 3], Appended::Replay).unwrap_err();
+        assert!(error.contains("token 2 of the response follows the end"), "{error}");
+        text.append(&[3], Appended::Replay).unwrap();
     }
 
     #[test]

@@ -134,7 +134,7 @@ fn a_failed_rollout_gives_its_group_up_and_frees_its_slots() {
     let [Ended::Failed(failed), Ended::Complete(group)] = &output.ended[..] else {
         panic!("{:?}", output.ended)
     };
-    assert_eq!((failed.group, failed.detail.as_str()), (GroupId(40), "gone"));
+    assert_eq!((failed.group, failed.detail.as_str()), (GroupId(40), "problem 40: gone"));
     assert_eq!(group.group, GroupId(41));
     assert_eq!((writer.waiting().free, output.closed.len()), (8, 6));
 }

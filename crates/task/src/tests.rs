@@ -136,6 +136,23 @@ fn gsm8k_counts_each_models_annotations_as_its_own() {
 }
 
 #[test]
+fn a_text_is_graded_without_the_stop_text_that_ended_it() {
+    let mut settings = Settings::default();
+    settings.sampling.stop_texts = vec!["; so".to_owned(), "####".to_owned()];
+    let tokenizer = Tokenizer::from_json(&miniature::tokenizer_json(), "miniature").unwrap();
+    let end = tokenizer.id_of("<eos>").unwrap();
+    let task = Task::new(&settings, tokenizer, vec![end]).unwrap();
+    let said = |text: &str| {
+        let tokens = task.tokenizer().encode(text).unwrap();
+        let session = written(&task, "token:0", &tokens);
+        (session.finish_reason(), task.verdict(&session, &problem()).unwrap().text)
+    };
+    let end = Some(types::Finish::End);
+    assert_eq!(said("so 4 plus 2 is 6 ; so"), (end, "so 4 plus 2 is 6 ".to_owned()));
+    assert_eq!(said("so 4 ; ####"), (end, "so 4 ; ".to_owned()), "a special token is one, too");
+}
+
+#[test]
 fn the_miniature_needs_its_own_tokenizer() {
     let other = gsm8k_task().tokenizer().clone();
     let error = Task::new(&Settings::default(), other, vec![0]).err().unwrap().to_string();

@@ -130,6 +130,23 @@ fn other_sampling_and_broken_ends_are_refused() {
 }
 
 #[test]
+fn a_stop_text_ends_a_rollout_here_as_it_does_where_it_was_written() {
+    let world = Miniature::with(|s| s.sampling.stop_texts = vec!["####".to_owned()]);
+    let group = world.group(0, 3);
+    let mark = world.task.tokenizer().id_of("####").unwrap();
+    let last = |rollout: &Rollout| rollout.parts().tokens.last() == Some(&mark);
+    assert!(group.samples.iter().all(last), "the fixture's session stops there");
+    assert!(group.samples.iter().all(|r| !r.parts().verdict.text.contains("####")));
+    assert_eq!(world.admission().check(&group, &LINEAGE), Ok(()));
+    let cut = with_parts(group.clone(), 0, |p| p.finish = Finish::Truncated);
+    assert!(refusal(&world, &cut).contains("truncated but ended"));
+    let plain = Miniature::small();
+    assert!(refusal(&plain, &group).contains("recorded as ended but has no end"));
+    // What a run without stop texts wrote goes on behind the mark.
+    assert!(refusal(&world, &plain.group(0, 3)).contains("tokens follow the end"));
+}
+
+#[test]
 fn the_weak_model_may_end_only_where_it_may() {
     let mut found = false;
     let strict = Miniature::with(|s| s.handoff.weak_may_end = false);

@@ -7,7 +7,7 @@ use proptest::test_runner::RngSeed;
 use types::Share;
 
 use super::*;
-use crate::{Boundaries, Schedule, check_rollout};
+use crate::{Boundaries, Schedule, StopTexts, check_rollout};
 
 const STOP: TokenId = 19;
 const OTHER_STOP: TokenId = 18;
@@ -21,7 +21,8 @@ fn plan(schedule: &str, seed: u8, max_tokens: u32) -> SessionPlan {
             _ => "x".to_owned(),
         })
         .collect();
-    let boundaries = Arc::new(Boundaries::from_pieces(&pieces));
+    let stop_texts = StopTexts::new(&["x end".to_owned()], pieces.iter().map(String::as_str));
+    let boundaries = Arc::new(Boundaries::from_pieces(&pieces).with_stop_texts(stop_texts));
     let schedule: Schedule = schedule.parse().unwrap();
     SessionPlan {
         rule: Arc::new(AuthorRule { schedule, max_gap: 4, max_tokens, boundaries }),
@@ -63,7 +64,7 @@ fn weak_turn(session: &Session, text: &[TokenId], cap: usize) -> Vec<TokenId> {
         let token = session.canonical(text[state.position() as usize]);
         state.push(token);
         tokens.push(token);
-        if token == STOP {
+        if token == STOP || state.text_is_over() {
             break;
         }
     }
@@ -118,7 +119,10 @@ proptest! {
 
         let parts = rollout.parts();
         let response = &parts.tokens[rollout.response()];
-        prop_assert_eq!(finish == Some(Finish::End), response.last() == Some(&STOP));
+        let text_end = plan.rule.boundaries.stop_texts().first_end(response);
+        prop_assert!(text_end.is_none_or(|at| at + 1 == response.len()));
+        let ended = response.last() == Some(&STOP) || text_end.is_some();
+        prop_assert_eq!(finish == Some(Finish::End), ended);
         prop_assert!(!response.contains(&OTHER_STOP));
         prop_assert!(!response[..response.len() - 1].contains(&STOP));
         // Spans are maximal, and each weak one was requested at least once.
@@ -145,7 +149,8 @@ proptest! {
         let mut session = Session::new(plan.clone()).unwrap();
         drive(&mut session, &text, 40);
         let mut parts = session.finish(verdict()).unwrap().into_parts();
-        let author = &mut parts.authors[3 + at];
+        let response = parts.authors.len() - 3;
+        let author = &mut parts.authors[3 + at % response];
         *author = if *author == Author::Weak { Author::Strong } else { Author::Weak };
         // Spans that hide the change let the columns pass; the replay does not.
         parts.spans = parts.authors[3..].iter().zip(0..).map(|(author, start)| Span {
@@ -260,4 +265,31 @@ fn impossible_plans_are_refused() {
     assert!(refused(|p| p.prompt.clear()).contains("prompt of at least one token"));
     assert!(refused(|p| p.stops.clear()).contains("at least one stop token"));
     assert!(refused(|p| p.sampling.max_tokens = 7).contains("limit of 6"));
+}
+
+#[test]
+fn a_stop_text_ends_the_rollout_with_the_token_that_completes_it() {
+    let mut session = Session::new(plan("token:0", 0, 6)).unwrap();
+    for token in [4, 1, 4] {
+        assert_eq!(session.finish_reason(), None);
+        session.push_strong(token, -0.1, V3).unwrap();
+    }
+    assert_eq!((session.finish_reason(), session.turn()), (Some(Finish::End), Turn::Finished));
+    assert!(matches!(session.push_strong(0, -0.1, V3), Err(SessionError::Finished(3))));
+    let rollout = session.finish(verdict()).unwrap();
+    assert_eq!(rollout.parts().tokens[3..], [4, 1, 4]);
+    assert_eq!(rollout.parts().spans[0].end, SpanEnd::End);
+
+    // Nothing may follow it in the weak model's span either.
+    let mut alone = Session::new(plan("token:1", 0, 6)).unwrap();
+    let late = alone.push_weak_span(weak(&[1, 4, 1], &[-0.1; 3]));
+    assert_eq!(late, Err(SessionError::AfterEnd { position: 2 }));
+    alone.push_weak_span(weak(&[1, 4], &[-0.1; 2])).unwrap();
+    assert_eq!(alone.finish_reason(), Some(Finish::End));
+
+    // One author may begin it and the other complete it.
+    let mut session = Session::new(plan("alternate:token", 0, 6)).unwrap();
+    session.push_strong(1, -0.1, V3).unwrap();
+    session.push_weak_span(weak(&[4], &[-0.1])).unwrap();
+    assert_eq!(session.finish_reason(), Some(Finish::End));
 }
