@@ -63,11 +63,12 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     let serving = ingest.serve(listener, message_bytes, process.shutdown.clone());
     process.tasks.spawn("ingest", serving);
 
+    let positions = start.config.max_position_embeddings;
     let membership = process.join(address.to_string()).await?;
     spawn_returns(&process, &membership, returned);
     let source = match inbox {
         Some(inbox) => Source::Groups(inbox),
-        None => spawn_examples(&process, &membership, task, trainer.steps_taken()),
+        None => spawn_examples(&process, &membership, (task, positions), trainer.steps_taken()),
     };
     let Membership { member, coordinator, .. } = membership;
     let (runtime, shutdown) = (Handle::current(), process.shutdown.clone());
@@ -166,12 +167,18 @@ fn spawn_returns(
     });
 }
 
-fn spawn_examples(process: &Process, membership: &Membership, task: Task, from: u32) -> Source {
+fn spawn_examples(
+    process: &Process,
+    membership: &Membership,
+    (task, positions): (Task, usize),
+    from: u32,
+) -> Source {
     let train = &process.settings.train;
     let source = ExampleSource {
         coordinator: membership.coordinator.clone(),
         member: membership.member,
         task,
+        positions,
         per_step: train.problems_per_step,
         from,
         until: train.steps,
