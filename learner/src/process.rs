@@ -41,7 +41,7 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     let task = Task::new(&settings, start.tokenizer.clone(), stops.clone())?;
     let files = open_files(&settings, &start)?;
     let generation = Generation(settings.learner.generation);
-    let vocab = start.config.ids;
+    let (vocab, positions) = (start.config.ids, start.config.max_position_embeddings);
     let mut trainer = Trainer::new(&settings, start, &stops, Box::new(Solo::new(generation)))?;
     resume(&mut trainer, &settings, &files.checkpoints)?;
     process.readiness.set("model");
@@ -63,7 +63,6 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     let serving = ingest.serve(listener, message_bytes, process.shutdown.clone());
     process.tasks.spawn("ingest", serving);
 
-    let positions = start.config.max_position_embeddings;
     let membership = process.join(address.to_string()).await?;
     spawn_returns(&process, &membership, returned);
     let source = match inbox {

@@ -19,6 +19,7 @@ use crate::host::JOIN_GRACE;
 use crate::launch::make_absolute;
 use crate::output::say;
 use crate::overrides;
+use crate::run_dir::{RunDir, RunDirError};
 use stage::Stage;
 
 /// The resolved settings that all stages share.
@@ -28,6 +29,8 @@ const LOCK: &str = "recipe.lock";
 
 /// A stage's own grace, and this much for its last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+const POLL: Duration = Duration::from_millis(100);
 
 /// An experiment's directory and what its stages are to be done with.
 pub(crate) struct Recipe {
@@ -89,10 +92,11 @@ async fn run_stage(
     stage: Stage,
     signals: &Shutdown,
 ) -> anyhow::Result<Option<u8>> {
+    let grace = Duration::from_secs_f64(recipe.settings.shutdown.grace_seconds) + LAST_WORDS;
+    until_free(&stage.dir(recipe), grace).await?;
     stage.clear(recipe)?;
     let program = std::env::current_exe().context("cannot tell where this program lies")?;
     let args = stage.args(recipe)?;
-    let grace = Duration::from_secs_f64(recipe.settings.shutdown.grace_seconds) + LAST_WORDS;
     let ended: ExitStatus = run_attached(&program, &args, signals, grace).await?;
     if let Some(reason) = signals.reason() {
         eprintln!("{reason}: the same command goes on with the stage `{}`", stage.name());
@@ -110,6 +114,18 @@ async fn run_stage(
         .result(recipe)?
         .with_context(|| format!("the stage `{}` left no result", stage.name()))?;
     Ok(None)
+}
+
+/// What an earlier recipe started may still be ending, if that one was killed.
+async fn until_free(dir: &Path, grace: Duration) -> anyhow::Result<()> {
+    let ends = tokio::time::Instant::now() + grace;
+    while RunDir::is_live(dir)? {
+        if tokio::time::Instant::now() >= ends {
+            return Err(RunDirError::Live(dir.to_owned()).into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
 }
 
 fn settings(args: &RecipeArgs) -> anyhow::Result<Settings> {

@@ -25,6 +25,21 @@ impl RunDir {
         }
     }
 
+    /// Whether a run is under way in a directory, which may not exist.
+    ///
+    /// # Errors
+    /// A lock that cannot be looked at.
+    pub fn is_live(path: &Path) -> Result<bool, RunDirError> {
+        if !path.join(LOCK).is_file() {
+            return Ok(false);
+        }
+        match lock(path) {
+            Ok(_) => Ok(false),
+            Err(RunDirError::Live(_)) => Ok(true),
+            Err(other) => Err(other),
+        }
+    }
+
     /// Only what is empty, or what a run left behind that ended before it began.
     fn claim(path: &Path) -> Result<Self, RunDirError> {
         let fault = |source| RunDirError::Create { path: path.to_owned(), source };
