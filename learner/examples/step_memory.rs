@@ -31,7 +31,7 @@ fn main() -> anyhow::Result<()> {
     let set = std::env::args().skip(1).collect();
     let settings = Layers { file: None, set, environment: Some(Vec::new()) }.load()?;
     let files = files()?;
-    let (config_json, tokenizer_json) = (files.config.to_json(), files.tokenizer.json().to_owned());
+    let texts = files.texts();
     let stops = files.config.stops.clone();
     let solo = Box::new(Solo::new(Generation(1)));
     let mut trainer = Trainer::new(&settings, files, &stops, solo)?;
@@ -53,14 +53,8 @@ fn main() -> anyhow::Result<()> {
     let mut state = State::new(PolicyVersion::new(1, 2), 1, settings.seed);
     state.lora = trainer.lora_state();
     let adapters = &trainer.policy().adapters().clone();
-    let contents = Contents {
-        state,
-        config_json: &config_json,
-        tokenizer_json: &tokenizer_json,
-        weights: &bytes,
-        optimizer: &trainer.optimizer_state()?,
-        adapters,
-    };
+    let (weights, optimizer) = (&bytes, &trainer.optimizer_state()?);
+    let contents = Contents { state, texts: &texts, weights, optimizer, adapters };
     let written = CheckpointStore::open(dir.clone(), 1).and_then(|store| store.write(contents));
     fs::remove_dir_all(&dir)?;
     written?;
@@ -85,7 +79,7 @@ fn files() -> anyhow::Result<ModelFiles> {
         let numbers: Vec<f32> = numbers.collect();
         tensors.insert(name, Tensor::from_vec(numbers, shape, &Device::Cpu)?);
     }
-    Ok(ModelFiles { config, tokenizer, tensors })
+    Ok(ModelFiles { config, tokenizer, tensors, extras: BTreeMap::new() })
 }
 
 fn rollout(index: usize) -> anyhow::Result<Rollout> {

@@ -64,7 +64,8 @@ pub(crate) fn close(found: &[f64], expected: &[f64], tolerance: f64, what: &str)
 
 fn check(config: &ModelConfig, dtype: DType, tolerance: f64) {
     let (tokens, select, targets) = inputs();
-    let targets = targets.minimum(config.ids as u32 - 1).unwrap();
+    let last = config.ids as u32 - 1;
+    let (tokens, targets) = (tokens.minimum(last).unwrap(), targets.minimum(last).unwrap());
     for (temperature, stops) in [(1.0, &STOPS[..]), (0.7, &STOPS[..1]), (1.3, &[])] {
         let expected = outcome(config, dtype, |decoder| {
             let logits = decoder.logits(&tokens, &select).unwrap();

@@ -42,9 +42,13 @@ impl GradientSink for Sums {
 
 fn check(dtype: DType, tolerance: f64) {
     let (tokens, select, targets) = inputs();
+    let targets = targets.minimum(19u32).unwrap();
     let scoring = scoring(0.8, &[3, 7], 4);
-    for kind in tiny::KINDS {
-        let (vars, decoder) = variables(&tiny::config(kind), dtype);
+    // The last rows of the vocabulary are padding, or none.
+    for (kind, ids) in tiny::KINDS.into_iter().zip([23, 20].into_iter().cycle()) {
+        let mut config = tiny::config(kind);
+        config.ids = ids;
+        let (vars, decoder) = variables(&config, dtype);
         let plain = decoder.logprobs(&tokens, &select, &targets, &scoring).unwrap();
         let slopes = weights(plain.elem_count(), dtype);
         let grads = plain.mul(&slopes).unwrap().sum_all().unwrap().backward().unwrap();

@@ -117,5 +117,5 @@ fn targets_choose_the_layers() {
     let names: Vec<&str> = trainer.optimizer().parameters().iter().map(|(name, _)| name).collect();
     assert_eq!(names.len(), 2 * 2 * world.files.config.layers);
     let chosen = |name: &&str| name.contains("q_proj") || name.contains("down_proj");
-    assert!(names.iter().all(|name| chosen(&name)), "{names:?}");
+    assert!(names.iter().all(chosen), "{names:?}");
 }
