@@ -50,7 +50,7 @@ impl Launcher<'_> {
         args.push("--exit-with-parent".into());
         let name = process.name();
         let log_path = self.run_dir.log(&format!("{}{name}", self.log_prefix));
-        let env = process.threads(|variable| std::env::var_os(variable).is_some());
+        let env = process.variables(|variable| std::env::var_os(variable).is_some());
         ChildSpec { name, program, args, env, log_path }
     }
 }

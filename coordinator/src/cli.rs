@@ -58,11 +58,11 @@ pub struct LaunchArgs {
     /// Actor processes.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub actors: u32,
-    /// Learner ranks; one for now.
-    #[arg(long, default_value_t = 1)]
+    /// Learner ranks; more than one only with --dry-run.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub learners: u32,
-    /// Weak-server processes; one for now.
-    #[arg(long, default_value_t = 1)]
+    /// Weak-server processes; actors are spread over them in turn.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub weak_servers: u32,
     /// Same as --set train.steps=N.
     #[arg(long)]

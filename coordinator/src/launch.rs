@@ -9,7 +9,7 @@ use settings::{Objective, Settings};
 use crate::cli::{LaunchArgs, UsageError, refuse_test_set, shorthand};
 use crate::host::{self, Host};
 use crate::output::say;
-use crate::plan::Plan;
+use crate::placement;
 use crate::run_dir::{CheckpointChoice, RunDir};
 use crate::session::{self, Ending, Finished, Job};
 use crate::source::Source;
@@ -22,8 +22,14 @@ use crate::table::{Column, table};
 /// # Errors
 /// Wrong settings or flags, or a run that fails.
 pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
-    one_for_now("--learners", args.learners)?;
-    one_for_now("--weak-servers", args.weak_servers)?;
+    if args.learners != 1 && !args.dry_run {
+        let text = format!(
+            "--learners {}: this version trains with one; leave the flag out, or add --dry-run to \
+             see how so many would be placed",
+            args.learners
+        );
+        return Err(UsageError(text).into());
+    }
     let mut settings = args.config.with(shorthand(args.steps, args.seed))?;
     if settings.train.objective == Objective::Sft {
         let config = args.config.config.as_deref().unwrap_or("FILE");
@@ -34,9 +40,11 @@ pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
     }
     refuse_test_set(&settings)?;
     let source = Source::open(&settings)?;
-    let spec = RunSpec::launch(&settings, &source, args.actors).map_err(UsageError)?;
+    let mut spec = RunSpec::launch(&settings, &source, args.actors).map_err(UsageError)?;
+    spec.members.weak_servers = args.weak_servers;
+    spec.members.learners = args.learners;
     if args.dry_run {
-        let plan = Plan::new(spec.members, runtime::available_cores());
+        let plan = placement::plan(&settings, spec.members)?;
         say(&format!("{}\n{}", plan.describe(), settings.to_toml()));
         return Ok(0);
     }
@@ -86,13 +94,6 @@ pub(crate) fn make_absolute(name: &mut String) {
     if let (true, Ok(absolute)) = (is_path, std::path::absolute(name.as_str())) {
         *name = absolute.to_string_lossy().into_owned();
     }
-}
-
-fn one_for_now(flag: &str, count: u32) -> Result<(), UsageError> {
-    if count == 1 {
-        return Ok(());
-    }
-    Err(UsageError(format!("{flag} {count}: this version runs exactly one, leave the flag out")))
 }
 
 /// Summary and table, or how far the run came.

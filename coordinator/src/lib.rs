@@ -23,6 +23,7 @@ pub mod metrics_log;
 pub mod output;
 pub mod overrides;
 pub mod pass_table;
+pub mod placement;
 pub mod plan;
 pub mod progress;
 pub mod recipe;

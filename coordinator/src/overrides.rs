@@ -2,6 +2,8 @@
 //! settings mean is decided elsewhere.
 
 use settings::Settings;
+
+use crate::membership::MemberCounts;
 use toml::{Table, Value};
 
 const PREFIX: &str = "TANDEM__";
@@ -25,14 +27,16 @@ pub fn free_admin_port(settings: &Settings) -> Option<String> {
     (port != "0").then(|| format!("admin.listen=\"{host}:0\""))
 }
 
-/// A session and a place in the queue for every slot of every actor, and a stream for each actor:
-/// with fewer sessions, live ones would evict each other and each be computed anew at every
-/// handoff.
+/// A session and a place in the queue for every slot of every actor of a server, and a stream for
+/// each actor: with fewer sessions, live ones would evict each other and each be computed anew at
+/// every handoff. Actors are spread over the servers in turn, and may all come to one that is left.
 #[must_use]
-pub fn weak_room(settings: &Settings, actors: u32) -> Vec<String> {
+pub fn weak_room(settings: &Settings, members: MemberCounts) -> Vec<String> {
+    let (all, servers) = (members.actors, members.weak_servers.max(1));
+    let actors = all.div_ceil(servers);
     let (slots, weak) = (actors.saturating_mul(settings.actor.slots), &settings.weak_server);
     // An actor that comes back may still hold its old stream.
-    let streams = actors.saturating_mul(2);
+    let streams = all.saturating_mul(2);
     let needed = [
         ("sessions", weak.sessions, slots),
         ("queue_requests", weak.queue_requests, slots),
@@ -81,10 +85,15 @@ mod tests {
     #[test]
     fn many_actors_get_more_room_at_the_weak_server_and_few_keep_the_settings() {
         let settings = Settings::default();
-        assert!(weak_room(&settings, 4).is_empty());
-        assert_eq!(weak_room(&settings, 8), ["weak_server.sessions=512"]);
+        let weak_room = |settings: &Settings, actors, weak_servers| {
+            super::weak_room(settings, MemberCounts { actors, weak_servers, learners: 1 })
+        };
+        assert!(weak_room(&settings, 4, 1).is_empty());
+        assert_eq!(weak_room(&settings, 8, 1), ["weak_server.sessions=512"]);
+        assert!(weak_room(&settings, 8, 2).is_empty());
+        assert_eq!(weak_room(&settings, 9, 2), ["weak_server.sessions=320"]);
         let room = ["sessions=12800", "queue_requests=12800", "streams=400"];
-        assert_eq!(weak_room(&settings, 200), room.map(|key| format!("weak_server.{key}")));
+        assert_eq!(weak_room(&settings, 200, 1), room.map(|key| format!("weak_server.{key}")));
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! Which processes a command starts and how many threads each gets. It starts nothing.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use proto::Role;
 use runtime::divide_cores;
 
 use crate::membership::{MemberCounts, ROLES};
+use crate::placement::VISIBLE;
 
 /// Thread counts of the libraries that the programs use.
 const THREAD_VARIABLES: [&str; 3] =
     ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS", "TOKIO_WORKER_THREADS"];
+
+const GPU_ORDER: &str = "CUDA_DEVICE_ORDER";
 
 /// One process to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub struct ProcessPlan {
     pub role: Role,
     pub index: u32,
     pub cores: usize,
+    /// Its GPU as `CUDA_VISIBLE_DEVICES` names it; `None`: nothing is said of GPUs.
+    pub gpu: Option<String>,
 }
 
 impl ProcessPlan {
@@ -31,11 +37,18 @@ impl ProcessPlan {
         self.role.name_of(self.index)
     }
 
-    /// Thread counts as environment variables; those that the user has set himself stay.
+    /// Thread counts and the GPU as environment variables. Thread counts and an order of GPUs that
+    /// the user has set himself stay; his choice of GPUs was the pool of this one.
     #[must_use]
-    pub fn threads(&self, is_set: impl Fn(&str) -> bool) -> Vec<(String, String)> {
-        let ours = THREAD_VARIABLES.into_iter().filter(|name| !is_set(name));
-        ours.map(|name| (name.to_owned(), self.cores.to_string())).collect()
+    pub fn variables(&self, is_set: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        let threads = THREAD_VARIABLES.into_iter().filter(|name| !is_set(name));
+        let threads = threads.map(|name| (name, self.cores.to_string()));
+        let gpu = self.gpu.iter().map(|gpu| (VISIBLE, gpu.clone()));
+        // As the driver lists them; CUDA's own order puts the fastest first.
+        let order = self.gpu.iter().filter(|_| !is_set(GPU_ORDER));
+        let order = order.map(|_| (GPU_ORDER, "PCI_BUS_ID".to_owned()));
+        let all = threads.chain(gpu).chain(order);
+        all.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
@@ -44,6 +57,8 @@ impl ProcessPlan {
 pub struct Plan {
     pub cores: usize,
     pub processes: Vec<ProcessPlan>,
+    /// What lies on which GPU, where there are any.
+    pub gpus: Option<String>,
 }
 
 impl Plan {
@@ -58,8 +73,18 @@ impl Plan {
         let shares = divide_cores(cores, &vec![1.0; named.len()]);
         let processes = named.into_iter().zip(shares);
         let processes =
-            processes.map(|((role, index), cores)| ProcessPlan { role, index, cores }).collect();
-        Self { cores, processes }
+            processes.map(|((role, index), cores)| ProcessPlan { role, index, cores, gpu: None });
+        Self { cores, processes: processes.collect(), gpus: None }
+    }
+
+    /// The same with a GPU for each process that has one by its name, and a table of them.
+    #[must_use]
+    pub fn on_gpus(mut self, gpus: &BTreeMap<String, String>, table: String) -> Self {
+        for process in &mut self.processes {
+            process.gpu = gpus.get(&process.name()).cloned();
+        }
+        self.gpus = Some(table);
+        self
     }
 
     /// For `--dry-run`.
@@ -73,6 +98,7 @@ impl Plan {
             writeln!(text, "  {name:<13} {cores} thread{plural}")
                 .expect("a string takes what is written");
         }
+        text.push_str(self.gpus.as_deref().unwrap_or_default());
         text
     }
 }
@@ -95,9 +121,23 @@ mod tests {
 
     #[test]
     fn a_users_own_thread_count_wins() {
-        let process = ProcessPlan { role: Role::Actor, index: 0, cores: 3 };
-        let threads = process.threads(|name| name == "RAYON_NUM_THREADS");
+        let process = ProcessPlan { role: Role::Actor, index: 0, cores: 3, gpu: None };
+        let threads = process.variables(|name| name == "RAYON_NUM_THREADS");
         let pair = |name: &str| (name.to_owned(), "3".to_owned());
         assert_eq!(threads, [pair("CANDLE_NUM_THREADS"), pair("TOKIO_WORKER_THREADS")]);
+    }
+
+    #[test]
+    fn a_process_sees_its_own_gpu() {
+        let counts = MemberCounts { actors: 1, weak_servers: 1, learners: 0 };
+        let gpus = BTreeMap::from([("actor-0".to_owned(), "GPU-b".to_owned())]);
+        let plan = Plan::new(counts, 2).on_gpus(&gpus, "the table\n".to_owned());
+        let of = |at: usize| plan.processes[at].variables(|name| name.ends_with("THREADS"));
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let expected = [pair(VISIBLE, "GPU-b"), pair("CUDA_DEVICE_ORDER", "PCI_BUS_ID")];
+        assert_eq!((of(0), of(1)), (vec![], expected.to_vec()));
+        assert!(plan.describe().ends_with("the table\n"));
+        let kept = plan.processes[1].variables(|name| name != VISIBLE);
+        assert_eq!(kept, [pair(VISIBLE, "GPU-b")], "the pool was the user's, its order stays his");
     }
 }

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use proto::Role;
 use runtime::{Shutdown, StopReason, TaskGroup};
 use serde_json::json;
 use settings::Settings;
@@ -21,7 +20,7 @@ use crate::membership::ROLES;
 use crate::metrics;
 use crate::metrics_log::MetricsLog;
 use crate::overrides;
-use crate::plan::Plan;
+use crate::placement;
 use crate::progress::Progress;
 use crate::run_dir::RunDir;
 use crate::service::{ServiceLimits, service};
@@ -77,7 +76,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let log = trains.then(|| MetricsLog::create(&job.run_dir.metrics())).transpose()?;
     let steps = job.spec.training.as_ref().map_or(0, |training| training.steps);
     let members = job.spec.members;
-    let plan = Plan::new(members, runtime::available_cores());
+    let plan = placement::plan(settings, members)?;
     let state = RunState::new(job.spec, job.source);
     let hub = Hub::new(state, settings.coordinator.weights_kept, log);
     if let Some((manifest, bytes)) = job.weights {
@@ -93,7 +92,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let stop_plan = StopPlan::new(Duration::from_secs_f64(settings.shutdown.grace_seconds));
     set.push(format!("shutdown.grace_seconds={}", stop_plan.child.as_secs_f64()));
     set.extend(overrides::free_admin_port(settings));
-    set.extend(overrides::weak_room(settings, members.of(Role::Actor)));
+    set.extend(overrides::weak_room(settings, members));
     let launcher = Launcher {
         run_dir: job.run_dir,
         coordinator: reachable(address).to_string(),

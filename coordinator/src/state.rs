@@ -343,7 +343,12 @@ impl RunState {
 
     #[must_use]
     pub fn directive(&self) -> Directive {
-        let addresses = |role| self.members.of_role(role).into_iter().map(|m| m.address.clone());
+        let addresses = |role| {
+            let mut members = self.members.of_role(role);
+            // Actors are spread over them by place, whoever came first.
+            members.sort_by_key(|member| member.index);
+            members.into_iter().map(|member| member.address.clone())
+        };
         Directive {
             version: self.published,
             learner: addresses(Role::Learner).next().unwrap_or_default(),

@@ -6,6 +6,7 @@ mod bad_input;
 mod gates;
 mod gsm8k;
 mod launch;
+mod placed;
 mod recipe;
 mod stopping;
 

@@ -41,6 +41,10 @@ impl RunDir {
     /// # Errors
     /// A file that cannot be read or written.
     pub fn record_evaluation(&self, step: u32, result: &EvalResult) -> Result<(), RunDirError> {
+        if result.test_set {
+            // What is chosen by it could not be measured on it.
+            return Ok(());
+        }
         let all = self.checkpoints()?;
         let Some(checkpoint) = all.into_iter().find(|checkpoint| checkpoint.step == step) else {
             return Ok(());
@@ -130,6 +134,9 @@ mod tests {
         assert_eq!(best(&run), 10, "of equal means the one with more problems");
         run.record_evaluation(40, &result(50, Some(0.9), None)).unwrap();
         assert_eq!(best(&run), 10, "a schedule that was not measured ranks nothing");
+        let test = EvalResult { test_set: true, ..result(900, Some(1.0), Some(1.0)) };
+        run.record_evaluation(20, &test).unwrap();
+        assert_eq!(best(&run), 10, "nothing is chosen by the test set");
         run.record_evaluation(50, &result(50, Some(1.0), Some(1.0))).unwrap();
         assert_eq!(best(&run), 10, "a checkpoint that is gone is no candidate");
     }

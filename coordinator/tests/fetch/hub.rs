@@ -39,9 +39,12 @@ pub(crate) enum Fault {
     Silent,
 }
 
+/// Files by name, by the repository's key.
+type Repositories = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
+
 #[derive(Default)]
 struct State {
-    repositories: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    repositories: Repositories,
     faults: Vec<(String, Fault)>,
     seen: Vec<Seen>,
     silenced: Vec<TcpStream>,
@@ -113,86 +116,119 @@ pub(crate) fn etag(name: &str, bytes: &[u8]) -> String {
     hex(Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize())
 }
 
+/// How an answer's bytes are not what they should be.
+#[derive(Default)]
+struct Wrongs {
+    damaged: bool,
+    no_range: bool,
+    cut: Option<usize>,
+}
+
+/// What is sent.
+struct Answer<'a> {
+    status: u16,
+    head: String,
+    body: &'a [u8],
+    cut: Option<usize>,
+}
+
+impl Answer<'_> {
+    fn bare(status: u16, head: String) -> Self {
+        Self { status, head, body: b"", cut: None }
+    }
+
+    fn fault(status: u16, code: &str) -> Self {
+        Self::bare(status, format!("X-Error-Code: {code}\r\n"))
+    }
+}
+
 fn answer(stream: TcpStream, cdn: bool, cdn_address: &str, state: &Mutex<State>) {
     let Some(seen) = read(&stream, cdn) else { return };
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
     state.seen.push(seen.clone());
-    let mut damaged = false;
-    let mut no_range = false;
-    let mut cut = None;
-    for (end, fault) in &mut state.faults {
-        if !seen.path.ends_with(end.as_str()) {
-            continue;
-        }
+    let is_silent = |(end, fault): &(String, Fault)| {
+        matches!(fault, Fault::Silent) && seen.path.ends_with(end.as_str())
+    };
+    if state.faults.iter().any(is_silent) {
+        state.silenced.push(stream);
+        return;
+    }
+    match wrongs(&mut state.faults, &seen) {
+        Ok(wrongs) => right(&stream, &seen, (&state.repositories, cdn_address), &wrongs),
+        Err(answer) => send(&stream, &seen, &answer),
+    }
+}
+
+/// What goes wrong with this request: an answer of its own, or something about the right one.
+fn wrongs(faults: &mut [(String, Fault)], seen: &Seen) -> Result<Wrongs, Answer<'static>> {
+    let mut wrongs = Wrongs::default();
+    for (_, fault) in faults.iter_mut().filter(|(end, _)| seen.path.ends_with(end.as_str())) {
         match fault {
             Fault::Status { status, code, times } if *times > 0 => {
                 *times -= 1;
-                let code = format!("X-Error-Code: {code}\r\n");
-                return send(&stream, *status, &code, b"", &seen, None);
+                return Err(Answer::fault(*status, code));
             }
-            Fault::Cut { bytes, times } if cdn && seen.method == "GET" && *times > 0 => {
+            Fault::Cut { bytes, times } if seen.cdn && seen.method == "GET" && *times > 0 => {
                 *times -= 1;
-                cut = Some(*bytes);
+                wrongs.cut = Some(*bytes);
             }
-            Fault::NoRange => no_range = true,
-            Fault::Damaged => damaged = true,
-            Fault::Moved(to) => {
-                return send(&stream, 307, &format!("Location: {to}\r\n"), b"", &seen, None);
-            }
-            Fault::Silent => {
-                state.silenced.push(stream);
-                return;
-            }
-            Fault::Status { .. } | Fault::Cut { .. } => {}
+            Fault::NoRange => wrongs.no_range = true,
+            Fault::Damaged => wrongs.damaged = true,
+            Fault::Moved(to) => return Err(Answer::bare(307, format!("Location: {to}\r\n"))),
+            Fault::Status { .. } | Fault::Cut { .. } | Fault::Silent => {}
         }
     }
+    Ok(wrongs)
+}
+
+fn right(
+    stream: &TcpStream,
+    seen: &Seen,
+    (repositories, cdn_address): (&Repositories, &str),
+    wrongs: &Wrongs,
+) {
     if let Some(key) = seen.path.strip_prefix("/api/") {
-        let repository = key.strip_suffix("/revision/main").and_then(|k| state.repositories.get(k));
-        let Some(files) = repository else {
-            return send(&stream, 404, "X-Error-Code: RepoNotFound\r\n", b"", &seen, None);
+        let files = key.strip_suffix("/revision/main").and_then(|key| repositories.get(key));
+        let Some(files) = files else {
+            return send(stream, seen, &Answer::fault(404, "RepoNotFound"));
         };
         let siblings: Vec<_> =
             files.keys().map(|name| serde_json::json!({ "rfilename": name })).collect();
         let info = serde_json::json!({ "sha": COMMIT, "siblings": siblings }).to_string();
-        return send(&stream, 200, "", info.as_bytes(), &seen, None);
+        let answer = Answer { body: info.as_bytes(), ..Answer::bare(200, String::new()) };
+        return send(stream, seen, &answer);
     }
-    let Some((name, bytes)) = find(&state.repositories, &seen.path) else {
-        return send(&stream, 404, "X-Error-Code: EntryNotFound\r\n", b"", &seen, None);
+    let Some((name, bytes)) = find(repositories, &seen.path) else {
+        return send(stream, seen, &Answer::fault(404, "EntryNotFound"));
     };
     let etag = etag(&name, bytes);
-    if is_large(&name) && !cdn {
+    if is_large(&name) && !seen.cdn {
         let head = format!(
             "X-Repo-Commit: {COMMIT}\r\nX-Linked-Etag: \"{etag}\"\r\nX-Linked-Size: {}\r\n\
              Location: {cdn_address}{}?signature=s/{name}\r\n",
             bytes.len(),
             seen.path
         );
-        return send(&stream, 302, &head, b"elsewhere", &seen, None);
+        return send(stream, seen, &Answer::bare(302, head));
     }
     let mut bytes = bytes.clone();
-    if damaged {
+    if wrongs.damaged {
         bytes[0] ^= 1;
     }
+    let range = seen.range.as_deref().filter(|_| !wrongs.no_range);
     let from =
-        seen.range.as_deref().filter(|_| !no_range).and_then(|range| {
-            range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok()
-        });
-    let head = format!("X-Repo-Commit: {COMMIT}\r\nETag: \"{etag}\"\r\n");
-    match from {
-        Some(from) => {
-            let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
-            let head = format!("{head}Content-Range: {range}\r\n");
-            send(&stream, 206, &head, &bytes[from..], &seen, cut);
-        }
-        None => send(&stream, 200, &head, &bytes, &seen, cut),
+        range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    let mut head = format!("X-Repo-Commit: {COMMIT}\r\nETag: \"{etag}\"\r\n");
+    let (status, start) = from.map_or((200, 0), |from: usize| (206, from));
+    if status == 206 {
+        let (last, all) = (bytes.len() - 1, bytes.len());
+        head.push_str(&format!("Content-Range: bytes {start}-{last}/{all}\r\n"));
     }
+    send(stream, seen, &Answer { status, head, body: &bytes[start..], cut: wrongs.cut });
 }
 
 /// The file that a path like `/datasets/o/n/resolve/COMMIT/FILE` names.
-fn find<'a>(
-    repositories: &'a BTreeMap<String, BTreeMap<String, Vec<u8>>>,
-    path: &str,
-) -> Option<(String, &'a Vec<u8>)> {
+fn find<'a>(repositories: &'a Repositories, path: &str) -> Option<(String, &'a Vec<u8>)> {
     let path = path.split('?').next().unwrap_or(path);
     let (repository, file) = path.split_once(&format!("/resolve/{COMMIT}/"))?;
     let repository = repository.trim_start_matches('/');
@@ -220,14 +256,8 @@ fn read(stream: &TcpStream, cdn: bool) -> Option<Seen> {
     Some(Seen { method, cdn, path, range, authorization })
 }
 
-fn send(
-    mut stream: &TcpStream,
-    status: u16,
-    head: &str,
-    body: &[u8],
-    seen: &Seen,
-    cut: Option<usize>,
-) {
+fn send(mut stream: &TcpStream, seen: &Seen, answer: &Answer<'_>) {
+    let Answer { status, head, body, cut } = answer;
     let length = body.len();
     let head = format!(
         "HTTP/1.1 {status} Status\r\n{head}Content-Length: {length}\r\nConnection: close\r\n\r\n"

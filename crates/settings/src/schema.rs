@@ -6,9 +6,12 @@ use types::Sampling;
 
 use crate::sections::{
     Actor, Admin, Checkpoint, Coordinator, Data, DataSource, Eval, Gates, Grader, Handoff, Learner,
-    Limits, Log, Model, Recipe, Reward, Run, SamplingSettings, Shutdown, Staleness, Train,
-    WeakServer,
+    Limits, Log, Model, Placement, Recipe, Reward, Run, SamplingSettings, Shutdown, Staleness,
+    Train, WeakServer,
 };
+
+/// More of one kind in one machine are taken for an error.
+const GPUS_MAX: usize = 1024;
 
 /// All settings. The defaults are the miniature's.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -34,6 +37,7 @@ pub struct Settings {
     pub learner: Learner,
     pub weak_server: WeakServer,
     pub coordinator: Coordinator,
+    pub placement: Placement,
     pub limits: Limits,
     pub admin: Admin,
     pub log: Log,
@@ -61,6 +65,7 @@ impl Default for Settings {
             learner: Learner::default(),
             weak_server: WeakServer::default(),
             coordinator: Coordinator::default(),
+            placement: Placement::default(),
             limits: Limits::default(),
             admin: Admin::default(),
             log: Log::default(),
@@ -130,6 +135,30 @@ impl Settings {
     #[must_use]
     pub fn shots(&self) -> usize {
         self.strong.prompt.shots().max(self.weak.prompt.shots())
+    }
+
+    /// MiB of each GPU that `placement.gpus` lists; none: it says nothing.
+    ///
+    /// # Errors
+    /// A text that is no list of sizes.
+    pub fn gpu_sizes(&self) -> Result<Vec<u32>, String> {
+        let text = self.placement.gpus.trim();
+        let mut sizes = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|_| !text.is_empty()) {
+            let (count, size) = part.split_once('x').unwrap_or(("1", part));
+            match (count.parse(), size.parse()) {
+                (Ok(count @ 1..=GPUS_MAX), Ok(size @ 1..)) => {
+                    sizes.extend(std::iter::repeat_n(size, count));
+                }
+                _ => {
+                    return Err(format!(
+                        "placement.gpus has `{part}`: write each GPU's MiB, like 24564,24564 or \
+                         8x81559"
+                    ));
+                }
+            }
+        }
+        Ok(sizes)
     }
 
     /// Groups of one step.

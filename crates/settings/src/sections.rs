@@ -437,6 +437,20 @@ section! {
     }
 }
 
+section! {
+    /// Which process gets which GPU.
+    Placement {
+        /// Memory of each GPU in MiB, like `24564,24564` or `8x81559`; empty: what the driver says.
+        gpus: String = String::new(),
+        /// What the driver takes on a GPU for each process.
+        context_mib: u32 = 512,
+        /// The share of each GPU that is left free.
+        reserve_share: f64 = 0.03,
+        /// The driver's program must have answered by then.
+        query_timeout_ms: u32 = 10_000,
+    }
+}
+
 choice! {
     /// How log lines look.
     LogFormat {

@@ -22,6 +22,7 @@ pub(crate) fn faults(settings: &Settings) -> Vec<String> {
     if let Err(fault) = settings.train_schedule() {
         faults.push(fault);
     }
+    faults.extend(settings.gpu_sizes().err());
     for text in &settings.eval.schedules {
         if let Err(error) = text.parse::<Schedule>() {
             faults.push(format!("eval.schedules: {error}"));

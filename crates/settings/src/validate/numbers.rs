@@ -48,6 +48,7 @@ fn at_least_one(s: &Settings, faults: &mut Vec<String>) {
         ("coordinator.keepalive_ms", s.coordinator.keepalive_ms),
         ("coordinator.start_timeout_ms", s.coordinator.start_timeout_ms),
         ("coordinator.stall_timeout_ms", s.coordinator.stall_timeout_ms),
+        ("placement.query_timeout_ms", s.placement.query_timeout_ms),
         ("admin.progress_limit_ms", s.admin.progress_limit_ms),
         ("limits.connect_timeout_ms", s.limits.connect_timeout_ms),
         ("limits.call_timeout_ms", s.limits.call_timeout_ms),
@@ -95,6 +96,7 @@ fn shares(s: &Settings, faults: &mut Vec<String>) {
     }
     let below_one = [
         ("train.clip_low", s.train.clip_low),
+        ("placement.reserve_share", s.placement.reserve_share),
         ("train.beta1", s.train.beta1),
         ("train.beta2", s.train.beta2),
     ];

@@ -1,0 +1,199 @@
+//! Plans for published models on common GPUs, beside a golden table, and the rules of placing.
+
+use std::fmt::Write;
+
+use proto::Role;
+use settings::Settings;
+
+use super::*;
+
+/// Qwen2.5's published shapes.
+fn qwen(size: &str) -> Model {
+    let (vocab, hidden, layers, heads, kv_heads, inner, tied) = match size {
+        "0.5B" => (151_936, 896, 24, 14, 2, 4_864, true),
+        "1.5B" => (151_936, 1_536, 28, 12, 2, 8_960, true),
+        "3B" => (151_936, 2_048, 36, 16, 2, 11_008, true),
+        _ => (152_064, 3_584, 28, 28, 4, 18_944, false),
+    };
+    let config = format!(
+        r#"{{"model_type": "qwen2", "vocab_size": {vocab}, "hidden_size": {hidden},
+        "num_hidden_layers": {layers}, "num_attention_heads": {heads}, "tie_word_embeddings": {tied},
+        "num_key_value_heads": {kv_heads}, "intermediate_size": {inner}}}"#
+    );
+    Model { shape: Shape::parse(&config, size).unwrap(), file_bytes: None }
+}
+
+/// What 64 rollouts of up to 1,024 tokens take, with 4,096 tokens to a forward and no divergence.
+fn settings() -> Settings {
+    let mut settings = Settings::default();
+    (settings.actor.slots, settings.actor.slot_tokens) = (64, 1_024);
+    (settings.weak_server.sessions, settings.weak_server.session_tokens) = (64, 1_024);
+    settings.train.micro_batch_tokens = 4_096;
+    settings.train.logprob_chunk_tokens = 256;
+    settings
+}
+
+fn methods(shards: u64) -> Methods {
+    Methods {
+        half: true,
+        reference: false,
+        recompute_blocks: true,
+        optimizer_shards: shards,
+        lora_rank: 0,
+    }
+}
+
+fn demand(strong: &str, weak: &str, shards: u64) -> Demand {
+    Demand::new(&settings(), qwen(strong), qwen(weak), methods(shards))
+}
+
+/// MiB as the driver reports them of an A10, an A100 of 40 GB, an H100 and an H200.
+const CARDS: [(&str, u64); 4] = [("24", 23_028), ("40", 40_960), ("80", 81_559), ("141", 143_771)];
+
+fn cards(count: usize, mib: u64) -> Vec<Gpu> {
+    (0..count).map(|at| Gpu { id: at.to_string(), bytes: mib * MIB }).collect()
+}
+
+fn counts(actors: u32, learners: u32, weak_servers: u32) -> MemberCounts {
+    MemberCounts { actors, weak_servers, learners }
+}
+
+fn row(strong: &str, weak: &str, card: (&str, u64), gpus: usize, counts: MemberCounts) -> String {
+    let demand = demand(strong, weak, u64::from(counts.learners));
+    let cards = cards(gpus, card.1);
+    let placed = place(counts, &cards, &demand, 0.03);
+    // What was refused for its size has no placement; with endless GPUs there is one to measure.
+    let fits = placed.is_ok();
+    let needs =
+        placed.or_else(|_| place(counts, &self::cards(gpus, 1 << 40), &demand, 0.03)).unwrap();
+    let most = (0..gpus).map(|gpu| needs.used(gpu)).max().unwrap();
+    let budget = cards[0].bytes as f64 * 0.97 / GIB;
+    format!(
+        "{strong:<5} {weak:<5} {gpus} x {:<4} {} {} {}  {:<10} {:>6.1} {budget:>6.1}  {}",
+        card.0,
+        counts.actors,
+        counts.learners,
+        counts.weak_servers,
+        needs.layout.name(),
+        most as f64 / GIB,
+        if fits { "fits" } else { "refused" }
+    )
+}
+
+#[test]
+fn plans_for_published_models_are_those_of_the_golden_table() {
+    let mut table =
+        "Qwen2.5 in 16 bits, blocks recomputed, the optimiser sharded over learner ranks;\n\
+                     GiB on the fullest GPU, and what it may be filled with.\n\n\
+                     strong weak GPUs    A L W  layout      needs    may\n"
+            .to_owned();
+    for (strong, weak) in [("0.5B", "0.5B"), ("1.5B", "0.5B"), ("3B", "1.5B"), ("7B", "1.5B")] {
+        for card in CARDS {
+            for gpus in [1, 2, 4, 8] {
+                let g = gpus as u32;
+                let mut all = vec![counts(g, g, 1)];
+                if gpus == 4 {
+                    all.push(counts(1, 2, 1));
+                } else if gpus == 8 {
+                    all.push(counts(2, 5, 1));
+                }
+                for counts in all {
+                    writeln!(table, "{}", row(strong, weak, card, gpus, counts).trim_end())
+                        .unwrap();
+                }
+            }
+        }
+    }
+    let golden = include_str!("golden.txt");
+    assert!(table == golden, "the table is now:\n{table}");
+}
+
+#[test]
+fn the_rule_of_18_bytes_a_parameter_holds() {
+    let parameters = qwen("3B").shape.parameters();
+    assert_eq!(parameters, 3_085_938_688);
+    assert_eq!(qwen("0.5B").shape.parameters(), 494_032_768);
+    assert_eq!(qwen("1.5B").shape.parameters(), 1_543_714_304);
+    assert_eq!(qwen("7B").shape.parameters(), 7_615_616_512);
+    let mut settings = settings();
+    settings.train.micro_batch_tokens = 0;
+    settings.train.logprob_chunk_tokens = 0;
+    settings.placement.context_mib = 0;
+    let total = |methods| {
+        Demand::new(&settings, qwen("3B"), qwen("3B"), methods).learner.total() as f64
+            / parameters as f64
+    };
+    assert_eq!(total(methods(1)), 18.0);
+    assert_eq!(total(Methods { half: false, ..methods(1) }), 16.0);
+    assert_eq!(total(Methods { reference: true, ..methods(1) }), 20.0);
+    assert_eq!(total(methods(4)), 9.0);
+    // Adapters: the base alone, and little more; it is the reference too.
+    let lora = total(Methods { lora_rank: 16, reference: true, ..methods(1) });
+    assert!(lora > 2.0 && lora < 2.2, "{lora}");
+}
+
+#[test]
+fn caches_and_activations_follow_their_formulas() {
+    let demand = demand("0.5B", "0.5B", 1);
+    // 64 × 1,024 tokens, 2 × 24 layers × 2 heads × 64 numbers of 2 bytes.
+    assert!(demand.actor.describe().contains("cache 0.8"), "{}", demand.actor.describe());
+    let mut settings = settings();
+    let learner = |settings: &Settings, recompute_blocks| {
+        let methods = Methods { recompute_blocks, ..methods(1) };
+        Demand::new(settings, qwen("0.5B"), qwen("0.5B"), methods).learner.total()
+    };
+    let (plain, blocks) = (learner(&settings, false), learner(&settings, true));
+    settings.train.micro_batch_tokens *= 2;
+    // a = 6·896 + 2·(896 + 2·128) + 896 + 4·4864 = 28,032 numbers.
+    assert_eq!(learner(&settings, false) - plain, 4_096 * 2 * 25 * 28_032);
+    assert_eq!(learner(&settings, true) - blocks, 4_096 * 2 * (24 * 896 + 2 * 28_032));
+}
+
+#[test]
+fn as_many_gpus_as_processes_are_split() {
+    let demand = demand("0.5B", "0.5B", 1);
+    let placement = place(counts(2, 1, 1), &cards(4, 24_000), &demand, 0.0).unwrap();
+    assert_eq!(placement.layout, Layout::Split);
+    let gpus: Vec<_> = placement.placed.iter().map(|p| (p.role, p.index, p.gpu)).collect();
+    let expected =
+        [(Role::Learner, 0, 0), (Role::Actor, 0, 1), (Role::Actor, 1, 2), (Role::WeakServer, 0, 3)];
+    assert_eq!(gpus, expected);
+}
+
+#[test]
+fn with_fewer_gpus_actors_share_and_weak_servers_spread() {
+    let demand = demand("0.5B", "0.5B", 1);
+    let placement = place(counts(2, 1, 2), &cards(2, 40_960), &demand, 0.0).unwrap();
+    assert_eq!(placement.layout, Layout::Colocated);
+    assert_eq!(placement.gpu_of(Role::Learner, 0), Some(0));
+    // The GPU without a learner has more room, then the one without an actor comes.
+    assert_eq!(placement.gpu_of(Role::Actor, 0), Some(1));
+    assert_eq!(placement.gpu_of(Role::Actor, 1), Some(0));
+    assert_eq!(placement.gpu_of(Role::WeakServer, 0), Some(1));
+    assert_eq!(placement.gpu_of(Role::WeakServer, 1), Some(0));
+    assert_eq!(placement.gpu_of(Role::WeakServer, 2), None);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_the_numbers() {
+    let demand = demand("7B", "1.5B", 1);
+    let text = place(counts(1, 1, 1), &cards(1, 81_559), &demand, 0.03).unwrap_err().to_string();
+    for words in ["GPU 0: ", "of 77.3  TOO MUCH", "learner-0", "moments 56.7", "train.lora.rank"] {
+        assert!(text.contains(words), "no `{words}` in:\n{text}");
+    }
+    let error = place(counts(1, 3, 1), &cards(2, 81_559), &demand, 0.03).unwrap_err();
+    assert_eq!(error, PlacementError::Ranks { ranks: 3, gpus: 2 });
+}
+
+#[test]
+fn the_default_run_is_planned_from_its_settings() {
+    let mut settings = Settings::default();
+    settings.placement.gpus = "8000".to_owned();
+    let plan = plan(&settings, counts(2, 1, 1)).unwrap();
+    let text = plan.describe();
+    assert!(text.contains("colocated on 1 GPUs") && text.contains("of 7.6"), "{text}");
+    assert!(plan.processes.iter().all(|process| process.gpu.is_some()));
+    settings.strong.model = "absent".to_owned();
+    let text = format!("{:#}", super::plan(&settings, counts(2, 1, 1)).unwrap_err());
+    assert!(text.contains("absent/config.json") && text.contains("model get"), "{text}");
+}

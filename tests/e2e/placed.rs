@@ -1,0 +1,72 @@
+//! Several weak-servers, GPUs as settings name them, and an export of what a run left.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use tests::Run;
+
+use crate::{LIMIT, small};
+
+/// The weak-server that an actor's log says it talks to.
+fn weak_server(log: &str) -> &str {
+    let (before, _) =
+        log.split_once("connected to a weak server").unwrap_or_else(|| panic!("{log}"));
+    let after = &log[before.len()..];
+    let line = after.lines().next().unwrap_or_default();
+    line.split_once("address=").map_or(line, |(_, address)| address.trim_matches('"'))
+}
+
+#[test]
+fn two_weak_servers_share_two_actors_and_the_best_checkpoint_is_exported() {
+    let more = ["--steps", "4", "--weak-servers", "2", "--set", "eval.every_steps=2"];
+    let (mut run, ended) = Run::to_end(&small(&more), LIMIT);
+    ended.expect_code(0);
+    let logs = run.logs();
+    assert!(logs.contains("weak-server-0") && logs.contains("weak-server-1"), "{logs:?}");
+    let (first, second) = (run.log("actor-0"), run.log("actor-1"));
+    let servers = BTreeSet::from([weak_server(&first), weak_server(&second)]);
+    assert_eq!(servers.len(), 2, "each actor has a server of its own: {servers:?}");
+
+    let checkpoints = run.dir().join("checkpoints");
+    let mean = |step: u32| {
+        let path = checkpoints.join(format!("step-{step:06}/evaluation.json"));
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{step}: {e}"));
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let accuracies = value["tandem_accuracy"].as_object().unwrap().values();
+        accuracies.map(|accuracy| accuracy.as_f64().unwrap()).sum::<f64>() / 2.0
+    };
+    let best = if mean(2) > mean(4) { 2 } else { 4 };
+    let out = run.dir().join("exported");
+    let (dir, out) = (run.dir(), out.to_str().unwrap().to_owned());
+    let dir = dir.to_str().unwrap();
+    let export = ["model", "export", dir, "--checkpoint", "best", "--dtype", "f32", "--out", &out];
+    let exported = run.then(&export, LIMIT);
+    exported.expect_code(0);
+    assert!(exported.stdout.starts_with(&format!("step {best}: ")), "{}", exported.stdout);
+    assert!(exported.stdout.contains("vllm serve") && exported.stdout.contains("lm_eval"));
+
+    // The exported model is a strong model as any other.
+    let strong = format!("strong.model={out}");
+    let small = ["--set", &strong, "--set", "weak.model=builtin:miniature-weak", "--limit", "8"];
+    let eval = [&["eval", "--config", "miniature"], small.as_slice()].concat();
+    run.then(&eval, LIMIT).expect_code(0);
+}
+
+#[test]
+fn a_plan_names_every_gpu_and_what_does_not_fit() {
+    let plan = |more: &[&str]| {
+        let args = [&["launch", "--dry-run", "--actors", "2", "--learners", "2"], more].concat();
+        Run::to_end(&args, LIMIT).1
+    };
+    let ended = plan(&["--set", "placement.gpus=2x8000"]);
+    ended.expect_code(0);
+    for words in ["colocated on 2 GPUs", "GPU 1: ", "learner-1", "moments"] {
+        assert!(ended.stdout.contains(words), "no `{words}` in:\n{}", ended.stdout);
+    }
+    let ended = plan(&["--set", "placement.gpus=8000,600"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("GPU 1: ") && ended.stderr.contains("TOO MUCH"), "{ended:?}");
+    let (_run, ended) = Run::to_end(&["launch", "--learners", "2"], LIMIT);
+    ended.expect_code(2);
+    assert!(ended.stderr.contains("--dry-run"), "{ended:?}");
+}
