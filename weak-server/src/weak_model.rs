@@ -19,19 +19,18 @@ impl WeakModel {
     /// Files missing or corrupt, or a tokenizer that is not the strong model's.
     pub fn load(settings: &Settings) -> anyhow::Result<Self> {
         let name = settings.weak_model();
-        let files = ModelSource::parse(name)
-            .and_then(|source| source.load(settings.seed, &Placement::cpu(DType::F32)))
+        let (decoder, tokenizer) = ModelSource::parse(name)
+            .and_then(|source| source.load_frozen(settings.seed, &Placement::cpu(DType::F32)))
             .context("cannot load weak.model")?;
         let strong = ModelSource::parse(&settings.strong.model).and_then(|source| source.outline());
         // On a machine of its own this process need not have the strong model's files; every
         // actor's hello is checked all the same.
         match strong {
-            Ok(strong) => check_tokenizers(settings, &strong.tokenizer, &files.tokenizer)?,
+            Ok(strong) => check_tokenizers(settings, &strong.tokenizer, &tokenizer)?,
             Err(error) => {
                 tracing::warn!(%error, "strong.model is not here, its tokenizer is not compared");
             }
         }
-        let decoder = files.decoder().context("cannot use weak.model")?;
-        Ok(Self { decoder, tokenizer: files.tokenizer })
+        Ok(Self { decoder, tokenizer })
     }
 }

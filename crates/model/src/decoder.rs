@@ -1,13 +1,18 @@
 //! One set of weights with its configuration, shared by the training forward and the decode engine.
 //! Neither forward pass lives here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::block::{After, HeadNorms, Norm, Norms};
-use crate::linear::Linear;
+use crate::linear::{Linear, Weight};
+use crate::quantized::QuantizedMatrix;
 use crate::{ModelConfig, ModelError, Tensors};
+
+/// Quantised weights by Hugging Face name.
+pub(crate) type Matrices = BTreeMap<String, Arc<QuantizedMatrix>>;
 
 /// Cheap to clone. Built from the tensors of `Var`s, it sees what an optimiser writes into them.
 #[derive(Clone, Debug)]
@@ -20,7 +25,7 @@ struct Parts {
     /// Changes to some of the layers, which hold them too.
     adapters: Tensors,
     layers: Vec<Layer>,
-    embedding: Tensor,
+    embedding: Weight,
     norm: Norm,
     head: Linear,
 }
@@ -41,19 +46,31 @@ impl Decoder {
     /// # Errors
     /// A tensor missing or of another shape than the configuration says.
     pub fn new(config: ModelConfig, tensors: Tensors) -> Result<Self, ModelError> {
-        check(&config, &tensors)?;
-        let layers = (0..config.layers).map(|index| Layer::new(&config, &tensors, index)).collect();
-        let get = |name: &str| tensors[name].clone();
-        let embedding = get("model.embed_tokens.weight");
-        let norm = config_norm(&config, get("model.norm.weight"));
-        let weight = match config.tie_word_embeddings {
+        Self::quantized(config, tensors, Matrices::new())
+    }
+
+    /// What is not among `matrices` is taken from `tensors`, f32 where there are any matrices. It is
+    /// decoded with, not trained: no gradient passes a quantised weight.
+    pub(crate) fn quantized(
+        config: ModelConfig,
+        tensors: Tensors,
+        matrices: Matrices,
+    ) -> Result<Self, ModelError> {
+        check(&config, &tensors, &matrices)?;
+        let weight = |name: &str| match matrices.get(name) {
+            Some(matrix) => Weight::Quantized(vec![matrix.clone()]),
+            None => Weight::Dense(tensors[name].clone()),
+        };
+        let layer = |index| Layer::new(&config, &tensors, &weight, index);
+        let layers = (0..config.layers).map(layer).collect();
+        let embedding = weight("model.embed_tokens.weight");
+        let norm = config_norm(&config, tensors["model.norm.weight"].clone());
+        let head = match config.tie_word_embeddings {
             true => embedding.clone(),
-            false => get("lm_head.weight"),
+            false => weight("lm_head.weight"),
         };
         // Rows that only pad the vocabulary are no logits: every reader counts the same tokens.
-        let padded = config.ids < config.vocab_size;
-        let weight = if padded { weight.narrow(0, 0, config.ids)? } else { weight };
-        let head = Linear::new(weight, None);
+        let head = Linear::new(head.first_rows(config.ids)?, None);
         let adapters = Tensors::new();
         Ok(Self(Arc::new(Parts { config, layers, embedding, norm, head, tensors, adapters })))
     }
@@ -63,6 +80,7 @@ impl Decoder {
         &self.0.config
     }
 
+    /// All but quantised weights.
     #[must_use]
     pub fn tensors(&self) -> &Tensors {
         &self.0.tensors
@@ -81,12 +99,12 @@ impl Decoder {
 
     #[must_use]
     pub fn dtype(&self) -> DType {
-        self.0.embedding.dtype()
+        self.0.norm.weight.dtype()
     }
 
     #[must_use]
     pub fn device(&self) -> &Device {
-        self.0.embedding.device()
+        self.0.norm.weight.device()
     }
 
     /// By their names in an adapter file; none without LoRA.
@@ -116,7 +134,7 @@ impl Decoder {
     }
 
     /// `[V, d]`
-    pub(crate) fn embedding(&self) -> &Tensor {
+    pub(crate) fn embedding(&self) -> &Weight {
         &self.0.embedding
     }
 
@@ -126,8 +144,12 @@ impl Decoder {
     }
 
     /// `[V, d]`, rows that pad the vocabulary included.
-    pub(crate) fn head_matrix(&self) -> &Tensor {
-        self.0.tensors.get("lm_head.weight").unwrap_or(&self.0.embedding)
+    ///
+    /// # Errors
+    /// A quantised one.
+    pub(crate) fn head_matrix(&self) -> candle_core::Result<&Tensor> {
+        let own = self.0.tensors.get("lm_head.weight").map(Ok);
+        own.unwrap_or_else(|| self.0.embedding.dense())
     }
 
     /// `[N,d]` to logits `[N,V]` of the ids that can be written.
@@ -149,10 +171,16 @@ impl Layer {
         ]
     }
 
-    fn new(config: &ModelConfig, tensors: &Tensors, index: usize) -> Self {
-        let get = |name: &str| tensors[&format!("model.layers.{index}.{name}.weight")].clone();
+    fn new(
+        config: &ModelConfig,
+        tensors: &Tensors,
+        weight: &impl Fn(&str) -> Weight,
+        index: usize,
+    ) -> Self {
+        let full = |name: &str| format!("model.layers.{index}.{name}.weight");
+        let get = |name: &str| tensors[&full(name)].clone();
         let bias = |name: &str| tensors.get(&format!("model.layers.{index}.{name}.bias")).cloned();
-        let linear = |name: &str| Linear::new(get(name), bias(name));
+        let linear = |name: &str| Linear::new(weight(&full(name)), bias(name));
         let norm = |name: &str| config_norm(config, get(name));
         let mlp = match config.post_norms {
             true => "pre_feedforward_layernorm",
@@ -182,14 +210,18 @@ fn config_norm(config: &ModelConfig, weight: Tensor) -> Norm {
     Norm { weight, eps: config.rms_norm_eps, offset: config.norm_offset }
 }
 
-fn check(config: &ModelConfig, tensors: &Tensors) -> Result<(), ModelError> {
+fn check(config: &ModelConfig, tensors: &Tensors, matrices: &Matrices) -> Result<(), ModelError> {
     let file = "the decoder's tensors";
     for (name, shape) in config.tensors() {
-        let Some(tensor) = tensors.get(&name) else {
-            return Err(ModelError::MissingTensor { file: file.to_owned(), tensor: name });
+        let found = match (matrices.get(&name), tensors.get(&name)) {
+            (Some(matrix), _) => matrix.dims().to_vec(),
+            (None, Some(tensor)) => tensor.dims().to_vec(),
+            (None, None) => {
+                return Err(ModelError::MissingTensor { file: file.to_owned(), tensor: name });
+            }
         };
-        if tensor.dims() != shape {
-            let (file, found) = (file.to_owned(), tensor.dims().to_vec());
+        if found != shape {
+            let file = file.to_owned();
             return Err(ModelError::Shape { file, tensor: name, found, expected: shape });
         }
     }

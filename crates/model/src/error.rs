@@ -24,6 +24,8 @@ pub enum ModelError {
     UnknownFamily { origin: String, found: String, known: String },
     #[error("{origin}: {reason}")]
     Tokenizer { origin: String, reason: String },
+    #[error("{file} {reason}")]
+    Gguf { file: String, reason: String },
     #[error(
         "{file} is not a valid safetensors file ({reason}): fetch it again or restore a checkpoint"
     )]

@@ -1,16 +1,26 @@
 //! The linear layer: the only place where activations meet a matrix of weights. Which layers there
 //! are is not known here.
 
-use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor, bail};
 
 use crate::ops;
+use crate::quantized::QuantizedMatrix;
 
-/// `weight` is `[out, in]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Linear {
-    pub(crate) weight: Tensor,
+    pub(crate) weight: Weight,
     pub(crate) bias: Option<Tensor>,
     pub(crate) adapter: Option<Adapter>,
+}
+
+/// `[out, in]`.
+#[derive(Clone, Debug)]
+pub(crate) enum Weight {
+    Dense(Tensor),
+    /// One above the other. They are not trained: no gradient passes them.
+    Quantized(Vec<Arc<QuantizedMatrix>>),
 }
 
 /// A change of low rank to a weight (LoRA, arXiv 2106.09685, eq. 3): W + scale · B·A.
@@ -24,36 +34,109 @@ pub(crate) struct Adapter {
 }
 
 impl Linear {
-    pub(crate) fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+    pub(crate) fn new(weight: Weight, bias: Option<Tensor>) -> Self {
         Self { weight, bias, adapter: None }
     }
 
     /// The weight with its adapter in it, without a graph.
     pub(crate) fn merged(&self) -> Result<Tensor> {
-        let weight = self.weight.detach();
+        let weight = self.weight.dense()?.detach();
         let Some(Adapter { a, b, scale }) = &self.adapter else { return Ok(weight) };
         weight + (b.detach().matmul(&a.detach())? * *scale)?
     }
 
-    /// A copy that later writes do not reach, with the outputs of all parts in order.
+    /// A copy that later writes do not reach, with the outputs of all parts in order. Quantised
+    /// weights are never written and therefore shared.
     pub(crate) fn joined(parts: &[&Self]) -> Result<Self> {
-        let weights: Vec<Tensor> = parts.iter().map(|p| p.merged()).collect::<Result<_>>()?;
-        let weights: Vec<&Tensor> = weights.iter().collect();
-        let biases: Vec<&Tensor> = parts.iter().filter_map(|p| p.bias.as_ref()).collect();
-        let join = |tensors: &[&Tensor]| match tensors {
-            [only] => only.detach().copy(),
-            all => Ok(Tensor::cat(all, 0)?.detach()),
+        let weight = |part: &&Self| match &part.adapter {
+            Some(_) => Ok(Weight::Dense(part.merged()?)),
+            None => Ok(part.weight.clone()),
         };
+        let weights: Vec<Weight> = parts.iter().map(weight).collect::<Result<_>>()?;
+        let biases: Vec<&Tensor> = parts.iter().filter_map(|p| p.bias.as_ref()).collect();
         let bias = (biases.len() == parts.len()).then(|| join(&biases)).transpose()?;
-        Ok(Self::new(join(&weights)?, bias))
+        Ok(Self::new(Weight::joined(&weights)?, bias))
     }
 
     /// `[N, in]` to `[N, out]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = ops::linear(x, &self.weight, self.bias.as_ref())?;
+        let y = match &self.weight {
+            Weight::Dense(weight) => ops::linear(x, weight, self.bias.as_ref())?,
+            Weight::Quantized(parts) => quantized(x, parts, self.bias.as_ref())?,
+        };
         match &self.adapter {
             Some(Adapter { a, b, scale }) => y + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * *scale)?,
             None => Ok(y),
         }
+    }
+}
+
+impl Weight {
+    /// # Errors
+    /// A quantised weight.
+    pub(crate) fn dense(&self) -> Result<&Tensor> {
+        match self {
+            Self::Dense(weight) => Ok(weight),
+            Self::Quantized(_) => bail!("a quantised weight is decoded with, not trained"),
+        }
+    }
+
+    /// The rows `ids`, `[N]` (u32): `[N, in]`.
+    pub(crate) fn lookup(&self, ids: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => weight.index_select(ids, 0),
+            Self::Quantized(parts) => only(parts)?.lookup(ids),
+        }
+    }
+
+    /// The first `rows` of them.
+    pub(crate) fn first_rows(&self, rows: usize) -> Result<Self> {
+        match self {
+            Self::Dense(weight) if weight.dim(0)? == rows => Ok(self.clone()),
+            Self::Dense(weight) => Ok(Self::Dense(weight.narrow(0, 0, rows)?)),
+            Self::Quantized(parts) => {
+                Ok(Self::Quantized(vec![Arc::new(only(parts)?.first_rows(rows)?)]))
+            }
+        }
+    }
+
+    /// See [`Linear::joined`].
+    pub(crate) fn joined(parts: &[Self]) -> Result<Self> {
+        if let [Self::Quantized(_), ..] = parts {
+            let quantized = |part: &Self| match part {
+                Self::Quantized(parts) => Ok(parts.clone()),
+                Self::Dense(_) => bail!("dense and quantised parts are not joined"),
+            };
+            let parts: Vec<_> = parts.iter().map(quantized).collect::<Result<_>>()?;
+            return Ok(Self::Quantized(parts.concat()));
+        }
+        let parts: Vec<&Tensor> = parts.iter().map(Self::dense).collect::<Result<_>>()?;
+        Ok(Self::Dense(join(&parts)?))
+    }
+}
+
+fn only(parts: &[Arc<QuantizedMatrix>]) -> Result<&QuantizedMatrix> {
+    match parts {
+        [only] => Ok(only),
+        parts => bail!("{} matrices are no table to look up in", parts.len()),
+    }
+}
+
+fn quantized(x: &Tensor, parts: &[Arc<QuantizedMatrix>], bias: Option<&Tensor>) -> Result<Tensor> {
+    let outputs = parts.iter().map(|part| part.forward(x)).collect::<Result<Vec<_>>>()?;
+    let y = match outputs.as_slice() {
+        [only] => only.clone(),
+        all => Tensor::cat(all, 1)?,
+    };
+    match bias {
+        Some(bias) => y.broadcast_add(bias),
+        None => Ok(y),
+    }
+}
+
+fn join(tensors: &[&Tensor]) -> Result<Tensor> {
+    match tensors {
+        [only] => only.detach().copy(),
+        all => Ok(Tensor::cat(all, 0)?.detach()),
     }
 }

@@ -68,7 +68,7 @@ impl Decoder {
             entered.push(std::mem::replace(&mut h, left));
         }
         let hidden = self.norm().forward(&h)?.detach();
-        let logprobs = plan.forward(&hidden, &self.head_matrix().detach())?;
+        let logprobs = plan.forward(&hidden, &self.head_matrix()?.detach())?;
         let kept = Some(Kept { batch, entered, left: h });
         Ok(Recompute { decoder, logprobs, plan, kept })
     }
@@ -103,7 +103,7 @@ impl Recompute {
             let left = decoder.block(&batch, index, &h)?;
             grad = decoder.leave(&h, &left, &grad, sink)?;
         }
-        if let Some(name) = decoder.variable_name(decoder.embedding()) {
+        if let Some(name) = decoder.variable_name(decoder.embedding().dense()?) {
             // Entering multiplies by a constant, and so does going back.
             let grad = enter(grad, decoder.config())?;
             sink.add_rows(name, &batch.ids.to_vec1()?, &grad)?;
@@ -121,8 +121,8 @@ impl Decoder {
         slopes: &[f64],
         sink: &mut dyn GradientSink,
     ) -> candle_core::Result<Tensor> {
-        let head = self.head_matrix().detach();
-        match self.variable_name(self.head_matrix()) {
+        let head = self.head_matrix()?.detach();
+        match self.variable_name(self.head_matrix()?) {
             None => plan.backward((hidden, &head), slopes, None),
             Some(name) => {
                 let mut add = |first: usize, part: &Tensor| sink.add(name, first, part);

@@ -33,7 +33,9 @@ impl Decoder {
     ) -> Result<Tensor, ModelError> {
         let plan = self.head_plan(select, targets, scoring)?;
         match self.prepare(tokens, select)? {
-            Some(batch) => Ok(ops::head_logprobs(&self.hidden(&batch)?, self.head_matrix(), plan)?),
+            Some(batch) => {
+                Ok(ops::head_logprobs(&self.hidden(&batch)?, self.head_matrix()?, plan)?)
+            }
             None => Ok(Tensor::zeros(0, self.dtype(), self.device())?),
         }
     }

@@ -1,5 +1,5 @@
-//! Where a model comes from, as settings name it: a directory, the weights built into the program,
-//! or random ones of the same shape.
+//! Where a model comes from, as settings name it: a directory, a GGUF file, the weights built into
+//! the program, or random ones of the same shape.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use miniature::Role;
 
 use crate::directory::{Texts, read_config, read_extras, read_tensors, read_tokenizer, texts};
+use crate::gguf::{self, GgufFile};
 use crate::{Decoder, ModelConfig, ModelError, Placement, Tensors, Tokenizer, weights};
 
 /// `strong.model` or `weak.model`, understood.
@@ -17,6 +18,8 @@ pub enum ModelSource {
     /// The same shape with seeded random weights.
     Fresh(Role),
     Directory(PathBuf),
+    /// A file whose name ends with `.gguf`.
+    Gguf(PathBuf),
 }
 
 /// All of a model but its weights.
@@ -54,7 +57,11 @@ impl ModelSource {
             let known = NAMED.map(|(known, _)| known).join(", ");
             return Err(ModelError::UnknownModel { name: name.to_owned(), known });
         }
-        Ok(Self::Directory(PathBuf::from(name)))
+        let path = PathBuf::from(name);
+        Ok(match path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
+            true => Self::Gguf(path),
+            false => Self::Directory(path),
+        })
     }
 
     /// Configuration and tokenizer, without reading weights.
@@ -70,6 +77,10 @@ impl ModelSource {
                 (config, tokenizer, Texts::new())
             }
             Self::Directory(dir) => (read_config(dir)?, read_tokenizer(dir)?, read_extras(dir)?),
+            Self::Gguf(path) => {
+                let file = GgufFile::open(path)?;
+                (gguf::read_config(&file)?, gguf::read_tokenizer(&file)?, Texts::new())
+            }
         };
         config.fit(&tokenizer, &self.to_string())?;
         Ok(ModelOutline { config, tokenizer, extras })
@@ -96,8 +107,27 @@ impl ModelSource {
                 weights::load(&config, &bytes, &name, placement)?
             }
             Self::Directory(dir) => read_tensors(dir, &config, placement)?,
+            Self::Gguf(path) => gguf::read_dense(&GgufFile::open(path)?, &config, placement)?,
         };
         Ok(ModelFiles { config, tokenizer, extras, tensors })
+    }
+
+    /// A decoder that is never trained, with its tokenizer: quantised weights stay quantised.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_frozen(
+        &self,
+        seed: u64,
+        placement: &Placement,
+    ) -> Result<(Decoder, Tokenizer), ModelError> {
+        let Self::Gguf(path) = self else {
+            let files = self.load(seed, placement)?;
+            return Ok((files.decoder()?, files.tokenizer));
+        };
+        let ModelOutline { config, tokenizer, .. } = self.outline()?;
+        let file = GgufFile::open(path)?;
+        Ok((gguf::read_quantized(&file, &config, &placement.device)?, tokenizer))
     }
 }
 
@@ -106,7 +136,7 @@ impl fmt::Display for ModelSource {
         match NAMED.iter().find(|(_, source)| source == self) {
             Some((name, _)) => f.write_str(name),
             None => match self {
-                Self::Directory(dir) => dir.display().fmt(f),
+                Self::Directory(path) | Self::Gguf(path) => path.display().fmt(f),
                 Self::Builtin(_) | Self::Fresh(_) => unreachable!("every role is named"),
             },
         }

@@ -51,18 +51,42 @@ impl Tokenizer {
         // Fine-tuning saves these with the tokenizer; a text of ours is never cut or padded.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| refused(format!("its truncation stays: {e}")))?;
+        let (surface, merges) = (Surface::of(&value["decoder"]), merges(&value["model"]["merges"]));
+        Self::assemble(inner, (json.to_owned(), merges, surface), origin)
+    }
+
+    /// One that was put together from a file without a `tokenizer.json`, with its merges as `"a b"`.
+    pub(crate) fn built(
+        inner: tokenizers::Tokenizer,
+        merges: Vec<String>,
+        origin: &str,
+    ) -> Result<Self, ModelError> {
+        let failed = |e: &dyn std::fmt::Display| ModelError::Tokenizer {
+            origin: origin.to_owned(),
+            reason: format!("its tokenizer cannot be written as tokenizer.json: {e}"),
+        };
+        let json = inner.to_string(false).map_err(|e| failed(&e))?;
+        let decoder = serde_json::to_value(inner.get_decoder()).map_err(|e| failed(&e))?;
+        Self::assemble(inner, (json, merges, Surface::of(&decoder)), origin)
+    }
+
+    fn assemble(
+        inner: tokenizers::Tokenizer,
+        (json, merges, surface): (String, Vec<String>, Surface),
+        origin: &str,
+    ) -> Result<Self, ModelError> {
         let vocab = inner.get_vocab(true);
         let size = vocab.values().max().map_or(0, |id| *id as usize + 1);
         if size == 0 {
-            return Err(refused("it has no tokens".to_owned()));
+            let reason = "it has no tokens".to_owned();
+            return Err(ModelError::Tokenizer { origin: origin.to_owned(), reason });
         }
         let mut tokens = vec![String::new(); size];
         for (token, id) in vocab {
             tokens[id as usize] = token;
         }
-        let pieces = pieces(&inner, &tokens, Surface::of(&value["decoder"]));
-        let merges = merges(&value["model"]["merges"]);
-        Ok(Self(Arc::new(Parts { inner, json: json.to_owned(), tokens, merges, pieces })))
+        let pieces = pieces(&inner, &tokens, surface);
+        Ok(Self(Arc::new(Parts { inner, json, tokens, merges, pieces })))
     }
 
     /// # Errors

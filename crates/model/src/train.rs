@@ -79,7 +79,7 @@ impl Decoder {
 
     /// What enters the first block, `[N_packed,d]`.
     pub(crate) fn embed(&self, batch: &Batch) -> candle_core::Result<Tensor> {
-        enter(self.embedding().index_select(&batch.ids, 0)?, self.config())
+        enter(self.embedding().lookup(&batch.ids)?, self.config())
     }
 
     /// What leaves block `index` if `h` enters it, a function of nothing else. The last block gives

@@ -216,7 +216,7 @@ impl RaggedEngine {
     fn forward(&mut self, plan: &Plan) -> Result<Tensor, ModelError> {
         let Self { config, weights, placement: (_, device), cache, .. } = self;
         let ids = Tensor::new(plan.ids.as_slice(), device)?;
-        let mut h = enter(weights.embedding.index_select(&ids, 0)?, config)?; // [N,d]
+        let mut h = enter(weights.embedding.lookup(&ids)?, config)?; // [N,d]
         let kept = match plan.wanted.len() < plan.all.len() {
             true => Some(Tensor::from_iter(plan.wanted.iter().map(|r| r.token as u32), device)?),
             false => None,

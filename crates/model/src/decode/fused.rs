@@ -1,14 +1,14 @@
 //! The decoder's weights as the engine multiplies them: copied, so that later writes to variables
 //! do not reach a running batch, and joined where one product serves several layers.
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
 use crate::Decoder;
 use crate::block::{Norm, Norms};
-use crate::linear::Linear;
+use crate::linear::{Linear, Weight};
 
 pub(crate) struct FusedWeights {
-    pub(crate) embedding: Tensor,
+    pub(crate) embedding: Weight,
     pub(crate) layers: Vec<FusedLayer>,
     pub(crate) norm: Norm,
     pub(crate) head: Linear,
@@ -34,9 +34,9 @@ impl FusedWeights {
                 down: Linear::joined(&[&layer.down])?,
             })
         });
-        let embedding = decoder.embedding().detach().copy()?;
+        let embedding = Weight::joined(std::slice::from_ref(decoder.embedding()))?;
         let head = match decoder.config().tie_word_embeddings {
-            true => Linear::new(embedding.narrow(0, 0, decoder.config().ids)?, None),
+            true => Linear::new(embedding.first_rows(decoder.config().ids)?, None),
             false => Linear::joined(&[decoder.head()])?,
         };
         let norm = decoder.norm().frozen()?;

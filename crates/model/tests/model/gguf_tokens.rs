@@ -1,0 +1,116 @@
+//! Tokenizers of GGUF files: ids worked out by hand from the rules of llama.cpp, and, where the real
+//! file is, what llama.cpp itself writes.
+
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::Value;
+use model::{ModelSource, Tokenizer};
+
+use crate::gguf_files::{Arch, File};
+
+fn tokenizer(change: impl FnOnce(&mut File)) -> Result<Tokenizer, String> {
+    let mut file = File::new(Arch::Llama, |_| GgmlDType::F32);
+    change(&mut file);
+    let dir = file.write();
+    let source = ModelSource::parse(dir.path().join("model.gguf").to_str().unwrap()).unwrap();
+    source.outline().map(|outline| outline.tokenizer).map_err(|e| e.to_string())
+}
+
+#[test]
+fn the_best_scored_neighbours_are_joined_first() {
+    let t = tokenizer(|_| {}).unwrap();
+    for (text, ids) in [
+        // "ba" beats "ab", "aba" needs "a" + "ba" or "ab" + "a".
+        ("ab", vec![8]),
+        ("abab", vec![11, 6]),
+        ("abba", vec![8, 9]),
+        ("bab", vec![9, 6]),
+        // Spaces: "▁▁" (-5) loses to "▁a" (-4).
+        ("b a", vec![6, 10]),
+        ("b  a", vec![6, 7, 10]),
+        ("b   ", vec![6, 15, 7]),
+        // Line ends stand alone, the longest first; bytes of a character that is no token.
+        ("a\n\n\nb", vec![5, 14, 4, 6]),
+        ("aé", vec![5, 12, 13]),
+        ("a<end_of_turn>b", vec![5, 3, 6]),
+    ] {
+        assert_eq!(t.encode(text).unwrap(), ids, "{text:?}");
+        assert_eq!(t.decode(&ids).unwrap(), text);
+    }
+    assert_eq!(t.pieces()[3..8], ["", "\n", "a", "b", " "]);
+}
+
+#[test]
+fn a_space_may_stand_before_every_text() {
+    let t = tokenizer(|f| f.set("tokenizer.ggml.add_space_prefix", Value::Bool(true))).unwrap();
+    // "ab" (-3) beats "▁a" (-4).
+    assert_eq!(t.encode("ab").unwrap(), [7, 8]);
+    assert_eq!(t.decode(&[7, 8]).unwrap(), "ab");
+}
+
+fn byte_level(pre: &str) -> Result<Tokenizer, String> {
+    let text = |text: &str| Value::String(text.to_owned());
+    let list = |all: &[&str]| Value::Array(all.iter().map(|t| text(t)).collect());
+    let tokens = [
+        "1", "2", "3", "4", "Ġ", "a", "Ċ", "Ġa", "12", "123", "1234", "34", "Ã", "©", "Ã©", "<eos>",
+    ];
+    tokenizer(|f| {
+        f.set("tokenizer.ggml.model", text("gpt2"));
+        f.set("tokenizer.ggml.pre", text(pre));
+        f.set("tokenizer.ggml.tokens", list(&tokens));
+        let kinds = (0..16).map(|i| Value::I32(if i == 15 { 3 } else { 1 })).collect();
+        f.set("tokenizer.ggml.token_type", Value::Array(kinds));
+        f.set("tokenizer.ggml.eos_token_id", Value::U32(15));
+        let merges = ["1 2", "12 3", "123 4", "3 4", "Ġ a", "Ã ©"];
+        f.set("tokenizer.ggml.merges", list(&merges));
+    })
+}
+
+#[test]
+fn byte_level_tokenizers_split_as_their_name_says() {
+    for (pre, text, ids) in [
+        ("llama-bpe", "1234 a\n", vec![9, 3, 7, 6]),
+        ("qwen2", "1234 a\n", vec![0, 1, 2, 3, 7, 6]),
+        ("gpt-2", "1234 a\n", vec![10, 7, 6]),
+        ("smollm", "1234 a\n", vec![0, 1, 2, 3, 7, 6]),
+        ("qwen2", "e\u{301}", vec![14]),
+        ("llama-bpe", "é<eos>", vec![14, 15]),
+    ] {
+        let t = byte_level(pre).unwrap();
+        assert_eq!(t.encode(text).unwrap(), ids, "{pre} {text:?}");
+    }
+    let message = byte_level("tekken").err().unwrap();
+    assert!(message.contains("\"tekken\" is not supported, only llama-bpe"), "{message}");
+}
+
+#[test]
+fn lists_at_odds_with_each_other_are_refused() {
+    let message =
+        tokenizer(|f| f.set("tokenizer.ggml.scores", Value::Array(vec![Value::F32(0.0)])));
+    assert!(message.err().unwrap().contains("16 entries, tokenizer.ggml.scores 1"));
+    let message = tokenizer(|f| f.set("tokenizer.ggml.eos_token_id", Value::U32(16)));
+    assert!(message.err().unwrap().contains("eos_token_id 16 is outside the 16 tokens"));
+}
+
+/// llama.cpp's ids of one question and its answer, by `tests/parity/llama_cpp.py`.
+#[test]
+fn the_real_file_is_written_as_llama_cpp_writes_it() {
+    use std::io::Write;
+    let Some(path) = std::env::var_os("TANDEM_TEST_GGUF") else {
+        // Around the capture, so that a person sees it.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED the_real_file_is_written_as_llama_cpp_writes_it: no GGUF file, set \
+             TANDEM_TEST_GGUF to Gemma-3-270M's"
+        );
+        return;
+    };
+    let source = ModelSource::parse(path.to_str().unwrap()).unwrap();
+    let outline = source.outline().unwrap();
+    assert_eq!(outline.config.stops, [1, 106]);
+    assert_eq!(outline.config.parameters(), 268_098_176);
+    let golden: Vec<(String, Vec<u32>)> =
+        serde_json::from_str(include_str!("golden/gemma3_tokens.json")).unwrap();
+    for (text, ids) in golden {
+        assert_eq!(outline.tokenizer.encode(&text).unwrap(), ids, "{text:?}");
+    }
+}
