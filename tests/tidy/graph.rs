@@ -9,17 +9,18 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 use crate::tree;
 
 /// Each package of ours and those of ours that it may name. The tests may name all.
-const DIRECTIONS: [(&str, &[&str]); 14] = [
+const DIRECTIONS: [(&str, &[&str]); 15] = [
     ("types", &[]),
+    ("device", &[]),
     ("runtime", &[]),
     ("telemetry", &[]),
     ("tandem", &["types"]),
     ("miniature", &["types"]),
-    ("model", &["types", "miniature"]),
-    ("grpo", &["types", "model"]),
+    ("model", &["types", "miniature", "device"]),
+    ("grpo", &["types", "model", "device"]),
     ("proto", &["types"]),
     ("settings", &["types", "tandem"]),
-    ("task", &["types", "tandem", "miniature", "model", "settings"]),
+    ("task", &["types", "tandem", "miniature", "device", "model", "settings"]),
     ("member", &["types", "proto", "settings", "runtime", "telemetry"]),
     ("coordinator", &["types", "tandem", "miniature", "proto", "settings", "runtime", "telemetry"]),
     ("actor", ENGINES),
@@ -28,6 +29,7 @@ const DIRECTIONS: [(&str, &[&str]); 14] = [
 
 const ENGINES: &[&str] = &[
     "types",
+    "device",
     "tandem",
     "miniature",
     "model",
@@ -46,9 +48,10 @@ const UNCHECKED: &str = "tests";
 
 /// Packages and what they must not reach, over any number of steps. `candle` stands for
 /// `candle-core`, `candle-nn` and so on.
-const MUST_NOT_REACH: [(&str, &[&str]); 10] = [
+const MUST_NOT_REACH: [(&str, &[&str]); 11] = [
     ("types", &["tokio", "tonic", "candle", "metrics", "serde"]),
     ("tandem", &["tokio", "tonic", "candle", "metrics"]),
+    ("device", &["tokio", "tonic", "metrics"]),
     ("model", &["tokio", "tonic", "metrics"]),
     ("grpo", &["tokio", "tonic", "metrics"]),
     ("miniature", &["tokio", "tonic", "candle", "metrics"]),

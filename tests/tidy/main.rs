@@ -54,7 +54,7 @@ fn wire_types_stay_at_the_border() {
 }
 
 #[test]
-fn nothing_is_unsafe() {
+fn only_launching_is_unsafe() {
     check_sources(source::unsafe_code);
 }
 

@@ -21,6 +21,9 @@ const SERVICE_FILES: [&str; 2] = ["service.rs", "ingest.rs"];
 /// Fakes in test directories implement services too, and send what no client of ours would.
 const TEST_DIRECTORY: &str = "tests/";
 
+/// Kernels and cuBLAS take addresses, and nothing else here does.
+const LEAVES_RUST: [&str; 1] = ["crates/device/src/launch.rs"];
+
 /// A file, as text, as tokens and as a tree.
 pub(crate) struct Source {
     path: String,
@@ -134,7 +137,10 @@ pub(crate) fn wire_types(source: &Source) -> Vec<Fault> {
 }
 
 pub(crate) fn unsafe_code(source: &Source) -> Vec<Fault> {
-    source.found(&["unsafe"], "code is not needed anywhere at present")
+    if LEAVES_RUST.contains(&source.path.as_str()) {
+        return Vec::new();
+    }
+    source.found(&["unsafe"], "code is not needed here")
 }
 
 pub(crate) fn unfinished_code(source: &Source) -> Vec<Fault> {

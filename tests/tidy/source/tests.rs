@@ -108,7 +108,7 @@ fn unsafe_code_is_refused_in_every_form() {
         "unsafe impl Send for S {}",
         "m! { unsafe { g() } }",
     ] {
-        let expected = "actor/src/a.rs:1: unsafe code is not needed anywhere at present";
+        let expected = "actor/src/a.rs:1: unsafe code is not needed here";
         refused(unsafe_code, text, expected);
     }
     accepted(
