@@ -58,6 +58,13 @@ __device__ void store(T *keys, T *values, const T *all_k, u32 k_width, const T *
   }
 }
 
+// Copies `words` 4-byte words of each head from one row of a cache to another.
+extern "C" __global__ void copy_row(u32 *cache, u64 from, u64 to, u64 head_words, u64 words) {
+  u32 *start = cache + (u64)blockIdx.y * head_words;
+  u64 stride = (u64)gridDim.x * blockDim.x;
+  for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < words; i += stride) start[to + i] = start[from + i];
+}
+
 __device__ inline u32 first_seen(u32 position, u32 window) {
   return window != 0 && position + 1 > window ? position + 1 - window : 0;
 }

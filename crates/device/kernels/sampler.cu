@@ -160,3 +160,31 @@ extern "C" __global__ void draw_tokens(Drawn *drawn, const float *logits, const 
   result.logprob = (float)log(weight(&law, target) / total);
   drawn[blockIdx.x] = result;
 }
+
+// Turns rows of logits, in place, into the gradient of the targets' log-probabilities towards them,
+// times `slopes`. A target among two or more stops counts the probability of all of them. Padding
+// gets none.
+extern "C" __global__ void score_slopes(float *logits, const u32 *targets, const float *slopes, const u32 *stops,
+                                        u32 stop_count, u32 width, u32 vocab, double temperature) {
+  float *row = logits + (size_t)blockIdx.x * width;
+  u32 target = targets[blockIdx.x];
+  Law law = {row, nullptr, stops, vocab, stop_count, false, temperature, 0.0, 0.0};
+  bool ends = stop_count > 1 && is_stop(&law, target);
+  Best best = {-INF, DRAW, DRAW};
+  for (u32 id = threadIdx.x; id < vocab; id += blockDim.x) best.logit = fmaxf(best.logit, row[id]);
+  law.max = block_best(best).logit;
+  double sum = 0.0, own = 0.0;
+  for (u32 id = threadIdx.x; id < vocab; id += blockDim.x) {
+    double w = single_weight(&law, id);
+    sum += w;
+    if (ends ? is_stop(&law, id) : id == target) own += w;
+  }
+  sum = block_sum(sum);
+  own = block_sum(own);
+  double slope = (double)slopes[blockIdx.x] / temperature;
+  for (u32 id = threadIdx.x; id < width; id += blockDim.x) {
+    bool counts = ends ? is_stop(&law, id) : id == target;
+    double w = id < vocab ? single_weight(&law, id) : 0.0;
+    row[id] = (float)(slope * ((counts ? w / own : 0.0) - w / sum));
+  }
+}

@@ -351,6 +351,74 @@ impl<P> DrawTokens<P> {
     }
 }
 
+/// The gradient of log-probabilities towards the logits, in place.
+#[derive(Clone, Copy, Debug)]
+pub struct ScoreSlopes<P> {
+    /// f32 `[rows, width]`.
+    pub logits: P,
+    /// u32 `[rows]`.
+    pub targets: P,
+    /// f32 `[rows]`.
+    pub slopes: P,
+    /// u32; a target among two or more counts the probability of all.
+    pub stops: Option<P>,
+    pub stop_count: u32,
+    pub rows: u32,
+    pub width: u32,
+    /// Ids from here on are padding.
+    pub vocab: u32,
+    pub temperature: f64,
+    /// [`DRAW_BLOCK`], but in tests.
+    pub threads: u32,
+}
+
+impl<P> ScoreSlopes<P> {
+    #[must_use]
+    pub fn call(self) -> Call<P> {
+        let args = vec![
+            Arg::Memory(self.logits),
+            Arg::Memory(self.targets),
+            Arg::Memory(self.slopes),
+            self.stops.map_or(Arg::Nothing, Arg::Memory),
+            Arg::U32(self.stop_count),
+            Arg::U32(self.width),
+            Arg::U32(self.vocab),
+            Arg::F64(self.temperature),
+        ];
+        let kernel = "score_slopes".to_owned();
+        Call { kernel, grid: (self.rows, 1), threads: self.threads, args }
+    }
+}
+
+/// Copies the start of one row of a cache `[rows, KH, capacity, hd]` to another; sizes and places
+/// are in words of 4 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyRow<P> {
+    pub cache: P,
+    pub from: u64,
+    pub to: u64,
+    pub kv_heads: u32,
+    /// Between one head and the next.
+    pub head_words: u64,
+    pub words: u64,
+}
+
+impl<P> CopyRow<P> {
+    #[must_use]
+    pub fn call(self) -> Call<P> {
+        let args = vec![
+            Arg::Memory(self.cache),
+            Arg::U64(self.from),
+            Arg::U64(self.to),
+            Arg::U64(self.head_words),
+            Arg::U64(self.words),
+        ];
+        let mut call = flat("copy_row".to_owned(), self.words, args);
+        call.grid.1 = self.kv_heads;
+        call
+    }
+}
+
 /// `sum += x`, f32.
 #[must_use]
 pub fn accumulate<P>(sum: Piece<P>, x: Elements<P>) -> Call<P> {

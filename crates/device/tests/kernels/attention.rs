@@ -1,7 +1,7 @@
 //! Attention against its definition in f64, its gradients against finite differences.
 
 use device::{
-    Attend, AttendBackwardKeys, AttendBackwardQueries, AttentionShape, Numbers, StoreKeys,
+    Attend, AttendBackwardKeys, AttendBackwardQueries, AttentionShape, CopyRow, Numbers, StoreKeys,
 };
 
 use crate::emulator::Memory;
@@ -259,4 +259,21 @@ fn a_cache_with_rows_to_spare_gives_the_same() {
     let rows = |i: usize| &q[i * HEADS * DIM..(i + 1) * HEADS * DIM];
     let expected = plain(&wide(&[rows(7), rows(4)].concat()), &wide(&k), &wide(&v), (&[7, 4], 0));
     close(&memory.read_f32(out), &expected, 1e-5);
+}
+
+#[test]
+fn a_row_of_a_cache_is_copied_head_by_head() {
+    let (rows, heads, head_words) = (3u64, 2u32, 700u64);
+    let before: Vec<u32> = (0..rows as u32 * heads * head_words as u32).collect();
+    let mut memory = Memory::default();
+    let cache = memory.u32(&before);
+    let row_words = u64::from(heads) * head_words;
+    let (from, to, words) = (2 * row_words, 0, 600);
+    memory.run(&CopyRow { cache, from, to, kv_heads: heads, head_words, words }.call());
+    let mut expected = before.clone();
+    for head in 0..heads as usize {
+        let at = head * head_words as usize;
+        expected[at..at + 600].copy_from_slice(&before[2 * row_words as usize + at..][..600]);
+    }
+    assert_eq!(memory.read_u32(cache), expected);
 }

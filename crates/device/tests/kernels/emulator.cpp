@@ -18,7 +18,7 @@ int main(int count, char **given) {
 #define KERNEL(NAME) if (name == #NAME) { known = true; call(NAME); }
   TYPES_OF(rms_norm) TYPES_OF(gated) TYPES_OF(accumulate)
   TYPES_OF(attention_store) TYPES_OF(attention) TYPES_OF(attention_backward_q) TYPES_OF(attention_backward_kv)
-  KERNEL(draw_tokens) KERNEL(sum_of_squares) KERNEL(scale) KERNEL(adamw)
+  KERNEL(draw_tokens) KERNEL(score_slopes) KERNEL(copy_row) KERNEL(sum_of_squares) KERNEL(scale) KERNEL(adamw)
   if (!known) fail("no such kernel");
   for (auto &buffer : buffers) std::fwrite(buffer.data(), 1, buffer.size(), stdout);
   return 0;

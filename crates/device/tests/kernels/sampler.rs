@@ -1,10 +1,10 @@
 //! Drawing tokens against the sampler on the CPU, from the same uniform numbers.
 
-use device::DrawTokens;
+use device::{DrawTokens, ScoreSlopes};
 use model::{SampleError, Sampled, SamplerSettings};
 
 use crate::emulator::Memory;
-use crate::numbers;
+use crate::{close, numbers};
 
 const VOCAB: usize = 500;
 /// Of which the last are padding.
@@ -136,4 +136,52 @@ fn broken_logits_and_empty_choices_are_named() {
     assert!(matches!(error, Err(SampleError::Nothing(_))));
     let found = drawn(&logits(), &Case { settings: nothing, draws: &[(0, Pick::Draw(0.5))] });
     assert_eq!(found[0].2, 2);
+}
+
+#[test]
+fn the_slopes_of_scores_are_their_differences() {
+    let (logits, targets, slopes) = (logits(), [7u32, 499, 450], [0.5f32, -2.0, 1.5]);
+    for stops in [vec![7, 3, 450], Vec::new()] {
+        let settings = SamplerSettings { stops, ..settings(0.7) };
+        let mut memory = Memory::default();
+        let call = ScoreSlopes {
+            logits: memory.f32(&logits),
+            targets: memory.u32(&targets),
+            slopes: memory.f32(&slopes),
+            stops: (!settings.stops.is_empty()).then(|| memory.u32(&settings.stops)),
+            stop_count: settings.stops.len() as u32,
+            rows: ROWS as u32,
+            width: WIDTH as u32,
+            vocab: VOCAB as u32,
+            temperature: 0.7,
+            threads: THREADS,
+        };
+        memory.run(&call.call());
+        // In f64: logits shared with the sampler are f32, too coarse for differences.
+        let logprob = |row: &[f64], target: u32| -> f64 {
+            let weight = |id: usize| (row[id] / 0.7).exp();
+            let ends = settings.stops.contains(&target);
+            let own: f64 = match ends {
+                true => settings.stops.iter().map(|id| weight(*id as usize)).sum(),
+                false => weight(target as usize),
+            };
+            (own / (0..VOCAB).map(weight).sum::<f64>()).ln()
+        };
+        let mut expected = vec![0.0; ROWS * WIDTH];
+        for row in 0..ROWS {
+            let mut own: Vec<f64> =
+                logits[row * WIDTH..][..WIDTH].iter().map(|x| f64::from(*x)).collect();
+            for id in 0..VOCAB {
+                let mut at = |by: f64| {
+                    own[id] += by;
+                    let logprob = logprob(&own, targets[row]);
+                    own[id] -= by;
+                    logprob
+                };
+                let slope = (at(1e-4) - at(-1e-4)) / 2e-4;
+                expected[row * WIDTH + id] = slope * f64::from(slopes[row]);
+            }
+        }
+        close(&memory.read_f32(call.logits), &expected, 1e-6);
+    }
 }
