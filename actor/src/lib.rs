@@ -110,6 +110,7 @@ pub fn start(process: &Process, membership: Membership, models: Models) -> anyho
         engine: commands.clone(),
         wanted,
         config: models.config,
+        placement: models.placement,
         bytes_max: settings.limits.weights_bytes,
         readiness: process.readiness.clone(),
     };

@@ -2,10 +2,10 @@
 //! strong weights come over the wire, the weak ones stay at the weak server.
 
 use anyhow::{Context, ensure};
-use model::{ModelConfig, ModelOutline, ModelSource};
+use model::{ModelConfig, ModelOutline, ModelSource, Placement};
 use settings::Settings;
-use task::{Task, shared_stops};
-use tracing::warn;
+use task::{Compute, Task, shared_stops};
+use tracing::{info, warn};
 use types::TokenId;
 
 use crate::groups::Rules;
@@ -15,6 +15,8 @@ pub struct Models {
     /// The strong model's.
     pub config: ModelConfig,
     pub rules: Rules,
+    /// Of the strong model.
+    pub placement: Placement,
 }
 
 impl Models {
@@ -40,7 +42,9 @@ impl Models {
             batch_tokens: settings.actor.batch_tokens as usize,
         };
         rules.task.check_weak_prompt()?;
-        Ok(Self { config: strong.config, rules })
+        let compute = Compute::open(settings)?;
+        info!(device = compute.device_name(), why = compute.why, "computing");
+        Ok(Self { config: strong.config, rules, placement: compute.placement })
     }
 }
 

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use candle_core::DType;
 use model::{Decoder, ModelConfig, Placement};
 use proto::{CoordinatorClient, Directive, ErrorCode, RpcError};
 use runtime::{Attempt, GaveUp, RetryPolicy, Shutdown, retry};
@@ -29,6 +28,8 @@ pub struct WeightSync {
     /// What the engine is to have: the announced version, or the last good one.
     pub wanted: watch::Sender<Option<PolicyVersion>>,
     pub config: ModelConfig,
+    /// What published weights are rounded to, and where they go.
+    pub placement: Placement,
     /// `limits.weights_bytes`
     pub bytes_max: u64,
     pub readiness: Readiness,
@@ -91,7 +92,10 @@ impl WeightSync {
     async fn obtain(&self, version: PolicyVersion) -> anyhow::Result<Decoder> {
         for _ in 0..ROUNDS_MAX {
             match self.fetch(version).await {
-                Ok((manifest, bytes)) => return decoder(&self.config, version, &manifest, &bytes),
+                Ok((manifest, bytes)) => {
+                    let model = (&self.config, &self.placement);
+                    return decoder(model, version, &manifest, &bytes);
+                }
                 Err(gave_up) if gave_up.error.code.retryable() => {
                     warn!(%version, error = %gave_up.error, "weights not fetched, will try again");
                     tokio::time::sleep(ROUND_PAUSE).await;
@@ -128,7 +132,7 @@ impl WeightSync {
 /// # Errors
 /// Another version than was asked for, tensors of another model, broken or non-finite bytes.
 pub fn decoder(
-    config: &ModelConfig,
+    (config, placement): (&ModelConfig, &Placement),
     version: PolicyVersion,
     manifest: &WeightManifest,
     bytes: &[u8],
@@ -152,14 +156,13 @@ pub fn decoder(
             tensor.shape
         );
     }
-    let placement = Placement::cpu(DType::F32);
-    let tensors = model::load(config, bytes, &format!("weights {version}"), &placement)?;
+    let tensors = model::load(config, bytes, &format!("weights {version}"), placement)?;
     Ok(Decoder::new(config.clone(), tensors)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use model::{ModelSource, Tensors, manifest, to_safetensors};
+    use model::{DType, ModelSource, Tensors, manifest, to_safetensors};
 
     use super::*;
 
@@ -171,7 +174,12 @@ mod tests {
         let mut tensors = files.tensors;
         change(&mut tensors);
         let bytes = to_safetensors(&tensors).unwrap();
-        decoder(&files.config, V, &manifest(V, &bytes).unwrap(), &bytes)
+        decoder(
+            (&files.config, &Placement::cpu(DType::F32)),
+            V,
+            &manifest(V, &bytes).unwrap(),
+            &bytes,
+        )
     }
 
     #[test]
@@ -201,7 +209,9 @@ mod tests {
         let files = source.load(1, &Placement::cpu(DType::F32)).unwrap();
         let bytes = to_safetensors(&files.tensors).unwrap();
         let other = manifest(PolicyVersion::new(1, 5), &bytes).unwrap();
-        let error = decoder(&files.config, V, &other, &bytes).unwrap_err().to_string();
+        let error = decoder((&files.config, &Placement::cpu(DType::F32)), V, &other, &bytes)
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "asked for weights g1s4 and got g1s5");
     }
 }

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use candle_core::DType;
-use model::{Decoder, RaggedEngine, RowInput, SamplerSettings, Want};
+use model::{Decoder, Draw, Pick, RaggedEngine, RowInput, SampleError, Sampled, Want, draw_tokens};
 use proto::WorkItem;
-use tandem::{Session, Turn, WeakSpan};
+use tandem::{Turn, WeakSpan};
 use tracing::warn;
 use types::{Author, LeaseId, PolicyVersion};
 
@@ -186,24 +185,36 @@ impl Writer {
             .iter()
             .map(|feed| RowInput { row: feed.row, tokens: &feed.tokens, want: feed.want() })
             .collect();
-        let logits = engine.step(&inputs).context("the strong model's forward failed")?.logits;
-        let logits = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-        let read = feeds.iter().filter(|feed| feed.want() == Want::Last);
-        for (feed, logits) in read.zip(&logits) {
-            for row in &feed.readers {
-                self.draw(*row, logits, version);
-            }
+        let failed = "the strong model's forward failed";
+        let logits = engine.step(&inputs).context(failed)?.logits; // [n,V]
+        let read = feeds.iter().filter(|feed| feed.want() == Want::Last).enumerate();
+        let drawing: Vec<(usize, usize)> =
+            read.flat_map(|(at, feed)| feed.readers.iter().map(move |row| (at, *row))).collect();
+        let draws: Vec<Draw<'_>> = drawing.iter().map(|(at, row)| self.pick(*at, *row)).collect();
+        let drawn = draw_tokens(&logits, &draws).context(failed)?;
+        for ((_, row), outcome) in drawing.into_iter().zip(drawn) {
+            self.write(row, outcome, version);
         }
         let tokens = feeds.iter().map(|feed| feed.tokens.len()).sum();
         Ok(Tick { rows: feeds.len(), tokens })
     }
 
-    fn draw(&mut self, row: usize, logits: &[f32], version: PolicyVersion) {
+    /// What is drawn for `row` from row `at` of the logits.
+    fn pick(&self, at: usize, row: usize) -> Draw<'_> {
+        let slot = self.slots.get(row).expect("a reader's slot is taken");
+        let session = &slot.session;
+        let u = session.plan().key.uniform(session.response().len() as u64);
+        Draw { row: at, settings: &self.groups[&slot.lease].sampler, pick: Pick::Draw(u) }
+    }
+
+    fn write(&mut self, row: usize, drawn: Result<Sampled, SampleError>, version: PolicyVersion) {
         // A sibling that failed in this tick has taken the whole group with it.
         let Some(slot) = self.slots.get_mut(row) else { return };
         let lease = slot.lease;
-        let sampler = &self.groups[&lease].sampler;
-        match push_sample(&mut slot.session, sampler, logits, version) {
+        let pushed = drawn
+            .map_err(anyhow::Error::from)
+            .and_then(|drawn| Ok(slot.session.push_strong(drawn.token, drawn.logprob, version)?));
+        match pushed {
             Ok(()) => self.settle(row),
             Err(error) => self.fail(lease, &format!("{error:#}")),
         }
@@ -293,17 +304,6 @@ impl Writer {
         }
         Some(slot)
     }
-}
-
-fn push_sample(
-    session: &mut Session,
-    sampler: &SamplerSettings,
-    logits: &[f32],
-    version: PolicyVersion,
-) -> anyhow::Result<()> {
-    let u = session.plan().key.uniform(session.response().len() as u64);
-    let sampled = model::sample(logits, sampler, u)?;
-    Ok(session.push_strong(sampled.token, sampled.logprob, version)?)
 }
 
 fn push_span(slot: &mut Slot, taken: &SpanTaken) -> Result<(), String> {

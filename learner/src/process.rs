@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use candle_core::DType;
 use member::{Membership, Process};
-use model::{ModelFiles, ModelSource, Placement};
+use model::{ModelFiles, ModelSource};
 use settings::{Objective, Settings};
-use task::{Task, shared_stops};
+use task::{Compute, Task, shared_stops};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use types::{Generation, PolicyVersion, TokenId};
@@ -36,7 +35,9 @@ const EXAMPLES_AHEAD: usize = 1;
 /// A model or directory that cannot be used, a port in use, no coordinator.
 pub async fn run(process: Process) -> anyhow::Result<()> {
     let settings = Arc::clone(&process.settings);
-    let start = load_start(&settings)?;
+    let compute = Compute::open(&settings)?;
+    tracing::info!(device = compute.device_name(), why = compute.why, "computing");
+    let start = load_start(&settings, &compute)?;
     let stops = stops(&settings, &start)?;
     let task = Task::new(&settings, start.tokenizer.clone(), stops.clone())?;
     let files = open_files(&settings, &start)?;
@@ -95,9 +96,9 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Files missing, damaged, or at odds with each other.
-pub fn load_start(settings: &Settings) -> anyhow::Result<ModelFiles> {
+pub fn load_start(settings: &Settings, compute: &Compute) -> anyhow::Result<ModelFiles> {
     let source = ModelSource::parse(&settings.strong.model).context("strong.model")?;
-    source.load(settings.seed, &Placement::cpu(DType::F32)).context("strong.model")
+    source.load(settings.seed, &compute.masters()).context("strong.model")
 }
 
 /// Union of both models' ends, the strong model's canonical one first.

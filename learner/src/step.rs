@@ -8,14 +8,14 @@ mod update;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use grpo::{
     AdamW, AdamWSettings, Decay, Example, Gradients, LearningRate, LossInputs, LossSettings,
     OptimizerState, Parameters, PolicyBatch, RatioLevel, RawStats, SftBatch, plan_micro_batches,
     policy_loss, sft_loss, strong_tokens,
 };
 use model::{Decoder, LoraSettings, ModelFiles, Scoring};
-use settings::{Lora, Objective, Ratio, Settings, Train};
+use settings::{Lora, Objective, Precision, Ratio, Settings, Train};
 use types::{Rollout, TokenId};
 
 use crate::checkpoint::{Checkpoint, LoraState};
@@ -88,11 +88,17 @@ impl Trainer {
             true => shard(all, collective.rank(), collective.world()),
             false => 0..all,
         };
+        let computing = match settings.compute.precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::F16 => DType::F16,
+        };
+        let reference = base.filter(|_| needs_reference).map(|base| base.computing_in(computing));
         Ok(Self {
-            policy,
-            reference: base.filter(|_| needs_reference),
+            policy: policy.computing_in(computing),
+            reference,
             lora,
-            optimizer: AdamW::of_part(parameters, adamw, part),
+            optimizer: AdamW::of_part(parameters, adamw, part)?,
             stops: stops.to_vec(),
             rate: learning_rate(settings),
             loss,
@@ -124,7 +130,9 @@ impl Trainer {
         self.optimizer.load_state(optimizer, state.optimizer_updates)?;
         let trained = adapters.as_ref().unwrap_or(&files.tensors);
         for (name, var) in self.optimizer.parameters().iter() {
-            var.set(trained.get(name).with_context(|| format!("the checkpoint lacks {name}"))?)?;
+            let tensor = trained.get(name);
+            let tensor = tensor.with_context(|| format!("the checkpoint lacks {name}"))?;
+            var.set(&tensor.to_device(var.device())?)?;
         }
         self.steps_taken = state.step;
         Ok(())
@@ -190,7 +198,7 @@ impl Trainer {
         let tensors = self.policy.merged()?;
         for (name, tensor) in &tensors {
             // A sum is finite only if all of its terms are.
-            let sum = tensor.detach().sum_all()?.to_dtype(candle_core::DType::F64)?;
+            let sum = tensor.detach().sum_all()?.to_dtype(DType::F64)?;
             let sum = sum.to_scalar::<f64>()?;
             ensure!(sum.is_finite(), "weights of {name} are no longer finite: {ADVICE}");
         }
@@ -209,7 +217,7 @@ impl Trainer {
     ) -> anyhow::Result<Option<StepReport>> {
         let own: usize = rollouts.iter().map(|(rollout, w)| strong_tokens(rollout, *w)).sum();
         let count = self.global_count(own)?;
-        let mut sums = Sums::new(&self.optimizer);
+        let mut sums = Sums::new(&self.optimizer)?;
         if count > 0.0 {
             for indices in PolicyBatch::plan(rollouts, self.train.micro_batch_tokens as usize) {
                 if abandoned() {
@@ -243,7 +251,7 @@ impl Trainer {
     ) -> anyhow::Result<Option<StepReport>> {
         let own: usize = examples.iter().map(Example::target_count).sum();
         let count = self.global_count(own)?;
-        let mut sums = Sums::new(&self.optimizer);
+        let mut sums = Sums::new(&self.optimizer)?;
         if count > 0.0 {
             let lengths: Vec<usize> = examples.iter().map(Example::training_len).collect();
             for indices in plan_micro_batches(&lengths, self.train.micro_batch_tokens as usize) {
@@ -349,14 +357,14 @@ struct Sums {
 }
 
 impl Sums {
-    fn new(optimizer: &AdamW) -> Self {
-        Self {
-            gradients: Gradients::zeros(optimizer.parameters()),
+    fn new(optimizer: &AdamW) -> anyhow::Result<Self> {
+        Ok(Self {
+            gradients: Gradients::zeros(optimizer.parameters())?,
             stats: RawStats::default(),
             loss: 0.0,
             forward: Duration::ZERO,
             backward: Duration::ZERO,
-        }
+        })
     }
 
     fn backward(
@@ -385,10 +393,13 @@ fn loss_settings(settings: &Settings) -> LossSettings {
         (_, Ratio::Token) => RatioLevel::Token,
         (_, Ratio::Sequence) => RatioLevel::Sequence,
     };
+    // Old weights, or sampler and learner that round differently.
+    let inexact =
+        settings.staleness.max_versions > 0 || settings.compute.precision != Precision::F32;
     LossSettings {
         clip_low: train.clip_low,
         clip_high: train.clip_high,
-        truncate_ratio: (settings.staleness.max_versions > 0).then_some(train.ratio_cap),
+        truncate_ratio: inexact.then_some(train.ratio_cap),
         kl: train.kl,
         ratio,
     }

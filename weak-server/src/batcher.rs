@@ -4,7 +4,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
-use model::{SampleError, Want};
+use model::{Draw, SampleError, Sampled, Want};
 use proto::{SpanFailure, SpanFault, SpanReply, SpanRequest};
 use types::{SessionId, TokenId};
 
@@ -29,6 +29,9 @@ pub struct RowStep {
     pub tokens: Vec<TokenId>,
     pub want: Want,
 }
+
+/// What came of one pick.
+pub type Outcome = Result<Sampled, SampleError>;
 
 /// A reply and where it goes.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,16 +129,27 @@ impl Batcher {
         steps.filter(|step| !step.tokens.is_empty()).collect()
     }
 
-    /// Takes the logits of the forward last formed, in its order.
+    /// What is wanted of the logits of the forward last formed.
+    #[must_use]
+    pub fn picks(&self) -> Vec<Draw<'_>> {
+        let (mut picks, mut row) = (Vec::new(), 0);
+        for job in &self.jobs {
+            let text = self.table.text(job.key).expect("a session in the batch is not evicted");
+            job.picks(text, row, &mut picks);
+            row += job.logit_rows();
+        }
+        picks
+    }
+
+    /// Takes what came of [`Self::picks`], in their order.
     ///
     /// # Errors
     /// Logits that are no numbers: the weights are broken.
-    pub fn absorb(&mut self, logits: &[Vec<f32>], now: Instant) -> Result<(), SampleError> {
-        let mut rest = logits;
+    pub fn absorb(&mut self, drawn: Vec<Outcome>, now: Instant) -> Result<(), SampleError> {
+        let mut rest = drawn.into_iter();
         for mut job in std::mem::take(&mut self.jobs) {
             let text = self.table.text_mut(job.key).expect("a session in the batch stays");
-            let (own, others) = rest.split_at(job.logit_rows());
-            rest = others;
+            let own: Vec<Outcome> = rest.by_ref().take(job.pick_count(text)).collect();
             job.count(text, &mut self.counts.computed);
             match job.absorb(text, own) {
                 Ok(Progress::More) => self.jobs.push(job),
@@ -144,7 +158,7 @@ impl Batcher {
                 Err(error) => self.fail(job, SpanFault::Invalid, error.to_string()),
             }
         }
-        debug_assert!(rest.is_empty(), "every row of logits belongs to a job");
+        debug_assert!(rest.next().is_none(), "every pick belongs to a job");
         Ok(())
     }
 

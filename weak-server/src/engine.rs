@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use candle_core::DType;
-use model::{RaggedEngine, RowInput};
+use candle_core::Tensor;
+use model::{RaggedEngine, RowInput, draw_tokens};
 use proto::{ErrorCode, SpanReply, SpanRequest};
 use runtime::{Shutdown, TaskGroup};
 use telemetry::Health;
@@ -161,9 +161,11 @@ impl Worker {
         if steps.is_empty() {
             return Ok(());
         }
-        let logits = forward(&mut self.engine, &steps).context("the weak model's forward")?;
+        let failed = "the weak model's forward";
+        let logits = forward(&mut self.engine, &steps).context(failed)?;
+        let drawn = draw_tokens(&logits, &self.batcher.picks()).context(failed)?;
         let now = Instant::now();
-        self.batcher.absorb(&logits, now).context(
+        self.batcher.absorb(drawn, now).context(
             "the weak model computes no numbers: restore the directory that weak.model names",
         )?;
         self.meters.forward(steps.len(), start.elapsed().as_secs_f64());
@@ -198,11 +200,11 @@ impl Worker {
     }
 }
 
-/// Runs the steps; the logits come in their order.
+/// Runs the steps; the logits `[n,V]` come in their order.
 ///
 /// # Errors
 /// A cache that does not hold what the steps build on, or a failing device.
-pub fn forward(engine: &mut RaggedEngine, steps: &[RowStep]) -> anyhow::Result<Vec<Vec<f32>>> {
+pub fn forward(engine: &mut RaggedEngine, steps: &[RowStep]) -> anyhow::Result<Tensor> {
     for RowStep { row, keep, .. } in steps {
         engine.truncate(*row, *keep)?;
         let held = engine.len(*row);
@@ -212,9 +214,5 @@ pub fn forward(engine: &mut RaggedEngine, steps: &[RowStep]) -> anyhow::Result<V
         .iter()
         .map(|step| RowInput { row: step.row, tokens: &step.tokens, want: step.want })
         .collect();
-    let output = engine.step(&inputs)?;
-    if output.wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(output.logits.to_dtype(DType::F32)?.to_vec2()?) // [n,V]
+    Ok(engine.step(&inputs)?.logits)
 }

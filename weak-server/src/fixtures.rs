@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
-use model::{Decoder, ModelSource, Placement, RaggedEngine, sample};
+use model::{Decoder, ModelSource, Placement, RaggedEngine, draw_tokens, sample};
 use proto::{Open, SpanRequest, SpanWritten};
 use tandem::{AuthorRule, Authors, Boundaries, NamedBoundaries, RandomKey};
 use types::{Author, Sampling, SessionId, TokenId};
@@ -75,7 +75,8 @@ impl Bench {
             self.forwards.push(steps.len());
             self.tokens.push(steps.iter().map(|step| step.tokens.len()).sum());
             let logits = forward(&mut self.engine, &steps).unwrap();
-            self.batcher.absorb(&logits, self.now).unwrap();
+            let drawn = draw_tokens(&logits, &self.batcher.picks()).unwrap();
+            self.batcher.absorb(drawn, self.now).unwrap();
         }
         self.batcher.take_answers()
     }

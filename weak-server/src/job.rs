@@ -4,10 +4,11 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use model::{SampleError, Want, logprob_of, sample};
+use model::{Draw, Pick, SampleError, Want};
 use proto::{SpanRequest, SpanWritten};
-use types::SpanEnd;
+use types::{SpanEnd, TokenId};
 
+use crate::batcher::Outcome;
 use crate::sessions::SessionKey;
 use crate::text::{Mark, SessionText};
 
@@ -137,31 +138,68 @@ impl Job {
         *(if self.has_written() { &mut counts.sample } else { &mut counts.ingest }) += response;
     }
 
-    /// Takes the logits of the planned step.
+    /// Tokens that the planned step's logits score.
+    fn scored<'a>(&self, text: &'a SessionText) -> &'a [TokenId] {
+        let following = &text.tokens()[self.step.tokens.start + 1..];
+        match self.step.want {
+            Want::All => &following[..following.len().min(self.logit_rows())],
+            Want::Last | Want::Nothing => &[],
+        }
+    }
+
+    /// The planned step's last logits are those that the next token of a span is drawn from.
+    fn draws(&self, text: &SessionText) -> bool {
+        let wanted = self.want_span && self.step.want != Want::Nothing;
+        wanted && self.step.tokens.end == text.tokens().len()
+    }
+
+    pub(crate) fn pick_count(&self, text: &SessionText) -> usize {
+        match self.step.want {
+            Want::Nothing => 0,
+            Want::Last | Want::All => self.scored(text).len() + usize::from(self.draws(text)),
+        }
+    }
+
+    /// Adds what is wanted of the planned step's logits, the first of which are in `row`.
+    pub(crate) fn picks<'a>(&self, text: &'a SessionText, row: usize, to: &mut Vec<Draw<'a>>) {
+        if self.step.want == Want::Nothing {
+            return;
+        }
+        let settings = text.scoring();
+        let scored = self.scored(text).iter().enumerate();
+        to.extend(scored.map(|(i, token)| Draw {
+            row: row + i,
+            settings,
+            pick: Pick::Score(*token),
+        }));
+        if self.draws(text) {
+            let (row, settings) = (row + self.logit_rows() - 1, text.sampling());
+            to.push(Draw { row, settings, pick: Pick::Draw(text.uniform()) });
+        }
+    }
+
+    /// Takes what came of the planned step's picks.
     pub(crate) fn absorb(
         &mut self,
         text: &mut SessionText,
-        logits: &[Vec<f32>],
+        drawn: Vec<Outcome>,
     ) -> Result<Progress, SampleError> {
-        let Range { start, end } = self.step.tokens;
-        text.set_cached(end);
-        if self.step.want == Want::Nothing {
-            return Ok(Progress::More);
-        }
-        if self.step.want == Want::All {
-            for (token, logits) in text.tokens()[start + 1..].iter().zip(logits) {
-                let logprob = logprob_of(logits, text.scoring(), *token)?;
-                self.written.append_logprobs.push(logprob);
-            }
+        let (scored, draws) = match self.step.want {
+            Want::Nothing => (0, false),
+            Want::Last | Want::All => (self.scored(text).len(), self.draws(text)),
+        };
+        text.set_cached(self.step.tokens.end);
+        let mut drawn = drawn.into_iter();
+        for outcome in drawn.by_ref().take(scored) {
+            self.written.append_logprobs.push(outcome?.logprob);
         }
         if self.all_scored() && !self.want_span {
             return Ok(Progress::Done(None));
         }
-        if end < text.tokens().len() {
+        if !draws {
             return Ok(Progress::More);
         }
-        let last = logits.last().expect("a span is asked for, so the last logits are there");
-        let drawn = sample(last, text.sampling(), text.uniform())?;
+        let drawn = drawn.next().expect("a span is asked for, so a token was drawn")?;
         self.written.tokens.push(drawn.token);
         self.written.logprobs.push(drawn.logprob);
         let end = text.push_written(drawn.token);

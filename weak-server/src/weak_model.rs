@@ -2,10 +2,9 @@
 //! computes is the engine's.
 
 use anyhow::Context;
-use candle_core::DType;
-use model::{Decoder, ModelSource, Placement, Tokenizer};
+use model::{Decoder, ModelSource, Tokenizer};
 use settings::Settings;
-use task::check_tokenizers;
+use task::{Compute, check_tokenizers};
 
 /// Frozen for the whole run.
 #[derive(Clone)]
@@ -19,8 +18,10 @@ impl WeakModel {
     /// Files missing or corrupt, or a tokenizer that is not the strong model's.
     pub fn load(settings: &Settings) -> anyhow::Result<Self> {
         let name = settings.weak_model();
+        let compute = Compute::open(settings)?;
+        tracing::info!(device = compute.device_name(), why = compute.why, "computing");
         let (decoder, tokenizer) = ModelSource::parse(name)
-            .and_then(|source| source.load_frozen(settings.seed, &Placement::cpu(DType::F32)))
+            .and_then(|source| source.load_frozen(settings.seed, &compute.placement))
             .context("cannot load weak.model")?;
         let strong = ModelSource::parse(&settings.strong.model).and_then(|source| source.outline());
         // On a machine of its own this process need not have the strong model's files; every

@@ -40,6 +40,7 @@ impl Following {
             engine,
             wanted,
             config,
+            placement: Placement::cpu(DType::F32),
             bytes_max: 1 << 30,
             readiness,
         };

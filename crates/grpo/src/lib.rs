@@ -8,6 +8,7 @@ mod end_to_end;
 mod error;
 #[cfg(test)]
 mod fixtures;
+mod flat;
 mod gradients;
 mod learning_rate;
 mod loss;

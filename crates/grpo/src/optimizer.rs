@@ -9,6 +9,9 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
 
 use crate::Error;
+use crate::flat::Flat;
+#[cfg(feature = "cuda")]
+use crate::flat::cuda::CudaFlat;
 use crate::gradients::Gradients;
 use crate::parameters::{Overlap, Parameters, Slot};
 
@@ -27,8 +30,8 @@ impl Default for AdamWSettings {
     }
 }
 
-/// Loshchilov & Hutter, arXiv 1711.05101, algorithm 2. Moments are f32 on the host, flat, in the
-/// order of the gradient buffer.
+/// Loshchilov & Hutter, arXiv 1711.05101, algorithm 2. Moments are f32, flat, in the order of
+/// the gradient buffer and on its device.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     parameters: Parameters,
@@ -36,8 +39,8 @@ pub struct AdamW {
     step: u64,
     /// The part of the flat order that it updates and whose moments it has.
     part: Range<usize>,
-    first: Vec<f32>,
-    second: Vec<f32>,
+    first: Flat,
+    second: Flat,
 }
 
 /// Both moments of all variables; with [`AdamW::step_count`] the whole state.
@@ -52,17 +55,25 @@ const FIRST: &str = "first_moment";
 const SECOND: &str = "second_moment";
 
 impl AdamW {
-    #[must_use]
-    pub fn new(parameters: Parameters, settings: AdamWSettings) -> Self {
+    /// # Errors
+    /// No memory on the device.
+    pub fn new(parameters: Parameters, settings: AdamWSettings) -> Result<Self, Error> {
         let all = 0..parameters.elem_count();
         Self::of_part(parameters, settings, all)
     }
 
     /// Updates a part of the flat order only: the others are other ranks' business.
-    #[must_use]
-    pub fn of_part(parameters: Parameters, settings: AdamWSettings, part: Range<usize>) -> Self {
-        let (first, second) = (vec![0.0; part.len()], vec![0.0; part.len()]);
-        Self { parameters, settings, step: 0, part, first, second }
+    ///
+    /// # Errors
+    /// No memory on the device.
+    pub fn of_part(
+        parameters: Parameters,
+        settings: AdamWSettings,
+        part: Range<usize>,
+    ) -> Result<Self, Error> {
+        let zeros = || Flat::zeros(part.len(), &parameters.device());
+        let (first, second) = (zeros()?, zeros()?);
+        Ok(Self { parameters, settings, step: 0, part, first, second })
     }
 
     #[must_use]
@@ -88,28 +99,81 @@ impl AdamW {
     /// Gradients of other parameters, or not finite in its part; nothing is changed then.
     pub fn step(&mut self, gradients: &Gradients, learning_rate: f64) -> Result<(), Error> {
         if !gradients.is_of(&self.parameters) {
-            let (found, expected) = (gradients.flat().len(), self.parameters.elem_count());
+            let (found, expected) = (gradients.elem_count(), self.parameters.elem_count());
             return Err(Error::Length { what: "gradients of other parameters", found, expected });
         }
         gradients.check_finite_in(&self.part)?;
         self.step += 1;
-        self.update_moments(&gradients.flat()[self.part.clone()]);
-        let bias = |beta: f64| (1.0 / (1.0 - beta.powf(self.step as f64))) as f32;
-        let (first_scale, second_scale) = (bias(self.settings.beta1), bias(self.settings.beta2));
+        match (&mut self.first, &mut self.second, gradients.buffer()) {
+            (Flat::Host(first), Flat::Host(second), Flat::Host(flat)) => {
+                update_moments(&self.settings, first, second, &flat[self.part.clone()]);
+                self.update_weights(learning_rate)
+            }
+            #[cfg(feature = "cuda")]
+            (Flat::Cuda(_), Flat::Cuda(_), Flat::Cuda(flat)) => {
+                self.step_on_cuda(flat, learning_rate)
+            }
+            #[cfg(feature = "cuda")]
+            _ => Err(candle_core::Error::Msg(
+                "gradients and moments are on different devices".to_owned(),
+            )
+            .into()),
+        }
+    }
+
+    /// 1 / (1 − βᵗ) of both moments.
+    fn bias_scales(&self) -> [f32; 2] {
+        let AdamWSettings { beta1, beta2, .. } = self.settings;
+        [beta1, beta2].map(|beta| (1.0 / (1.0 - beta.powf(self.step as f64))) as f32)
+    }
+
+    /// On the host, where the moments have been brought up to date.
+    fn update_weights(&self, learning_rate: f64) -> Result<(), Error> {
+        let [first_scale, second_scale] = self.bias_scales();
+        let (first, second) = (self.first.to_host()?, self.second.to_host()?);
         for (slot, var) in self.parameters.placed() {
             let Some(Overlap { in_slot, in_part }) = slot.overlap(&self.part) else { continue };
-            let rate = learning_rate as f32;
             let update = Update {
                 elements: in_slot,
-                first: &self.first[in_part.clone()],
-                second: &self.second[in_part],
+                first: &first[in_part.clone()],
+                second: &second[in_part],
                 first_scale,
                 second_scale,
-                rate,
+                rate: learning_rate as f32,
                 decay: (learning_rate * self.decay_of(slot)) as f32,
                 eps: self.settings.eps as f32,
             };
             update.apply(var)?;
+        }
+        Ok(())
+    }
+
+    /// One kernel a variable, which reads gradients and moments and writes moments and weights.
+    #[cfg(feature = "cuda")]
+    fn step_on_cuda(&self, flat: &CudaFlat, learning_rate: f64) -> Result<(), Error> {
+        let (Flat::Cuda(first), Flat::Cuda(second)) = (&self.first, &self.second) else {
+            unreachable!("the caller has looked")
+        };
+        let AdamWSettings { beta1, beta2, eps, .. } = self.settings;
+        for (slot, var) in self.parameters.placed() {
+            let Some(Overlap { in_slot, in_part }) = slot.overlap(&self.part) else { continue };
+            if var.dtype() != DType::F32 || !var.is_contiguous() {
+                let dtype = var.dtype().as_str().to_owned();
+                return Err(Error::Dtype { name: slot.name.clone(), dtype });
+            }
+            let start = device::of_tensor(var.as_tensor())?.plus(in_slot.start * size_of::<f32>());
+            let update = device::AdamW {
+                weights: device::Piece { start, count: in_slot.len() as u64 },
+                first: first.at(in_part.start)?,
+                second: second.at(in_part.start)?,
+                gradients: flat.at(slot.range.start + in_slot.start)?,
+                betas: [beta1, 1.0 - beta1, beta2, 1.0 - beta2].map(|x| x as f32),
+                scales: self.bias_scales(),
+                rate: learning_rate as f32,
+                decay: (learning_rate * self.decay_of(slot)) as f32,
+                eps: eps as f32,
+            };
+            device::launch(var.device().as_cuda_device()?, &update.call())?;
         }
         Ok(())
     }
@@ -125,8 +189,8 @@ impl AdamW {
         }
         Ok(OptimizerState {
             slots: Arc::clone(self.parameters.slots()),
-            first: Cow::Borrowed(&self.first),
-            second: Cow::Borrowed(&self.second),
+            first: self.first.to_host()?,
+            second: self.second.to_host()?,
         })
     }
 
@@ -134,17 +198,18 @@ impl AdamW {
     ///
     /// # Errors
     /// Those of `gather`.
-    pub fn gathered_state<E>(
+    pub fn gathered_state<E: From<Error>>(
         &self,
         mut gather: impl FnMut(&mut [f32]) -> Result<(), E>,
     ) -> Result<OptimizerState<'static>, E> {
-        let mut complete = |moments: &[f32]| {
+        let mut complete = |moments: &[f32]| -> Result<Cow<'static, [f32]>, E> {
             let mut all = vec![0.0; self.parameters.elem_count()];
             all[self.part.clone()].copy_from_slice(moments);
             gather(&mut all)?;
             Ok(Cow::Owned(all))
         };
-        let (first, second) = (complete(&self.first)?, complete(&self.second)?);
+        let first = complete(&self.first.to_host()?)?;
+        let second = complete(&self.second.to_host()?)?;
         Ok(OptimizerState { slots: Arc::clone(self.parameters.slots()), first, second })
     }
 
@@ -170,22 +235,28 @@ impl AdamW {
         if let Some(name) = state.keys().find(|name| !expected.contains(*name)) {
             return Err(Error::StateUnexpected { name: name.clone() });
         }
-        (self.first, self.second, self.step) = (first, second, step);
+        self.first.set(first)?;
+        self.second.set(second)?;
+        self.step = step;
         Ok(())
-    }
-
-    fn update_moments(&mut self, gradients: &[f32]) {
-        let (beta1, beta2) = (self.settings.beta1 as f32, self.settings.beta2 as f32);
-        let (rest1, rest2) =
-            ((1.0 - self.settings.beta1) as f32, (1.0 - self.settings.beta2) as f32);
-        for ((first, second), g) in self.first.iter_mut().zip(&mut self.second).zip(gradients) {
-            *first = beta1 * *first + rest1 * g;
-            *second = beta2 * *second + rest2 * (g * g);
-        }
     }
 
     fn decay_of(&self, slot: &Slot) -> f64 {
         if slot.shape.len() < 2 { 0.0 } else { self.settings.weight_decay }
+    }
+}
+
+fn update_moments(
+    settings: &AdamWSettings,
+    first: &mut [f32],
+    second: &mut [f32],
+    gradients: &[f32],
+) {
+    let (beta1, beta2) = (settings.beta1 as f32, settings.beta2 as f32);
+    let (rest1, rest2) = ((1.0 - settings.beta1) as f32, (1.0 - settings.beta2) as f32);
+    for ((first, second), g) in first.iter_mut().zip(second).zip(gradients) {
+        *first = beta1 * *first + rest1 * g;
+        *second = beta2 * *second + rest2 * (g * g);
     }
 }
 

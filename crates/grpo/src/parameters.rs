@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 
 use crate::Error;
 
@@ -77,9 +77,24 @@ impl Parameters {
         check_len(part, from.len())?;
         for (slot, var) in self.placed() {
             let Some(Overlap { in_slot, in_part }) = slot.overlap(part) else { continue };
+            if !var.device().is_cpu() {
+                let flat = var.as_tensor().flatten_all()?;
+                let (first, end) = (in_slot.start, in_slot.end);
+                let own = Tensor::from_slice(&from[in_part], in_slot.len(), var.device())?;
+                let after = flat.narrow(0, end, flat.elem_count() - end)?;
+                let parts = [flat.narrow(0, 0, first)?, own.to_dtype(var.dtype())?, after];
+                var.set(&Tensor::cat(&parts, 0)?.reshape(var.shape())?)?;
+                continue;
+            }
             var.inplace_op1(&Overwrite { first: in_slot.start, values: &from[in_part] })?;
         }
         Ok(())
+    }
+
+    /// Of the variables; the host's where there is none.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.vars.first().map_or(Device::Cpu, |var| var.device().clone())
     }
 
     pub(crate) fn slots(&self) -> &Arc<[Slot]> {
@@ -147,7 +162,6 @@ impl InplaceOp1 for Overwrite<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Tensor};
 
     #[test]
     fn variables_are_laid_out_by_name() {

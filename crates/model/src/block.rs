@@ -41,10 +41,8 @@ pub(crate) struct HeadNorms {
 impl Norm {
     /// Over the last dimension.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self.offset {
-            true => ops::rms_norm(x, &(&self.weight + 1.0)?, self.eps),
-            false => ops::rms_norm(x, &self.weight, self.eps),
-        }
+        let weight = if self.offset { (&self.weight + 1.0)? } else { self.weight.clone() };
+        ops::rms_norm(x, &weight.to_dtype(x.dtype())?, self.eps)
     }
 
     /// Over each head by itself, `x` is `[N, heads·hd]`.

@@ -28,6 +28,8 @@ struct Parts {
     embedding: Weight,
     norm: Norm,
     head: Linear,
+    /// What the training forward computes in.
+    computing: DType,
 }
 
 #[derive(Clone, Debug)]
@@ -72,7 +74,21 @@ impl Decoder {
         // Rows that only pad the vocabulary are no logits: every reader counts the same tokens.
         let head = Linear::new(head.first_rows(config.ids)?, None);
         let adapters = Tensors::new();
-        Ok(Self(Arc::new(Parts { config, layers, embedding, norm, head, tensors, adapters })))
+        let computing = embedding.dtype();
+        let parts = Parts { config, layers, embedding, norm, head, tensors, adapters, computing };
+        Ok(Self(Arc::new(parts)))
+    }
+
+    /// The same weights, of which the training forward computes in `dtype`: they are rounded to it
+    /// where they are read, and their gradients come in their own type.
+    #[must_use]
+    pub fn computing_in(&self, dtype: DType) -> Self {
+        Self(Arc::new(Parts { computing: dtype, ..(*self.0).clone() }))
+    }
+
+    #[must_use]
+    pub fn computing(&self) -> DType {
+        self.0.computing
     }
 
     #[must_use]

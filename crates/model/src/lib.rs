@@ -4,9 +4,12 @@
 
 mod block;
 mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod decode;
 mod decoder;
 mod directory;
+mod draw;
 mod error;
 mod gguf;
 mod linear;
@@ -22,10 +25,12 @@ mod tokenizer;
 mod train;
 mod weights;
 
+pub use candle_core::DType;
 pub use config::{Activation, Family, Local, ModelConfig, Rope, RopeScaling};
 pub use decode::{RaggedEngine, RowInput, StepOutput, Want, Wanted};
 pub use decoder::Decoder;
 pub use directory::{Texts, write_directory};
+pub use draw::{Draw, Pick, draw_tokens};
 pub use error::ModelError;
 pub use lora::LoraSettings;
 pub use recompute::{GradientSink, Recompute};

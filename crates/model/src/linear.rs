@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use crate::ops;
 use crate::quantized::QuantizedMatrix;
@@ -58,14 +58,36 @@ impl Linear {
         Ok(Self::new(Weight::joined(&weights)?, bias))
     }
 
+    /// As [`Self::forward`], for a head: logits of half types are f32, and only the states and
+    /// weights that they are made of are rounded.
+    pub(crate) fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        if x.dtype().size_in_bytes() >= 4 {
+            return self.forward(x);
+        }
+        let weight = self.weight.dense()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() && self.bias.is_none() {
+            return crate::cuda::logits(x, weight);
+        }
+        let wide = |x: &Tensor| x.to_dtype(DType::F32);
+        let bias = self.bias.as_ref().map(wide).transpose()?;
+        Self::new(Weight::Dense(wide(weight)?), bias).forward(&wide(x)?)
+    }
+
     /// `[N, in]` to `[N, out]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        // Weights that are kept wider than what is computed in are rounded here; gradients reach them.
+        let own = |weight: &Tensor| weight.to_dtype(x.dtype());
+        let bias = self.bias.as_ref().map(own).transpose()?;
         let y = match &self.weight {
-            Weight::Dense(weight) => ops::linear(x, weight, self.bias.as_ref())?,
-            Weight::Quantized(parts) => quantized(x, parts, self.bias.as_ref())?,
+            Weight::Dense(weight) => ops::linear(x, &own(weight)?, bias.as_ref())?,
+            Weight::Quantized(parts) => quantized(x, parts, bias.as_ref())?,
         };
         match &self.adapter {
-            Some(Adapter { a, b, scale }) => y + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * *scale)?,
+            Some(Adapter { a, b, scale }) => {
+                let (a, b) = (own(a)?.t()?, own(b)?.t()?);
+                y + (x.matmul(&a)?.matmul(&b)? * *scale)?
+            }
             None => Ok(y),
         }
     }

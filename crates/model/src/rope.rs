@@ -23,6 +23,8 @@ pub(crate) fn angles(
         table.extend(frequencies.iter().map(|f| (position as f64 * f).cos()));
         table.extend(frequencies.iter().map(|f| (position as f64 * f).sin()));
     }
+    // Half types would turn far positions by the wrong angle; no kernel reads angles in them.
+    let dtype = if dtype.size_in_bytes() < 4 { DType::F32 } else { dtype };
     Tensor::from_vec(table, (positions, head_dim), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
 }
 

@@ -41,9 +41,7 @@ pub enum SampleError {
 /// # Errors
 /// Logits that are NaN or +infinity, settings out of range, nothing left to draw.
 pub fn sample(logits: &[f32], settings: &SamplerSettings, u: f64) -> Result<Sampled, SampleError> {
-    if !(0.0..1.0).contains(&u) {
-        return Err(SampleError::Setting { name: "u", value: u, allowed: "in [0, 1)" });
-    }
+    check_uniform(u)?;
     let weights = distribution(logits, settings)?;
     let total: f64 = weights.iter().sum();
     let (mut cumulative, mut chosen) = (0.0, 0);
@@ -129,6 +127,22 @@ fn keep_top(weights: &mut [f64], top_p: f64) {
 }
 
 fn check(logits: &[f32], settings: &SamplerSettings) -> Result<(), SampleError> {
+    check_settings(settings, logits.len())?;
+    match logits.iter().position(|l| l.is_nan() || *l == f32::INFINITY) {
+        Some(token) => Err(SampleError::Logit { token, value: logits[token] }),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn check_uniform(u: f64) -> Result<(), SampleError> {
+    match (0.0..1.0).contains(&u) {
+        true => Ok(()),
+        false => Err(SampleError::Setting { name: "u", value: u, allowed: "in [0, 1)" }),
+    }
+}
+
+/// What does not need the logits, of which there are `vocab`.
+pub(crate) fn check_settings(settings: &SamplerSettings, vocab: usize) -> Result<(), SampleError> {
     let (temperature, top_p) = (settings.temperature, settings.top_p);
     if !(temperature >= 0.0 && temperature.is_finite()) {
         let allowed = "0 (greedy) or a positive number";
@@ -138,14 +152,11 @@ fn check(logits: &[f32], settings: &SamplerSettings) -> Result<(), SampleError> 
         return Err(SampleError::Setting { name: "top_p", value: top_p, allowed: "in (0, 1]" });
     }
     for (what, ids) in [("banned token", &settings.banned), ("stop", &settings.stops)] {
-        if let Some(id) = ids.iter().find(|id| **id as usize >= logits.len()) {
-            return Err(SampleError::Token { what, id: *id, vocab: logits.len() });
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+            return Err(SampleError::Token { what, id: *id, vocab });
         }
     }
-    match logits.iter().position(|l| l.is_nan() || *l == f32::INFINITY) {
-        Some(token) => Err(SampleError::Logit { token, value: logits[token] }),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ impl Decoder {
     /// Shapes or indices out of range, or a numeric type that the device does not compute in.
     pub fn logits(&self, tokens: &Tensor, select: &Tensor) -> Result<Tensor, ModelError> {
         match self.prepare(tokens, select)? {
-            Some(batch) => Ok(self.head().forward(&self.hidden(&batch)?)?),
+            Some(batch) => Ok(self.head().logits(&self.hidden(&batch)?)?),
             None => Ok(Tensor::zeros((0, self.config().ids), self.dtype(), self.device())?),
         }
     }
@@ -65,7 +65,7 @@ impl Decoder {
                 head_dim: config.head_dim,
                 queries: Arc::clone(&every),
                 key_positions: Arc::clone(&key_positions),
-                angles: rope::angles(rope, size, self.dtype(), device)?,
+                angles: rope::angles(rope, size, self.computing(), device)?,
                 scale: config.query_scale(),
                 window,
             };
@@ -79,7 +79,8 @@ impl Decoder {
 
     /// What enters the first block, `[N_packed,d]`.
     pub(crate) fn embed(&self, batch: &Batch) -> candle_core::Result<Tensor> {
-        enter(self.embedding().lookup(&batch.ids)?, self.config())
+        let rows = self.embedding().lookup(&batch.ids)?;
+        enter(rows.to_dtype(self.computing())?, self.config())
     }
 
     /// What leaves block `index` if `h` enters it, a function of nothing else. The last block gives

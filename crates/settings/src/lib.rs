@@ -15,9 +15,9 @@ pub use preset::{PRESETS, preset};
 pub use prompt::TEMPLATES;
 pub use schema::Settings;
 pub use sections::{
-    Actor, Admin, Checkpoint, Coordinator, Data, DataSource, Decay, Eval, EvalSplit, Gates, Grader,
-    Handoff, LORA_TARGETS, Learner, Limits, Log, LogFormat, Lora, Model, Objective, Placement,
-    Prompt, Ratio, Recipe, Reward, Run, SamplingSettings, Shutdown, SolutionStyle, Staleness,
-    Train, TruncatedReward, WeakServer,
+    Actor, Admin, Checkpoint, Compute, Coordinator, Data, DataSource, Decay, DeviceChoice, Eval,
+    EvalSplit, Gates, Grader, Handoff, LORA_TARGETS, Learner, Limits, Log, LogFormat, Lora, Model,
+    Objective, Placement, Precision, Prompt, Ratio, Recipe, Reward, Run, SamplingSettings,
+    Shutdown, SolutionStyle, Staleness, Train, TruncatedReward, WeakServer,
 };
 pub use validate::MESSAGE_BYTES_MIN;

@@ -5,9 +5,9 @@ use tandem::{GraderKind, Schedule, Unit};
 use types::Sampling;
 
 use crate::sections::{
-    Actor, Admin, Checkpoint, Coordinator, Data, DataSource, Eval, Gates, Grader, Handoff, Learner,
-    Limits, Log, Model, Placement, Recipe, Reward, Run, SamplingSettings, Shutdown, Staleness,
-    Train, WeakServer,
+    Actor, Admin, Checkpoint, Compute, Coordinator, Data, DataSource, Eval, Gates, Grader, Handoff,
+    Learner, Limits, Log, Model, Placement, Recipe, Reward, Run, SamplingSettings, Shutdown,
+    Staleness, Train, WeakServer,
 };
 
 /// More of one kind in one machine are taken for an error.
@@ -33,6 +33,7 @@ pub struct Settings {
     pub staleness: Staleness,
     pub checkpoint: Checkpoint,
     pub shutdown: Shutdown,
+    pub compute: Compute,
     pub actor: Actor,
     pub learner: Learner,
     pub weak_server: WeakServer,
@@ -61,6 +62,7 @@ impl Default for Settings {
             staleness: Staleness::default(),
             checkpoint: Checkpoint::default(),
             shutdown: Shutdown::default(),
+            compute: Compute::default(),
             actor: Actor::default(),
             learner: Learner::default(),
             weak_server: WeakServer::default(),

@@ -337,6 +337,36 @@ section! {
     }
 }
 
+choice! {
+    /// Where numbers are computed.
+    DeviceChoice {
+        /// On CUDA where the build has it and a device is usable, else on the CPU.
+        Auto,
+        Cpu,
+        Cuda,
+    }
+}
+
+choice! {
+    /// What forward and backward passes are computed in; the CPU has only `f32`.
+    Precision {
+        F32,
+        Bf16,
+        /// Without scaling of the loss: small gradients are lost.
+        F16,
+    }
+}
+
+section! {
+    /// The device of every program that has a model.
+    Compute {
+        /// `CUDA_VISIBLE_DEVICES` says which CUDA device; a process uses one.
+        device: DeviceChoice = DeviceChoice::Auto,
+        /// Masters, moments, sums of gradients and log-probabilities are f32 whatever it is.
+        precision: Precision = Precision::F32,
+    }
+}
+
 section! {
     /// The actor.
     Actor {

@@ -2,10 +2,12 @@
 //! Where problems come from, and who writes what, is decided elsewhere.
 
 mod chat;
+mod compute;
 mod prompt;
 mod stops;
 
 pub use chat::{ChatTemplate, Message};
+pub use compute::Compute;
 pub use stops::{check_tokenizers, shared_stops};
 
 use std::sync::Arc;

@@ -23,11 +23,12 @@ fn contents<'a>(step: u32, weights: &'a [u8], optimizer: &'a OptimizerState<'a>)
 fn moments() -> OptimizerState<'static> {
     let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu).unwrap();
     let vars = [("w".to_owned(), Var::from_tensor(&tensor([0.0; 2])).unwrap())];
-    let mut adamw = AdamW::new(Parameters::new(vars.into()).unwrap(), AdamWSettings::default());
+    let mut adamw =
+        AdamW::new(Parameters::new(vars.into()).unwrap(), AdamWSettings::default()).unwrap();
     let moments =
         [("first_moment.w", tensor([0.5, -1.0])), ("second_moment.w", tensor([2.0, 3.0]))];
     adamw.load_state(&moments.map(|(name, t)| (name.to_owned(), t)).into(), 1).unwrap();
-    adamw.gathered_state(|_| Ok::<(), ()>(())).unwrap()
+    adamw.gathered_state(|_| Ok::<(), grpo::Error>(())).unwrap()
 }
 
 #[test]

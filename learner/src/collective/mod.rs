@@ -4,11 +4,15 @@
 
 #[cfg(test)]
 pub(crate) mod fixtures;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod ring;
 mod solo;
 
 use std::ops::Range;
 
+#[cfg(feature = "nccl")]
+pub use nccl::{NCCL_ID_BYTES, Nccl, NcclPlan, nccl_id};
 pub use ring::{Ring, RingPlan};
 pub use solo::Solo;
 
@@ -54,6 +58,19 @@ pub trait Collective: Send {
     /// # Errors
     /// As [`Collective::all_reduce_sum`].
     fn all_gather(&mut self, values: &mut [f32]) -> anyhow::Result<()>;
+
+    /// Whether [`Collective::all_reduce_sum_on_device`] is there.
+    fn sums_on_device(&self) -> bool {
+        false
+    }
+
+    /// As [`Collective::all_reduce_sum`], of an f32 buffer on the ranks' own CUDA devices, in place.
+    ///
+    /// # Errors
+    /// As [`Collective::all_reduce_sum`]; always where [`Collective::sums_on_device`] says no.
+    fn all_reduce_sum_on_device(&mut self, _values: &candle_core::Tensor) -> anyhow::Result<()> {
+        anyhow::bail!("these ranks sum on the host")
+    }
 
     /// Returns once every rank has called it.
     ///

@@ -28,7 +28,13 @@ impl Update {
         if self.sharded {
             return self.take_part(optimizer, gradients, collective);
         }
-        collective.all_reduce_sum(gradients.flat_mut())?;
+        match gradients.on_device() {
+            Some(flat) if collective.sums_on_device() => {
+                collective.all_reduce_sum_on_device(flat)?
+            }
+            _ if collective.world() == 1 => {}
+            _ => gradients.on_host(|flat| collective.all_reduce_sum(flat))?,
+        }
         let norm = gradients.clip_global_norm(self.grad_norm_max).context(ADVICE)?;
         optimizer.step(gradients, self.learning_rate)?;
         Ok(norm)
@@ -42,23 +48,25 @@ impl Update {
         collective: &mut dyn Collective,
     ) -> anyhow::Result<f64> {
         let part = optimizer.part().clone();
-        collective.reduce_scatter_sum(gradients.flat_mut())?;
-        let mut squares = [gradients.squares_in(&part)];
+        gradients.on_host(|flat| collective.reduce_scatter_sum(flat))?;
+        let mut squares = [gradients.squares_in(&part)?];
         collective.all_reduce_sum_f64(&mut squares)?;
         let norm = squares[0].sqrt();
         if !norm.is_finite() {
             gradients.check_finite_in(&part).context(ADVICE)?;
             bail!("a gradient is not finite in another rank's part: {ADVICE}");
         }
-        gradients.clip_in(&part, norm, self.grad_norm_max);
+        gradients.clip_in(&part, norm, self.grad_norm_max)?;
         optimizer.step(gradients, self.learning_rate)?;
         let parameters = optimizer.parameters();
-        let flat = gradients.flat_mut();
-        parameters.read(&part, &mut flat[part.clone()])?;
-        collective.all_gather(flat)?;
-        for others in [0..part.start, part.end..flat.len()] {
-            parameters.write(&others, &flat[others.clone()])?;
-        }
+        gradients.on_host(|flat| {
+            parameters.read(&part, &mut flat[part.clone()])?;
+            collective.all_gather(flat)?;
+            for others in [0..part.start, part.end..flat.len()] {
+                parameters.write(&others, &flat[others.clone()])?;
+            }
+            Ok::<(), anyhow::Error>(())
+        })?;
         Ok(norm)
     }
 }

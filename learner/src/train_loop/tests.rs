@@ -266,7 +266,7 @@ fn a_checkpoint_older_than_the_last_committed_step_is_not_enough() {
     let at = CheckpointStore::open(bench.dir.path().join("checkpoints"), 3).unwrap();
     let world = &bench.world;
     let none = grpo::Parameters::new(std::collections::BTreeMap::new()).unwrap();
-    let none = grpo::AdamW::new(none, grpo::AdamWSettings::default());
+    let none = grpo::AdamW::new(none, grpo::AdamWSettings::default()).unwrap();
     let contents = Contents {
         state: State::new(PolicyVersion::new(1, 1), 2, world.settings.seed),
         texts: &world.files.texts(),

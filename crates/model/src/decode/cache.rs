@@ -1,10 +1,12 @@
 //! The key-value cache and the attention that reads it: the part of decoding that differs between
-//! devices. Only the CPU's is built.
+//! devices. CUDA's is in `cuda`.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::CudaCache;
 use crate::ops::{Real, attend, rotate, with_elements};
 use crate::{ModelConfig, Rope, rope};
 
@@ -32,6 +34,8 @@ pub(crate) struct Reader {
 pub(crate) enum KvCache {
     CpuF32(CpuCache<f32>),
     CpuF64(CpuCache<f64>),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<CudaCache>),
 }
 
 impl KvCache {
@@ -43,6 +47,11 @@ impl KvCache {
         match (device, dtype) {
             (Device::Cpu, DType::F32) => Ok(Self::CpuF32(CpuCache::new(config, rows, capacity)?)),
             (Device::Cpu, DType::F64) => Ok(Self::CpuF64(CpuCache::new(config, rows, capacity)?)),
+            #[cfg(feature = "cuda")]
+            (Device::Cuda(_), dtype) => {
+                let cache = CudaCache::new(config, (rows, capacity), (dtype, device))?;
+                Ok(Self::Cuda(Box::new(cache)))
+            }
             _ => bail!("decoding is built for f32 and f64 on the cpu, not {dtype:?} on {device:?}"),
         }
     }
@@ -59,14 +68,19 @@ impl KvCache {
         match self {
             Self::CpuF32(cache) => cache.attend(layer, qkv, chunks, readers),
             Self::CpuF64(cache) => cache.attend(layer, qkv, chunks, readers),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cache) => cache.attend(layer, qkv, chunks, readers),
         }
     }
 
-    pub(crate) fn copy_row(&mut self, from: usize, to: usize, len: usize) {
+    pub(crate) fn copy_row(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
         match self {
             Self::CpuF32(cache) => cache.copy_row(from, to, len),
             Self::CpuF64(cache) => cache.copy_row(from, to, len),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cache) => cache.copy_row(from, to, len)?,
         }
+        Ok(())
     }
 }
 

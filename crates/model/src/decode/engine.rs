@@ -129,7 +129,7 @@ impl RaggedEngine {
         self.check_row(from)?;
         self.check_row(to)?;
         if from != to {
-            self.cache.copy_row(from, to, self.lens[from]);
+            self.cache.copy_row(from, to, self.lens[from])?;
             self.lens[to] = self.lens[from];
         }
         Ok(())
@@ -236,7 +236,7 @@ impl RaggedEngine {
             };
             h = block(&h, &layer.norms, keep, attend, |x| mlp(layer, x, config.activation))?;
         }
-        Ok(weights.head.forward(&weights.norm.forward(&h)?)?)
+        Ok(weights.head.logits(&weights.norm.forward(&h)?)?)
     }
 
     fn no_logits(&self) -> Result<Tensor, ModelError> {

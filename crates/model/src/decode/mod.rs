@@ -5,4 +5,6 @@ mod cache;
 mod engine;
 mod fused;
 
+#[cfg(feature = "cuda")]
+pub(crate) use cache::{Chunk, Reader};
 pub use engine::{RaggedEngine, RowInput, StepOutput, Want, Wanted};

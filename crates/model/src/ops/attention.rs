@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
@@ -71,6 +73,19 @@ impl CustomOp3 for Attention {
         Ok((out, q_layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        q_layout: &Layout,
+        k: &CudaStorage,
+        k_layout: &Layout,
+        v: &CudaStorage,
+        v_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        crate::cuda::attention(&self.0, (q, q_layout), (k, k_layout), (v, v_layout))
+    }
+
     fn bwd(
         &self,
         q: &Tensor,
@@ -79,6 +94,11 @@ impl CustomOp3 for Attention {
         res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if q.device().is_cuda() {
+            let [q, k, v] = crate::cuda::attention_backward(&self.0, [q, k, v], res, grad)?;
+            return Ok((Some(q), Some(k), Some(v)));
+        }
         for_dtype!(q.dtype(), self.name(), F => {
             let inputs = [q, k, v, &self.0.angles, res, grad];
             with_elements::<F, _, 6>(inputs, |[qs, ks, vs, angles, res, grad]| {

@@ -1,9 +1,12 @@
 //! The gated linear unit with its gradient (Shazeer 2020, §2): act(gate) · up, where act(x) is
 //! x · sigmoid(z(x)) for a z of its own.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
+use super::composed::glu_backward;
 use super::kernels::Real;
 use super::{Rows, for_dtype, rows, with_elements};
 use crate::Activation;
@@ -39,6 +42,17 @@ impl CustomOp2 for Glu {
         Ok((out, gate_layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gate: &CudaStorage,
+        gate_layout: &Layout,
+        up: &CudaStorage,
+        up_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        crate::cuda::glu((gate, gate_layout), (up, up_layout), self.0)
+    }
+
     fn bwd(
         &self,
         gate: &Tensor,
@@ -46,6 +60,10 @@ impl CustomOp2 for Glu {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        if !gate.device().is_cpu() {
+            let (grad_gate, grad_up) = glu_backward((gate, up), grad, self.0)?;
+            return Ok((Some(grad_gate), Some(grad_up)));
+        }
         for_dtype!(gate.dtype(), self.name(), F => {
             with_elements::<F, _, 3>([gate, up, grad], |inputs| {
                 let mut grads = [vec![0.0; inputs[0].len()], vec![0.0; inputs[1].len()]];

@@ -5,6 +5,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp2, InplaceOp1, Layout, Result, Shape, Tensor, WithDType, bail,
@@ -12,6 +14,7 @@ use candle_core::{
 
 use super::kernels::{Real, largest, sum_exp};
 use super::{for_dtype, with_elements};
+use crate::linear::Linear;
 
 /// Elements of the head's gradient that are computed at once.
 const BLOCK: usize = 1 << 22;
@@ -61,6 +64,23 @@ impl CustomOp2 for HeadLogprobs {
         }
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        _x: &CudaStorage,
+        _x_layout: &Layout,
+        _head: &CudaStorage,
+        _head_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (storage, layout) = self.values.storage_and_layout();
+        match &*storage {
+            candle_core::Storage::Cuda(values) => {
+                Ok((values.try_clone(layout)?, self.values.shape().clone()))
+            }
+            _ => bail!("{} needs tensors on one device", self.name()),
+        }
+    }
+
     /// A head without a gradient of its own costs none.
     fn bwd(
         &self,
@@ -73,6 +93,14 @@ impl CustomOp2 for HeadLogprobs {
         let pair = (&x.detach(), &head.detach());
         if !head.track_op() {
             return Ok((Some(self.plan.backward(pair, &slopes, None)?), None));
+        }
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let sum = Tensor::zeros(head.shape(), candle_core::DType::F32, head.device())?;
+            let mut add =
+                |first: usize, block: &Tensor| crate::cuda::add_to_rows(&sum, first, block);
+            let grad_x = self.plan.backward(pair, &slopes, Some(&mut add))?;
+            return Ok((Some(grad_x), Some(sum.to_dtype(head.dtype())?)));
         }
         for_dtype!(x.dtype(), self.name(), F => {
             let width = head.dim(1)?;
@@ -100,17 +128,53 @@ impl HeadPlan {
         (0..rows).step_by(chunk).map(move |start| start..(start + chunk).min(rows))
     }
 
-    /// `[n, ids]`
-    fn logits(&self, x: &Tensor, head: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
-        x.narrow(0, rows.start, rows.len())?.matmul(&head.narrow(0, 0, self.ids)?.t()?)
+    /// `[n, ids]`; in f32 whatever narrower type the states are of.
+    fn logits(&self, x: &Tensor, known: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
+        Linear::new(known.clone(), None).logits(&x.narrow(0, rows.start, rows.len())?)
+    }
+
+    /// The head of the ids that are no padding, as the states are. `[ids, d]`
+    fn known(&self, x: &Tensor, head: &Tensor) -> Result<Tensor> {
+        head.narrow(0, 0, self.ids)?.to_dtype(x.dtype())
+    }
+
+    /// The values of the logits `[n, ids]` of some rows, on the device.
+    #[cfg(feature = "cuda")]
+    fn scored_on_cuda(&self, logits: &Tensor, rows: Range<usize>) -> Result<Tensor> {
+        crate::cuda::scores(logits, &self.targets[rows], self.ends(), self.temperature)
+    }
+
+    /// Stops that are merged.
+    #[cfg(feature = "cuda")]
+    fn ends(&self) -> &[u32] {
+        if self.stops.len() > 1 { &self.stops } else { &[] }
+    }
+
+    /// Turns logits, in place, into the gradient towards them.
+    fn slope(&self, logits: &Tensor, slopes: &[f64], rows: &Range<usize>) -> Result<()> {
+        let slopes = &slopes[rows.clone()];
+        #[cfg(feature = "cuda")]
+        if logits.device().is_cuda() {
+            let targets = &self.targets[rows.clone()];
+            return crate::cuda::slopes(logits, (targets, slopes), self.ends(), self.temperature);
+        }
+        logits.inplace_op1(&Slopes { plan: self, slopes, rows })
     }
 
     /// `[N]` of constants.
     pub(crate) fn forward(&self, x: &Tensor, head: &Tensor) -> Result<Tensor> {
+        let known = self.known(x, head)?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let scored = self
+                .chunks()
+                .map(|rows| self.scored_on_cuda(&self.logits(x, &known, &rows)?, rows));
+            return Tensor::cat(&scored.collect::<Result<Vec<_>>>()?, 0);
+        }
         for_dtype!(x.dtype(), "head-logprobs", F => {
             let mut values: Vec<F> = Vec::with_capacity(self.targets.len());
             for rows in self.chunks() {
-                let logits = self.logits(x, head, &rows)?;
+                let logits = self.logits(x, &known, &rows)?;
                 with_elements::<F, _, 1>([&logits], |[logits]| {
                     for (row, at) in logits.chunks_exact(self.ids).zip(rows) {
                         let target = self.targets[at];
@@ -132,12 +196,13 @@ impl HeadPlan {
         slopes: &[f64],
         mut blocks: Option<Blocks<'_>>,
     ) -> Result<Tensor> {
-        let known = head.narrow(0, 0, self.ids)?; // [ids,d]
+        let known = self.known(x, head)?; // [ids,d]
         let block_rows = (BLOCK / head.dim(1)?).max(1);
         let mut grad_x = Vec::new();
         for rows in self.chunks() {
-            let grad = self.logits(x, head, &rows)?; // [n,ids]
-            grad.inplace_op1(&Slopes { plan: self, slopes: &slopes[rows.clone()], rows: &rows })?;
+            let grad = self.logits(x, &known, &rows)?; // [n,ids]
+            self.slope(&grad, slopes, &rows)?;
+            let grad = grad.to_dtype(x.dtype())?;
             grad_x.push(grad.matmul(&known)?);
             let Some(add) = blocks.as_mut() else { continue };
             let x = x.narrow(0, rows.start, rows.len())?;

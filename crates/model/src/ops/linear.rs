@@ -1,5 +1,7 @@
 //! x·Wᵀ + b. A weight that is not trained costs no gradient: candle would compute one all the same.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
 
@@ -48,6 +50,23 @@ impl CustomOp1 for Frozen {
             });
         }
         Ok((y, Shape::from((n, out))))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (n, input) = layout.shape().dims2()?;
+        let out = self.weight.dim(0)?;
+        let (weight, weight_layout) = self.weight.storage_and_layout();
+        let Storage::Cuda(weight) = &*weight else { bail!("{} needs one device", self.name()) };
+        let turned = weight_layout.transpose(0, 1)?;
+        let y = x.matmul(weight, (1, n, out, input), layout, &turned)?;
+        let shape = Shape::from((n, out));
+        let Some(bias) = &self.bias else { return Ok((y, shape)) };
+        let (bias, bias_layout) = bias.storage_and_layout();
+        let Storage::Cuda(bias) = &*bias else { bail!("{} needs one device", self.name()) };
+        let rows = bias_layout.broadcast_as(&shape)?;
+        let y = y.binary_impl::<candle_core::op::Add>(bias, &Layout::contiguous(&shape), &rows)?;
+        Ok((y, shape))
     }
 
     fn bwd(&self, _x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {

@@ -1,8 +1,9 @@
 //! Operations with a hand-written backward for the CPU, where candle's composed ones cost several
-//! passes over memory and its fused ones drop the gradient. Another device is added here, by the
-//! `cuda_fwd` of each operation, and nowhere else.
+//! passes over memory and its fused ones drop the gradient. On CUDA
+//! the forward is a kernel, and the backward one or tensor operations (`composed`).
 
 mod attention;
+mod composed;
 mod glu;
 mod head;
 mod kernels;

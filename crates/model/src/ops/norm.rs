@@ -1,8 +1,11 @@
 //! RMSNorm with its gradient (Zhang & Sennrich 2019, eq. 4): y = w · x / sqrt(mean(x²) + eps).
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
+use super::composed::rms_norm_backward;
 use super::kernels::{Real, dot};
 use super::{elements, for_dtype, with_elements};
 
@@ -36,6 +39,17 @@ impl CustomOp2 for RmsNorm {
         Ok((out, x_layout.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        w: &CudaStorage,
+        w_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        crate::cuda::rms_norm((x, x_layout), (w, w_layout), self.eps)
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -43,6 +57,10 @@ impl CustomOp2 for RmsNorm {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        if !x.device().is_cpu() {
+            let (grad_x, grad_w) = rms_norm_backward((x, w), grad, self.eps)?;
+            return Ok((Some(grad_x), Some(grad_w)));
+        }
         for_dtype!(x.dtype(), self.name(), F => {
             with_elements::<F, _, 3>([x, w, grad], |[xs, ws, gs]| {
                 let mut grad_x = vec![0.0; xs.len()];

@@ -12,7 +12,7 @@ fn gradient(world: &Miniature) -> (Vec<f32>, f64) {
         .zip([1.0, -0.5, 0.7, -1.2, 0.4, -0.1, 0.9, -1.0])
         .collect();
     let count = rollouts.iter().map(|(rollout, w)| strong_tokens(rollout, *w)).sum::<usize>();
-    let mut sums = Sums::new(&trainer.optimizer);
+    let mut sums = Sums::new(&trainer.optimizer).unwrap();
     let plan = PolicyBatch::plan(&rollouts, trainer.train.micro_batch_tokens as usize);
     for indices in &plan {
         let chosen: Vec<(&Rollout, f32)> = indices.iter().map(|i| rollouts[*i]).collect();
@@ -22,7 +22,7 @@ fn gradient(world: &Miniature) -> (Vec<f32>, f64) {
     }
     assert_eq!(plan.len() > 1, world.settings.train.micro_batch_tokens < 1000);
     trainer.steps_taken = 0;
-    (sums.gradients.flat().to_vec(), sums.stats.loss)
+    (sums.gradients.flat().unwrap().to_vec(), sums.stats.loss)
 }
 
 fn check(change: impl FnOnce(&mut Settings)) {

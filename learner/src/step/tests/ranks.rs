@@ -114,9 +114,13 @@ fn a_number_that_is_gone_on_one_rank_stops_all() {
         let rank = ring.rank();
         let mut trainer = trainer_of(&world, Box::new(ring));
         let before = numbers(&trainer);
-        let mut gradients = Gradients::zeros(trainer.optimizer.parameters());
+        let mut gradients = Gradients::zeros(trainer.optimizer.parameters()).unwrap();
         if rank == 1 {
-            gradients.flat_mut()[0] = f32::NAN;
+            let spoil = |flat: &mut [f32]| {
+                flat[0] = f32::NAN;
+                Ok::<(), grpo::Error>(())
+            };
+            gradients.on_host(spoil).unwrap();
         }
         let update = Update { learning_rate: 0.1, grad_norm_max: 1.0, sharded: true };
         let Trainer { optimizer, collective, .. } = &mut trainer;

@@ -1,0 +1,207 @@
+//! A flat buffer of f32 where its variables are: on the host, or on a CUDA device, whose kernels
+//! then add, square and scale it. What the numbers mean is not known here.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+
+use crate::Error;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Flat {
+    Host(Vec<f32>),
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::CudaFlat),
+}
+
+impl Flat {
+    /// # Errors
+    /// No memory on the device.
+    pub(crate) fn zeros(len: usize, device: &Device) -> Result<Self, Error> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(_) = device {
+            return Ok(Self::Cuda(cuda::CudaFlat::zeros(len, device)?));
+        }
+        debug_assert!(device.is_cpu(), "other devices than CUDA's have their numbers on the host");
+        Ok(Self::Host(vec![0.0; len]))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Host(values) => values.len(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(flat) => flat.len(),
+        }
+    }
+
+    /// The numbers, copied from a device.
+    pub(crate) fn to_host(&self) -> Result<std::borrow::Cow<'_, [f32]>, Error> {
+        match self {
+            Self::Host(values) => Ok(values.into()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(flat) => Ok(flat.to_host()?.into()),
+        }
+    }
+
+    /// Puts numbers in the place of all.
+    pub(crate) fn set(&mut self, from: Vec<f32>) -> Result<(), Error> {
+        debug_assert_eq!(from.len(), self.len());
+        match self {
+            Self::Host(values) => *values = from,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(flat) => flat.set(&from)?,
+        }
+        Ok(())
+    }
+
+    /// Calls `change` with the numbers on the host; what it leaves is taken back.
+    pub(crate) fn on_host<T, E: From<Error>>(
+        &mut self,
+        change: impl FnOnce(&mut [f32]) -> Result<T, E>,
+    ) -> Result<T, E> {
+        match self {
+            Self::Host(values) => change(values),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(flat) => {
+                let mut values = flat.to_host().map_err(Error::from)?;
+                let outcome = change(&mut values)?;
+                flat.set(&values).map_err(Error::from)?;
+                Ok(outcome)
+            }
+        }
+    }
+
+    /// Adds a tensor of any shape to the numbers from `start` on.
+    ///
+    /// # Errors
+    /// It has other than `len` numbers.
+    pub(crate) fn add(&mut self, place: Range<usize>, part: &Tensor) -> Result<(), Error> {
+        if part.elem_count() != place.len() {
+            let (found, expected) = (part.elem_count(), place.len());
+            return Err(Error::Length { what: "gradient of a variable", found, expected });
+        }
+        match self {
+            Self::Host(values) => add_values(&mut values[place], part),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(flat) => Ok(flat.add(place.start, part)?),
+        }
+    }
+
+    /// Σ of squares of a part, in f64; not finite where a number is not.
+    pub(crate) fn squares(&self, part: &Range<usize>) -> Result<f64, Error> {
+        match self {
+            Self::Host(values) => {
+                Ok(values[part.clone()].iter().map(|value| f64::from(*value).powi(2)).sum())
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(flat) => Ok(flat.squares(part)?),
+        }
+    }
+
+    pub(crate) fn scale(&mut self, part: &Range<usize>, by: f32) -> Result<(), Error> {
+        match self {
+            Self::Host(values) => values[part.clone()].iter_mut().for_each(|value| *value *= by),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(flat) => flat.scale(part, by)?,
+        }
+        Ok(())
+    }
+}
+
+fn add_values(sum: &mut [f32], part: &Tensor) -> Result<(), Error> {
+    let part = part.to_dtype(DType::F32)?.contiguous()?;
+    let (storage, layout) = part.storage_and_layout();
+    if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
+        (&*storage, layout.contiguous_offsets())
+    {
+        sum.iter_mut().zip(&values[start..end]).for_each(|(sum, value)| *sum += value);
+        return Ok(());
+    }
+    drop(storage);
+    let values = part.flatten_all()?.to_vec1::<f32>()?;
+    sum.iter_mut().zip(&values).for_each(|(sum, value)| *sum += value);
+    Ok(())
+}
+
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda {
+    //! The buffer as a tensor that kernels write in place; nothing else holds it.
+
+    use std::ops::Range;
+
+    use candle_core::{DType, Device, Layout, Result, Tensor, bail};
+    use device::{Elements, Numbers, Piece, Pointer, accumulate, scale, sum_of_squares};
+
+    #[derive(Debug)]
+    pub(crate) struct CudaFlat(Tensor);
+
+    impl Clone for CudaFlat {
+        /// Other memory, so that a kernel never writes what a copy reads.
+        fn clone(&self) -> Self {
+            Self(self.0.copy().expect("there is memory for a copy of the buffer"))
+        }
+    }
+
+    impl CudaFlat {
+        pub(crate) fn zeros(len: usize, device: &Device) -> Result<Self> {
+            Ok(Self(Tensor::zeros(len, DType::F32, device)?))
+        }
+
+        pub(crate) fn len(&self) -> usize {
+            self.0.elem_count()
+        }
+
+        /// For a collective that sums on the device.
+        pub(crate) fn tensor(&self) -> &Tensor {
+            &self.0
+        }
+
+        pub(crate) fn to_host(&self) -> Result<Vec<f32>> {
+            self.0.to_vec1()
+        }
+
+        pub(crate) fn set(&mut self, values: &[f32]) -> Result<()> {
+            self.0 = Tensor::from_slice(values, values.len(), self.0.device())?;
+            Ok(())
+        }
+
+        pub(crate) fn at(&self, element: usize) -> Result<Pointer> {
+            Ok(device::of_tensor(&self.0)?.plus(element * size_of::<f32>()))
+        }
+
+        pub(crate) fn add(&mut self, start: usize, part: &Tensor) -> Result<()> {
+            let part = part.contiguous()?;
+            let numbers = match part.dtype() {
+                DType::F32 => Numbers::F32,
+                DType::BF16 => Numbers::Bf16,
+                DType::F16 => Numbers::F16,
+                other => bail!("gradients of {other:?} are not added up on cuda"),
+            };
+            let sum = Piece { start: self.at(start)?, count: part.elem_count() as u64 };
+            let x = Elements { start: device::of_tensor(&part)?, numbers };
+            device::launch(self.0.device().as_cuda_device()?, &accumulate(sum, x))
+        }
+
+        pub(crate) fn squares(&self, part: &Range<usize>) -> Result<f64> {
+            if part.is_empty() {
+                return Ok(0.0);
+            }
+            let cuda = self.0.device().as_cuda_device()?;
+            let x = Piece { start: self.at(part.start)?, count: part.len() as u64 };
+            let blocks = sum_of_squares((), Piece { start: (), count: x.count }).grid.0 as usize;
+            let sums = device::empty(cuda, DType::F64, blocks)?;
+            let to = device::pointer(&sums, &Layout::contiguous(blocks))?;
+            device::launch(cuda, &sum_of_squares(to, x))?;
+            let sums = cuda.clone_dtoh(sums.as_cuda_slice::<f64>()?)?;
+            Ok(sums.iter().sum())
+        }
+
+        pub(crate) fn scale(&mut self, part: &Range<usize>, by: f32) -> Result<()> {
+            let x = Piece { start: self.at(part.start)?, count: part.len() as u64 };
+            if part.is_empty() {
+                return Ok(());
+            }
+            device::launch(self.0.device().as_cuda_device()?, &scale(x, by))
+        }
+    }
+}
