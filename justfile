@@ -55,3 +55,7 @@ miniature: build
     target/release/coordinator sft --config config/sft-miniature-weak.toml --run-dir runs/miniature-weak
     cp runs/miniature-strong/checkpoints/step-001800/model.safetensors assets/miniature/strong.safetensors
     cp runs/miniature-weak/checkpoints/step-000650/model.safetensors assets/miniature/weak.safetensors
+
+# What one NVIDIA GPU can show: checks against the CPU, speed beside PyTorch; see docs/gpu.md.
+gpu:
+    tests/gpu/run.sh

@@ -1,0 +1,23 @@
+//! A device against the CPU: logits, gradients, tokens, updates, and sums over ranks.
+//! `TANDEM_TEST_DEVICE=cuda` names the device; without it the CPU is checked against itself, which
+//! only shows that the checks run. `tests/gpu/run.sh` calls them on a GPU.
+
+mod gradients;
+mod logits;
+#[cfg(feature = "nccl")]
+mod ranks;
+mod sampler;
+mod tiny;
+
+use candle_core::Device;
+use device::{Wish, open};
+
+/// The device that is checked.
+fn device() -> Device {
+    let wish = match std::env::var("TANDEM_TEST_DEVICE").as_deref() {
+        Err(_) | Ok("cpu") => Wish::Cpu,
+        Ok("cuda") => Wish::Cuda,
+        Ok(other) => panic!("TANDEM_TEST_DEVICE is cpu or cuda, not {other:?}"),
+    };
+    open(wish).expect("the device that is asked for is usable").device
+}
