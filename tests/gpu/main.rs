@@ -1,6 +1,7 @@
 //! A device against the CPU: logits, gradients, tokens, updates, and sums over ranks.
 //! `TANDEM_TEST_DEVICE=cuda` names the device; without it the CPU is checked against itself, which
 //! only shows that the checks run. `tests/gpu/run.sh` calls them on a GPU.
+#![allow(clippy::unwrap_used, reason = "all of this is test code, its helpers too")]
 
 mod gradients;
 mod logits;
