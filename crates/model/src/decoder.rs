@@ -74,7 +74,7 @@ impl Decoder {
         // Rows that only pad the vocabulary are no logits: every reader counts the same tokens.
         let head = Linear::new(head.first_rows(config.ids)?, None);
         let adapters = Tensors::new();
-        let computing = embedding.dtype();
+        let computing = norm.weight.dtype();
         let parts = Parts { config, layers, embedding, norm, head, tensors, adapters, computing };
         Ok(Self(Arc::new(parts)))
     }

@@ -14,7 +14,7 @@ use candle_core::{
 
 use super::kernels::{Real, largest, sum_exp};
 use super::{for_dtype, with_elements};
-use crate::linear::Linear;
+use crate::linear::{Linear, Weight};
 
 /// Elements of the head's gradient that are computed at once.
 const BLOCK: usize = 1 << 22;
@@ -130,7 +130,11 @@ impl HeadPlan {
 
     /// `[n, ids]`; in f32 whatever narrower type the states are of.
     fn logits(&self, x: &Tensor, known: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
-        Linear::new(known.clone(), None).logits(&x.narrow(0, rows.start, rows.len())?)
+        Linear::new(Weight::Dense(known.clone()), None).logits(&x.narrow(
+            0,
+            rows.start,
+            rows.len(),
+        )?)
     }
 
     /// The head of the ids that are no padding, as the states are. `[ids, d]`
