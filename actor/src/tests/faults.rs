@@ -96,7 +96,7 @@ async fn a_server_that_never_recovers_costs_the_group_not_the_run() {
     let limits = SpanLimits { retries_max: 2, ..patient() };
     let unknown = Script::Answer(SpanFault::UnknownSession);
     let given_up = run(&[unknown; 9], limits).await;
-    let expected = "weak span given up after 2 retries, last: unknown_session";
+    let expected = "problem 60: weak span given up after 2 retries, last: unknown_session";
     assert_eq!(given_up.ended.unwrap_err(), expected);
     assert_eq!(given_up.seen.requests, 3);
 
