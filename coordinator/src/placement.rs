@@ -175,7 +175,7 @@ pub fn plan(settings: &Settings, counts: MemberCounts) -> anyhow::Result<Plan> {
     if gpus.is_empty() {
         return Ok(plan);
     }
-    let demand = Demand::of_settings(settings)?;
+    let demand = Demand::of_settings(settings, counts.learners)?;
     let placement = place(counts, &gpus, &demand, settings.placement.reserve_share)?;
     let devices: BTreeMap<_, _> = placement
         .placed

@@ -80,15 +80,16 @@ impl Demand {
 
     /// # Errors
     /// A model whose sizes cannot be read.
-    pub fn of_settings(settings: &Settings) -> anyhow::Result<Self> {
+    pub fn of_settings(settings: &Settings, learners: u32) -> anyhow::Result<Self> {
         let strong = model(&settings.strong.model).context("strong.model")?;
         let weak = model(settings.weak_model()).context("weak.model")?;
+        let train = &settings.train;
         let methods = Methods {
             half: false,
-            reference: settings.train.kl > 0.0,
-            recompute_blocks: false,
-            optimizer_shards: 1,
-            lora_rank: 0,
+            reference: train.kl > 0.0,
+            recompute_blocks: train.recompute_blocks,
+            optimizer_shards: if train.shard_optimizer { u64::from(learners) } else { 1 },
+            lora_rank: u64::from(train.lora.rank),
         };
         Ok(Self::new(settings, strong, weak, methods))
     }

@@ -197,3 +197,22 @@ fn the_default_run_is_planned_from_its_settings() {
     let text = format!("{:#}", super::plan(&settings, counts(2, 1, 1)).unwrap_err());
     assert!(text.contains("absent/config.json") && text.contains("model get"), "{text}");
 }
+
+#[test]
+fn a_plan_counts_on_what_the_settings_train_with() {
+    let total = |change: fn(&mut Settings), learners| {
+        let mut settings = settings();
+        settings.train.kl = 0.0;
+        change(&mut settings);
+        Demand::of_settings(&settings, learners).unwrap().learner.total()
+    };
+    let parameters = {
+        let config = miniature::config_json(miniature::Role::Strong);
+        Shape::parse(&config, "miniature").unwrap().parameters()
+    };
+    let plain = total(|_| {}, 2);
+    assert_eq!(total(|s| s.train.kl = 0.1, 2) - plain, 4 * parameters);
+    assert_eq!(plain - total(|s| s.train.shard_optimizer = true, 2), 4 * parameters);
+    assert!(total(|s| s.train.recompute_blocks = true, 2) < plain);
+    assert!(total(|s| s.train.lora.rank = 2, 2) < plain - 8 * parameters);
+}
