@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use settings::Settings;
+use settings::{DeviceChoice, Settings};
 
 use super::MIB;
 
@@ -24,12 +24,15 @@ pub struct Gpu {
     pub bytes: u64,
 }
 
-/// The GPUs of this machine, none where there is no driver or `CUDA_VISIBLE_DEVICES` is empty.
+/// The GPUs of this machine, none where `compute.device` is `cpu`, there is no driver or `CUDA_VISIBLE_DEVICES` is empty.
 ///
 /// # Errors
 /// A driver's program that fails or does not answer; a name in `CUDA_VISIBLE_DEVICES` that it does
 /// not know.
 pub(super) fn find(settings: &Settings, visible: Option<&str>) -> anyhow::Result<Vec<Gpu>> {
+    if settings.compute.device == DeviceChoice::Cpu {
+        return Ok(Vec::new());
+    }
     let sizes = settings.gpu_sizes().map_err(anyhow::Error::msg)?;
     if !sizes.is_empty() {
         return Ok(given(&sizes, visible));
@@ -155,6 +158,9 @@ mod tests {
         assert_eq!(named, [gpu("MIG-a", 1_000), gpu("MIG-b", 2_000)]);
         settings.placement.gpus = "2x5".to_owned();
         assert_eq!(find(&settings, None).unwrap(), [gpu("0", 5), gpu("1", 5)]);
+        settings.compute.device = DeviceChoice::Cpu;
+        assert_eq!(find(&settings, None).unwrap(), []);
+        settings.compute.device = DeviceChoice::Auto;
         settings.placement.gpus = "80GB".to_owned();
         let text = find(&settings, None).unwrap_err().to_string();
         assert!(text.contains("placement.gpus has `80GB`"), "{text}");

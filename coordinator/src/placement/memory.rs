@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use proto::Role;
-use settings::Settings;
+use settings::{Precision, Settings};
 
 use super::shape::Shape;
 use super::{GIB, MIB, gguf};
@@ -85,7 +85,7 @@ impl Demand {
         let weak = model(settings.weak_model()).context("weak.model")?;
         let train = &settings.train;
         let methods = Methods {
-            half: false,
+            half: settings.compute.precision != Precision::F32,
             reference: train.kl > 0.0,
             recompute_blocks: train.recompute_blocks,
             optimizer_shards: if train.shard_optimizer { u64::from(learners) } else { 1 },

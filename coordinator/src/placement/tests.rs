@@ -213,6 +213,13 @@ fn a_plan_counts_on_what_the_settings_train_with() {
     let plain = total(|_| {}, 2);
     assert_eq!(total(|s| s.train.kl = 0.1, 2) - plain, 4 * parameters);
     assert_eq!(plain - total(|s| s.train.shard_optimizer = true, 2), 4 * parameters);
+    // Weights in 16 bits beside masters that f32 does without; no activations.
+    let f32 = total(|s| s.train.micro_batch_tokens = 0, 2);
+    let bf16 = |s: &mut Settings| {
+        s.train.micro_batch_tokens = 0;
+        s.compute.precision = settings::Precision::Bf16;
+    };
+    assert_eq!(total(bf16, 2) - f32, 2 * parameters);
     assert!(total(|s| s.train.recompute_blocks = true, 2) < plain);
     assert!(total(|s| s.train.lora.rank = 2, 2) < plain - 8 * parameters);
 }
