@@ -101,6 +101,6 @@ async fn a_server_that_never_recovers_costs_the_group_not_the_run() {
     assert_eq!(given_up.seen.requests, 3);
 
     let invalid = run(&[Script::Answer(SpanFault::Invalid)], limits).await;
-    assert_eq!(invalid.ended.unwrap_err(), "weak server: scripted");
+    assert_eq!(invalid.ended.unwrap_err(), "problem 60: weak server: scripted");
     assert_eq!(invalid.seen.requests, 1);
 }
