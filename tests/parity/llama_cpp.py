@@ -24,6 +24,11 @@ THREADS = int(os.environ.get("PARITY_THREADS", "2"))
 CONTEXT = 4096
 GREEDY_PROMPTS, GREEDY_TOKENS = 10, 32
 PERPLEXITY_TEXTS = 50
+# Tokens of a prompt that are read at once: all of them, and what llama.cpp then makes of the same
+# prompt in smaller pieces, which shows how far it agrees with itself.
+WHOLE = CONTEXT
+CHUNKS = (WHOLE, 64, 32, 8, 1)
+PIECES = 8
 SPEED_BATCHES, SPEED_STEPS = (1, 8), 64
 
 
@@ -127,10 +132,20 @@ class Model:
     def clear(self):
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
 
-    def greedy(self, prompt, n):
+    def read(self, tokens, wanted, chunk):
+        """Logits [wanted, V] of one sequence from its start, `chunk` tokens at a time."""
         self.clear()
-        last = len(prompt) - 1
-        logits = self.step(prompt, [0] * len(prompt), range(len(prompt)), {last})[0]
+        found = []
+        for start in range(0, len(tokens), chunk):
+            part = tokens[start:start + chunk]
+            here = {i - start for i in wanted if start <= i < start + len(part)}
+            positions = range(start, start + len(part))
+            logits = self.step(part, [0] * len(part), positions, here or {len(part) - 1})
+            found += [logits] if here else []
+        return np.concatenate(found)
+
+    def greedy(self, prompt, n, chunk):
+        logits = self.read(prompt, {len(prompt) - 1}, chunk)[0]
         written, margins = [], []
         for position in range(len(prompt), len(prompt) + n):
             best = np.sort(logits)[-2:]
@@ -139,12 +154,11 @@ class Model:
             logits = self.step([written[-1]], [0], [position], {0})[0]
         return written, margins
 
-    def nll(self, prompt, text):
+    def nll(self, prompt, text, chunk):
         """Of each token of `text` after `prompt`."""
-        self.clear()
         tokens = prompt + text
         wanted = set(range(len(prompt) - 1, len(tokens) - 1))
-        logits = self.step(tokens, [0] * len(tokens), range(len(tokens)), wanted).astype(np.float64)
+        logits = self.read(tokens, wanted, chunk).astype(np.float64)
         top = logits.max(axis=1)
         norm = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         return [float(norm[i] - logits[i, t]) for i, t in enumerate(text)]
@@ -183,11 +197,12 @@ def main(path, directory):
     prompts = [f"Question: {p['question']}\nAnswer:" for p in test]
     for prompt, problem in list(zip(prompts, test))[:PERPLEXITY_TEXTS]:
         ids, answer = model.tokenize(prompt, True), model.tokenize(" " + problem["answer"])
-        emit(kind="nll", prompt=ids, text=answer, nll=model.nll(ids, answer))
+        whole, pieces = (model.nll(ids, answer, chunk) for chunk in (WHOLE, PIECES))
+        emit(kind="nll", prompt=ids, text=answer, nll=whole, pieces=pieces)
     for prompt in prompts[:GREEDY_PROMPTS]:
         ids = model.tokenize(prompt, True)
-        written, margins = model.greedy(ids, GREEDY_TOKENS)
-        emit(kind="greedy", prompt=ids, written=written, margins=margins)
+        runs = [model.greedy(ids, GREEDY_TOKENS, chunk) for chunk in CHUNKS]
+        emit(kind="greedy", prompt=ids, chunks=CHUNKS, runs=[{"written": w, "margins": m} for w, m in runs])
     ids = model.tokenize(prompts[0], True)
     for rows in SPEED_BATCHES:
         rate = model.speed(rows, ids, SPEED_STEPS)

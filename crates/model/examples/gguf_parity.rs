@@ -19,20 +19,44 @@ const CAPACITY: usize = 1024;
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Record {
     Model { ends: Vec<u32> },
-    Nll { prompt: Vec<u32>, text: Vec<u32>, nll: Vec<f64> },
-    Greedy { prompt: Vec<u32>, written: Vec<u32>, margins: Vec<f64> },
+    Nll { prompt: Vec<u32>, text: Vec<u32>, nll: Vec<f64>, pieces: Vec<f64> },
+    Greedy { prompt: Vec<u32>, chunks: Vec<usize>, runs: Vec<Greedy> },
     Speed { rows: usize, prompt: Vec<u32>, steps: usize, threads: usize, rate: f64 },
     Tokens { text: String, ids: Vec<u32> },
 }
 
+#[derive(Deserialize)]
+struct Greedy {
+    written: Vec<u32>,
+    margins: Vec<f64>,
+}
+
 #[derive(Default)]
 struct Report {
-    greedy: (usize, usize),
-    nll: (f64, f64, usize),
-    /// Largest and summed difference of one log-probability.
-    apart: (f64, f64),
+    /// By the tokens of a prompt that llama.cpp read at once: texts that equal ours, and those that
+    /// equal its own after the whole prompt at once.
+    greedy: BTreeMap<usize, (usize, usize)>,
+    prompts: usize,
+    nll: [f64; 3],
+    tokens: usize,
+    ours_apart: Apart,
+    oracle_apart: Apart,
     texts: (usize, usize),
     rates: BTreeMap<usize, (f64, f64)>,
+}
+
+/// Of single log-probabilities.
+#[derive(Default)]
+struct Apart {
+    largest: f64,
+    sum: f64,
+}
+
+impl Apart {
+    fn take(&mut self, a: f64, b: f64) {
+        self.largest = self.largest.max((a - b).abs());
+        self.sum += (a - b).abs();
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -85,27 +109,19 @@ impl Report {
                     println!("tokens differ: {text:?}\n  ours {ours:?}\n  theirs {ids:?}");
                 }
             }
-            Record::Nll { prompt, text, nll } => {
+            Record::Nll { prompt, text, nll, pieces } => {
                 let ours = own_nll(engine, &prompt, &text)?;
-                for (ours, theirs) in ours.iter().zip(&nll) {
-                    let apart = (ours - theirs).abs();
-                    self.apart = (self.apart.0.max(apart), self.apart.1 + apart);
+                for ((ours, &whole), &pieces) in ours.into_iter().zip(&nll).zip(&pieces) {
+                    self.ours_apart.take(ours, whole);
+                    self.oracle_apart.take(pieces, whole);
+                    for (sum, nll) in self.nll.iter_mut().zip([ours, whole, pieces]) {
+                        *sum += nll;
+                    }
+                    self.tokens += 1;
                 }
-                self.nll.0 += ours.iter().sum::<f64>();
-                self.nll.1 += nll.iter().sum::<f64>();
-                self.nll.2 += nll.len();
             }
-            Record::Greedy { prompt, written, margins } => {
-                let ours = greedy(engine, &prompt, written.len())?;
-                self.greedy.1 += 1;
-                match ours.iter().zip(&written).position(|(a, b)| a != b) {
-                    None => self.greedy.0 += 1,
-                    Some(at) => println!(
-                        "greedy {}: parts at token {at}, {} against {}, where llama.cpp's best two \
-                         logits are {:.4} apart",
-                        self.greedy.1, ours[at], written[at], margins[at]
-                    ),
-                }
+            Record::Greedy { prompt, chunks, runs } => {
+                self.greedy(engine, &prompt, &chunks, &runs)?
             }
             Record::Speed { rows, prompt, steps, threads, rate } => {
                 println!("speed at {rows} rows, {threads} threads for llama.cpp");
@@ -115,19 +131,57 @@ impl Report {
         Ok(())
     }
 
-    fn print(&self) {
-        let (ours, theirs, n) = self.nll;
-        if n > 0 {
-            let (ours, theirs) = ((ours / n as f64).exp(), (theirs / n as f64).exp());
+    fn greedy(
+        &mut self,
+        engine: &mut RaggedEngine,
+        prompt: &[u32],
+        chunks: &[usize],
+        runs: &[Greedy],
+    ) -> Result<(), Box<dyn Error>> {
+        self.prompts += 1;
+        let whole = runs.first().ok_or("no greedy text")?;
+        let ours = greedy(engine, prompt, whole.written.len())?;
+        let parted = |other: &[u32]| other.iter().zip(&whole.written).position(|(a, b)| a != b);
+        if let Some(at) = parted(&ours) {
             println!(
-                "perplexity over {n} tokens: ours {ours:.4}, llama.cpp {theirs:.4} ({:+.3}%); \
-                 one log-probability differs by {:.4} on average, {:.4} at most",
-                (ours / theirs - 1.0) * 100.0,
-                self.apart.1 / n as f64,
-                self.apart.0
+                "greedy {}: parts at token {at}, {} against {}, where llama.cpp's best two logits \
+                 are {:.4} apart",
+                self.prompts, ours[at], whole.written[at], whole.margins[at]
             );
         }
-        println!("greedy texts that are equal: {} of {}", self.greedy.0, self.greedy.1);
+        for (&chunk, run) in chunks.iter().zip(runs) {
+            let equal = self.greedy.entry(chunk).or_default();
+            equal.0 += usize::from(run.written == ours);
+            equal.1 += usize::from(run.written == whole.written);
+        }
+        Ok(())
+    }
+
+    fn print(&self) {
+        if self.tokens > 0 {
+            let n = self.tokens as f64;
+            let [ours, whole, pieces] = self.nll.map(|sum| (sum / n).exp());
+            let print = |who, perplexity: f64, apart: &Apart| {
+                println!(
+                    "perplexity of {who}, {} tokens: {perplexity:.4} ({:+.3}%); one log-probability \
+                     differs by {:.4} on average, {:.4} at most",
+                    self.tokens,
+                    (perplexity / whole - 1.0) * 100.0,
+                    apart.sum / n,
+                    apart.largest
+                );
+            };
+            println!("llama.cpp, whole texts at once: perplexity {whole:.4}");
+            print("ours", ours, &self.ours_apart);
+            print("llama.cpp in pieces of 8 tokens", pieces, &self.oracle_apart);
+        }
+        for (chunk, (ours, itself)) in &self.greedy {
+            println!(
+                "greedy texts when llama.cpp reads {chunk} tokens at once: {ours} of {} equal ours, \
+                 {itself} its own of whole prompts",
+                self.prompts
+            );
+        }
         println!("tokenised texts that differ: {} of {}", self.texts.0, self.texts.1);
         for (rows, (ours, theirs)) in &self.rates {
             println!(
@@ -144,12 +198,14 @@ fn best(logits: &Tensor) -> candle_core::Result<Vec<u32>> {
 
 fn greedy(engine: &mut RaggedEngine, prompt: &[u32], n: usize) -> Result<Vec<u32>, Box<dyn Error>> {
     engine.clear(0)?;
-    let mut logits = engine.step(&[RowInput { row: 0, tokens: prompt, want: Want::Last }])?.logits;
+    let mut logits =
+        engine.step(&[RowInput { row: 0, tokens: prompt, want: Want::Last }])?.logits()?;
     let mut written = Vec::with_capacity(n);
     while written.len() < n {
         let token = best(&logits)?[0];
         written.push(token);
-        logits = engine.step(&[RowInput { row: 0, tokens: &[token], want: Want::Last }])?.logits;
+        logits =
+            engine.step(&[RowInput { row: 0, tokens: &[token], want: Want::Last }])?.logits()?;
     }
     Ok(written)
 }
@@ -163,7 +219,7 @@ fn own_nll(
     let (all_but_last, last) = prompt.split_at(prompt.len() - 1);
     engine.step(&[RowInput { row: 0, tokens: all_but_last, want: Want::Nothing }])?;
     let tokens = [last, &text[..text.len() - 1]].concat();
-    let logits = engine.step(&[RowInput { row: 0, tokens: &tokens, want: Want::All }])?.logits;
+    let logits = engine.step(&[RowInput { row: 0, tokens: &tokens, want: Want::All }])?.logits()?;
     let logits = logits.to_dtype(DType::F64)?;
     let targets = Tensor::new(text, &Device::Cpu)?;
     let norm = logits.log_sum_exp(1)?;
@@ -194,7 +250,7 @@ fn speed(
                 want: Want::Last,
             })
             .collect();
-        tokens = best(&engine.step(&inputs)?.logits)?;
+        tokens = best(&engine.step(&inputs)?.logits()?)?;
     }
     Ok((rows * steps) as f64 / start.elapsed().as_secs_f64())
 }
