@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use model::{Decoder, Draw, Pick, RaggedEngine, RowInput, SampleError, Sampled, Want, draw_tokens};
+use model::{Decoder, Draw, Pick, RaggedEngine, RowInput, SampleError, Sampled, Want};
 use proto::WorkItem;
 use tandem::{Turn, WeakSpan};
 use tracing::warn;
@@ -186,12 +186,12 @@ impl Writer {
             .map(|feed| RowInput { row: feed.row, tokens: &feed.tokens, want: feed.want() })
             .collect();
         let failed = "the strong model's forward failed";
-        let logits = engine.step(&inputs).context(failed)?.logits; // [n,V]
+        let output = engine.step(&inputs).context(failed)?;
         let read = feeds.iter().filter(|feed| feed.want() == Want::Last).enumerate();
         let drawing: Vec<(usize, usize)> =
             read.flat_map(|(at, feed)| feed.readers.iter().map(move |row| (at, *row))).collect();
         let draws: Vec<Draw<'_>> = drawing.iter().map(|(at, row)| self.pick(*at, *row)).collect();
-        let drawn = draw_tokens(&logits, &draws).context(failed)?;
+        let drawn = output.draw(&draws).context(failed)?;
         for ((_, row), outcome) in drawing.into_iter().zip(drawn) {
             self.write(row, outcome, version);
         }

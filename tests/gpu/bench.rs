@@ -12,7 +12,7 @@ use device::{Wish, open};
 use grpo::{AdamW, AdamWSettings, Gradients, Parameters};
 use model::{
     Decoder, Draw, ModelConfig, Pick, RaggedEngine, RowInput, SamplerSettings, Scoring, Tensors,
-    Want, draw_tokens,
+    Want,
 };
 use serde_json::json;
 
@@ -117,12 +117,12 @@ impl Bench {
                     RowInput { row, tokens, want: Want::Last }
                 })
                 .collect();
-            let logits = engine.step(&inputs)?.logits;
+            let output = engine.step(&inputs)?;
             let uniform = |row: usize| ((row * 7919 + step * 104_729) % 65_536) as f64 / 65_536.0;
             let draws: Vec<Draw<'_>> = (0..rows)
                 .map(|row| Draw { row, settings: &settings, pick: Pick::Draw(uniform(row)) })
                 .collect();
-            let drawn = draw_tokens(&logits, &draws)?;
+            let drawn = output.draw(&draws)?;
             for (token, drawn) in last.iter_mut().zip(drawn) {
                 *token = drawn?.token;
             }

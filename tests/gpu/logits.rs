@@ -19,14 +19,14 @@ fn engine_logits(decoder: &Decoder) -> Vec<f32> {
             let tokens = &texts[i][done[i]..done[i] + sizes[i][round]];
             RowInput { row: i, tokens, want: if i == 1 { Want::All } else { Want::Last } }
         });
-        found.extend(values(&engine.step(&inputs).unwrap().logits));
+        found.extend(values(&engine.step(&inputs).unwrap().logits().unwrap()));
         (0..3).for_each(|i| done[i] += sizes[i][round]);
     }
     engine.copy_row(0, 3).unwrap();
     engine.truncate(3, 11).unwrap();
     let more = ids(4, 6);
     let input = RowInput { row: 3, tokens: &more, want: Want::All };
-    found.extend(values(&engine.step(&[input]).unwrap().logits));
+    found.extend(values(&engine.step(&[input]).unwrap().logits().unwrap()));
     found
 }
 
@@ -69,7 +69,7 @@ fn actor_and_learner_agree_in_half_precision() {
         let text = ids(6, 60);
         let mut engine = RaggedEngine::new(&actor, 1, 64).unwrap();
         let input = RowInput { row: 0, tokens: &text[..59], want: Want::All };
-        let logits = engine.step(&[input]).unwrap().logits;
+        let logits = engine.step(&[input]).unwrap().logits().unwrap();
         let targets = Tensor::new(&text[1..], &device).unwrap();
         let sampled = model::logprobs(&logits, &targets, 1.0, &config.stops).unwrap();
         let tokens = Tensor::from_vec(text.clone(), (1, 60), &device).unwrap();

@@ -7,8 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use candle_core::Tensor;
-use model::{RaggedEngine, RowInput, draw_tokens};
+use model::{RaggedEngine, RowInput, StepOutput};
 use proto::{ErrorCode, SpanReply, SpanRequest};
 use runtime::{Shutdown, TaskGroup};
 use telemetry::Health;
@@ -162,8 +161,8 @@ impl Worker {
             return Ok(());
         }
         let failed = "the weak model's forward";
-        let logits = forward(&mut self.engine, &steps).context(failed)?;
-        let drawn = draw_tokens(&logits, &self.batcher.picks()).context(failed)?;
+        let output = forward(&mut self.engine, &steps).context(failed)?;
+        let drawn = output.draw(&self.batcher.picks()).context(failed)?;
         let now = Instant::now();
         self.batcher.absorb(drawn, now).context(
             "the weak model computes no numbers: restore the directory that weak.model names",
@@ -200,11 +199,11 @@ impl Worker {
     }
 }
 
-/// Runs the steps; the logits `[n,V]` come in their order.
+/// Runs the steps; what is wanted comes in their order.
 ///
 /// # Errors
 /// A cache that does not hold what the steps build on, or a failing device.
-pub fn forward(engine: &mut RaggedEngine, steps: &[RowStep]) -> anyhow::Result<Tensor> {
+pub fn forward(engine: &mut RaggedEngine, steps: &[RowStep]) -> anyhow::Result<StepOutput> {
     for RowStep { row, keep, .. } in steps {
         engine.truncate(*row, *keep)?;
         let held = engine.len(*row);
@@ -214,5 +213,5 @@ pub fn forward(engine: &mut RaggedEngine, steps: &[RowStep]) -> anyhow::Result<T
         .iter()
         .map(|step| RowInput { row: step.row, tokens: &step.tokens, want: step.want })
         .collect();
-    Ok(engine.step(&inputs)?.logits)
+    Ok(engine.step(&inputs)?)
 }

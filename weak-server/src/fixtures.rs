@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
-use model::{Decoder, ModelSource, Placement, RaggedEngine, draw_tokens, sample};
+use model::{Decoder, ModelSource, Placement, RaggedEngine, sample};
 use proto::{Open, SpanRequest, SpanWritten};
 use tandem::{AuthorRule, Authors, Boundaries, NamedBoundaries, RandomKey};
 use types::{Author, Sampling, SessionId, TokenId};
@@ -74,8 +74,8 @@ impl Bench {
         if !steps.is_empty() {
             self.forwards.push(steps.len());
             self.tokens.push(steps.iter().map(|step| step.tokens.len()).sum());
-            let logits = forward(&mut self.engine, &steps).unwrap();
-            let drawn = draw_tokens(&logits, &self.batcher.picks()).unwrap();
+            let output = forward(&mut self.engine, &steps).unwrap();
+            let drawn = output.draw(&self.batcher.picks()).unwrap();
             self.batcher.absorb(drawn, self.now).unwrap();
         }
         self.batcher.take_answers()

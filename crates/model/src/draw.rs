@@ -5,6 +5,7 @@
 use candle_core::{DType, Tensor};
 
 use crate::ModelError;
+use crate::ops::with_elements;
 use crate::sampler::{SampleError, Sampled, SamplerSettings, logprob_of, sample};
 
 /// One token wanted of a row of logits.
@@ -41,8 +42,11 @@ pub fn draw_tokens(
     }
     let logits = logits.to_dtype(DType::F32)?;
     if logits.device().is_cpu() {
-        let rows = logits.to_vec2::<f32>()?;
-        return Ok(draws.iter().map(|draw| on_host(&rows[draw.row], draw)).collect());
+        let vocab = logits.dim(1)?;
+        return Ok(with_elements::<f32, _, 1>([&logits], |[all]| {
+            let row = |draw: &Draw<'_>| &all[draw.row * vocab..(draw.row + 1) * vocab];
+            Ok(draws.iter().map(|draw| on_host(row(draw), draw)).collect())
+        })?);
     }
     on_device(&logits.contiguous()?, draws)
 }

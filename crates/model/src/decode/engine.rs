@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::cache::{Chunk, KvCache, Reader};
 use super::fused::{FusedLayer, FusedWeights};
+use super::output::StepOutput;
 use crate::block::{HeadNorms, block, enter};
 use crate::{Activation, Decoder, ModelConfig, ModelError, ops};
 
@@ -29,14 +30,6 @@ pub enum Want {
 pub struct Wanted {
     pub row: usize,
     pub position: usize,
-}
-
-#[derive(Debug)]
-pub struct StepOutput {
-    /// `[n,V]` of the ids that can be written, in the order of the inputs and, within one, of its tokens.
-    pub logits: Tensor,
-    /// One per row of `logits`.
-    pub wanted: Vec<Wanted>,
 }
 
 /// A decoder with a preallocated cache of `rows` times `capacity` tokens.
@@ -153,7 +146,8 @@ impl RaggedEngine {
         Ok(())
     }
 
-    /// Appends the inputs' tokens to their rows and gives the logits that are wanted.
+    /// Appends the inputs' tokens to their rows and gives what is wanted, in the order of the inputs
+    /// and, within one, of its tokens.
     ///
     /// # Errors
     /// An unknown or full row, a row named twice, no tokens, a token outside the vocabulary. No
@@ -162,14 +156,15 @@ impl RaggedEngine {
         let plan = self.plan(inputs)?;
         let wanted = plan.wanted.iter().map(|r| Wanted { row: r.row, position: r.position });
         let wanted = wanted.collect();
-        let logits = match plan.ids.is_empty() {
-            true => self.no_logits()?,
+        let states = match plan.ids.is_empty() {
+            true => self.no_states()?,
             false => self.forward(&plan)?,
         };
         for chunk in &plan.chunks {
             self.lens[chunk.row] = chunk.past + chunk.count;
         }
-        Ok(StepOutput { logits, wanted })
+        let head = self.weights.head.clone();
+        Ok(StepOutput { wanted, states, head, vocab: self.config.ids })
     }
 
     fn plan(&self, inputs: &[RowInput<'_>]) -> Result<Plan, ModelError> {
@@ -213,6 +208,7 @@ impl RaggedEngine {
         Ok(plan)
     }
 
+    /// Of the wanted tokens, after the last norm: `[n,d]`.
     fn forward(&mut self, plan: &Plan) -> Result<Tensor, ModelError> {
         let Self { config, weights, placement: (_, device), cache, .. } = self;
         let ids = Tensor::new(plan.ids.as_slice(), device)?;
@@ -228,7 +224,7 @@ impl RaggedEngine {
             if readers.is_empty() {
                 let x = layer.norms.attention.forward(&h)?;
                 cache.attend(index, &qkv(layer, &x, config)?, &plan.chunks, readers)?;
-                return self.no_logits();
+                return self.no_states();
             }
             let attend = |x: &Tensor| {
                 let qkv = qkv(layer, x, config)?;
@@ -236,12 +232,12 @@ impl RaggedEngine {
             };
             h = block(&h, &layer.norms, keep, attend, |x| mlp(layer, x, config.activation))?;
         }
-        Ok(weights.head.logits(&weights.norm.forward(&h)?)?)
+        Ok(weights.norm.forward(&h)?)
     }
 
-    fn no_logits(&self) -> Result<Tensor, ModelError> {
+    fn no_states(&self) -> Result<Tensor, ModelError> {
         let (dtype, device) = &self.placement;
-        Ok(Tensor::zeros((0, self.config.ids), *dtype, device)?)
+        Ok(Tensor::zeros((0, self.config.hidden_size), *dtype, device)?)
     }
 
     fn check_row(&self, row: usize) -> Result<(), ModelError> {

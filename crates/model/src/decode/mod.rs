@@ -4,7 +4,9 @@
 mod cache;
 mod engine;
 mod fused;
+mod output;
 
 #[cfg(feature = "cuda")]
 pub(crate) use cache::{Chunk, Reader};
-pub use engine::{RaggedEngine, RowInput, StepOutput, Want, Wanted};
+pub use engine::{RaggedEngine, RowInput, Want, Wanted};
+pub use output::StepOutput;

@@ -31,7 +31,7 @@ fn check(dtype: DType, tolerance: f64) {
                 RowInput { row: i, tokens, want: Want::All }
             });
             let out = engine.step(&inputs).unwrap();
-            for (wanted, logits) in out.wanted.iter().zip(tiny::rows(&out.logits)) {
+            for (wanted, logits) in out.wanted.iter().zip(tiny::rows(&out.logits().unwrap())) {
                 assert_eq!(wanted.position, found[wanted.row].len());
                 found[wanted.row].push(logits);
             }
@@ -77,12 +77,12 @@ fn wanted_positions_and_padding_leave_the_rest_unchanged() {
     ]);
     let out = out.unwrap();
     assert_eq!(out.wanted, [Wanted { row: 0, position: 2 }]);
-    assert!(distance(&tiny::rows(&out.logits), &whole_b[2..]) < 1e-12);
+    assert!(distance(&tiny::rows(&out.logits().unwrap()), &whole_b[2..]) < 1e-12);
     let out = engine.step(&[RowInput { row: 2, tokens: &a[4..], want: Want::Last }]).unwrap();
     assert_eq!(out.wanted, [Wanted { row: 2, position: 5 }]);
-    assert!(distance(&tiny::rows(&out.logits), &whole_a[5..]) < 1e-12);
+    assert!(distance(&tiny::rows(&out.logits().unwrap()), &whole_a[5..]) < 1e-12);
     let out = engine.step(&[RowInput { row: 1, tokens: &a, want: Want::Nothing }]).unwrap();
-    assert_eq!((out.logits.dims(), out.wanted.len()), (&[0, 23][..], 0));
+    assert_eq!((out.logits().unwrap().dims(), out.wanted.len()), (&[0, 23][..], 0));
     assert_eq!((engine.len(0), engine.len(1), engine.len(2)), (3, 6, 6));
 
     // Training: b is padded on the right; order and repetition of the selection are kept.

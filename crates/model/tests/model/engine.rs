@@ -30,7 +30,7 @@ fn impossible_steps_are_refused_and_change_nothing() {
         assert_eq!((engine.len(0), engine.len(1)), (0, 4));
     }
     assert!(engine.clear(2).is_err() && engine.copy_row(0, 2).is_err());
-    assert_eq!(engine.step(&[]).unwrap().logits.dims(), [0, 23]);
+    assert_eq!(engine.step(&[]).unwrap().logits().unwrap().dims(), [0, 23]);
     engine.step(&[input(1, &[1, 2])]).unwrap();
     assert_eq!(engine.len(1), 6);
     let error = RaggedEngine::new(&decoder, 2, 65).err().unwrap().to_string();

@@ -70,7 +70,7 @@ fn rows_that_pad_the_vocabulary_are_no_logits() {
     let mut engine = RaggedEngine::new(&found, 1, 8).unwrap();
     let logits = tiny::feed(&mut engine, 0, &text);
     assert!(tiny::distance(&logits, &cut) < 1e-5);
-    assert_eq!(engine.step(&[]).unwrap().logits.dims(), [0, 8]);
+    assert_eq!(engine.step(&[]).unwrap().logits().unwrap().dims(), [0, 8]);
     let error = engine.step(&[RowInput { row: 0, tokens: &[8], want: Want::Last }]);
     assert_eq!(error.unwrap_err().to_string(), "token 8 is outside the 8 tokens");
     // The head is tied in this one.

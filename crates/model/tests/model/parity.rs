@@ -81,7 +81,7 @@ fn decoded(engine: &mut RaggedEngine, texts: &[Vec<u32>]) -> Vec<Vec<f64>> {
         };
         let inputs: Vec<RowInput<'_>> = (0..texts.len()).filter_map(part).collect();
         let out = engine.step(&inputs).unwrap();
-        for (wanted, logits) in out.wanted.iter().zip(tiny::rows(&out.logits)) {
+        for (wanted, logits) in out.wanted.iter().zip(tiny::rows(&out.logits().unwrap())) {
             found[wanted.row].push(logits);
         }
     }
@@ -102,7 +102,7 @@ fn greedy(engine: &mut RaggedEngine, texts: &[Vec<u32>], last: &[&[f64]]) -> Vec
                 RowInput { row, tokens, want: Want::Last }
             })
             .collect();
-        let logits = tiny::rows(&engine.step(&inputs).unwrap().logits);
+        let logits = tiny::rows(&engine.step(&inputs).unwrap().logits().unwrap());
         written.iter_mut().zip(logits).for_each(|(row, logits)| row.push(best(&logits)));
     }
     written

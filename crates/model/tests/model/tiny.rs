@@ -130,5 +130,5 @@ pub(crate) fn distance(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
 
 /// Appends `tokens` to a row and gives the logits after each.
 pub(crate) fn feed(engine: &mut RaggedEngine, row: usize, tokens: &[u32]) -> Vec<Vec<f64>> {
-    rows(&engine.step(&[RowInput { row, tokens, want: Want::All }]).unwrap().logits)
+    rows(&engine.step(&[RowInput { row, tokens, want: Want::All }]).unwrap().logits().unwrap())
 }

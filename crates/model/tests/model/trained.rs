@@ -65,7 +65,7 @@ fn write(models: &[ModelFiles; 2]) -> Vec<Text> {
             });
             let inputs: Vec<RowInput<'_>> = inputs.collect();
             let out = engines[author].step(&inputs).unwrap();
-            let logits = out.logits.to_vec2::<f32>().unwrap();
+            let logits = out.logits().unwrap().to_vec2::<f32>().unwrap();
             for (wanted, logits) in out.wanted.iter().zip(logits) {
                 let u = (uniforms[round * ROWS + wanted.row] + 1.0) / 2.0;
                 let drawn = sample(&logits, &settings, u).unwrap();
