@@ -10,7 +10,6 @@ use proto::wire::learner::learner_server::{Learner, LearnerServer};
 use proto::wire::rollout;
 use runtime::Shutdown;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 use types::{Epoch, GroupId, Purpose, RolloutGroup};
@@ -45,10 +44,8 @@ impl Ingest {
         let service = LearnerServer::new(self)
             .max_decoding_message_size(message_bytes_max)
             .max_encoding_message_size(message_bytes_max);
-        let serving = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
-            .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener));
+        let (mut server, incoming) = proto::accept(listener);
+        let serving = server.add_service(service).serve_with_incoming(incoming);
         tokio::select! {
             outcome = serving => outcome.context("the learner's service ended"),
             () = shutdown.wait() => Ok(()),

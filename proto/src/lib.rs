@@ -9,7 +9,7 @@ mod status;
 pub mod wire;
 mod work;
 
-pub use channel::{ChannelError, ChannelSettings, connect};
+pub use channel::{ChannelError, ChannelSettings, accept, connect};
 pub use client::{
     CoordinatorClient, DirectiveStream, LearnerClient, ReceiptStream, WeakClient, WeakInbox,
     WeakOutbox,

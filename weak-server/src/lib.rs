@@ -25,8 +25,6 @@ use runtime::TaskGroup;
 use settings::Settings;
 use telemetry::Health;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
 
 use crate::batcher::{BatchLimits, Batcher};
 use crate::service::{ServiceSettings, WeakService};
@@ -94,8 +92,8 @@ pub fn start(
     let service = WeakService::new(engine, tasks.clone(), service).into_server(message_bytes);
     let stop = tasks.shutdown().wait();
     tasks.spawn("weak-grpc", async move {
-        let server = Server::builder().tcp_nodelay(true).add_service(service);
-        let incoming = TcpListenerStream::new(listener);
+        let (mut server, incoming) = proto::accept(listener);
+        let server = server.add_service(service);
         server.serve_with_incoming_shutdown(incoming, stop).await.context("the gRPC server")
     });
     Ok(())

@@ -8,9 +8,7 @@ use proto::wire::coordinator as wire;
 use proto::wire::coordinator::coordinator_server::{Coordinator, CoordinatorServer};
 use proto::{ChannelSettings, CoordinatorClient, ErrorCode, weight_chunks};
 use runtime::TaskGroup;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use types::{GroupId, PolicyVersion, WeightManifest};
 
@@ -48,10 +46,11 @@ impl ServedCoordinator {
         let address = listener.local_addr().unwrap().to_string();
         let (service, stop) = (CoordinatorServer::new(self.clone()), tasks.shutdown().wait());
         tasks.spawn("coordinator", async move {
-            let server = Server::builder().add_service(service);
+            let (mut server, incoming) = proto::accept(listener);
+            let server = server.add_service(service);
             tokio::select! {
                 () = stop => Ok(()),
-                ended = server.serve_with_incoming(TcpListenerStream::new(listener)) => Ok(ended?),
+                ended = server.serve_with_incoming(incoming) => Ok(ended?),
             }
         });
         let settings = ChannelSettings::default();

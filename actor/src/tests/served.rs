@@ -8,9 +8,7 @@ use proto::wire::weak as wire;
 use proto::wire::weak::weak_server::{Weak, WeakServer};
 use proto::{Open, SpanFailure, SpanFault, SpanReply, SpanRequest, SpanWritten, WeakMessage};
 use runtime::TaskGroup;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use types::{SessionId, TokenId};
 
@@ -60,10 +58,11 @@ impl ServedWeak {
         let address = listener.local_addr().unwrap().to_string();
         let (service, stop) = (WeakServer::new(served.clone()), tasks.shutdown().wait());
         tasks.spawn("weak server", async move {
-            let server = Server::builder().add_service(service);
+            let (mut server, incoming) = proto::accept(listener);
+            let server = server.add_service(service);
             tokio::select! {
                 () = stop => Ok(()),
-                ended = server.serve_with_incoming(TcpListenerStream::new(listener)) => Ok(ended?),
+                ended = server.serve_with_incoming(incoming) => Ok(ended?),
             }
         });
         (served, address)

@@ -9,9 +9,7 @@ use proto::wire::learner::learner_server::{Learner, LearnerServer};
 use proto::{ChannelSettings, Directive, Receipt, ReceiptCode};
 use runtime::{Shutdown, TaskGroup, within};
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
@@ -65,10 +63,11 @@ async fn groups_without_receipt_are_sent_again_and_each_lease_completes_once() {
     let address = listener.local_addr().unwrap().to_string();
     let (service, stop) = (LearnerServer::new(learner.clone()), shutdown.wait());
     tasks.spawn("learner", async move {
-        let server = Server::builder().add_service(service);
+        let (mut server, incoming) = proto::accept(listener);
+        let server = server.add_service(service);
         tokio::select! {
             () = stop => Ok(()),
-            ended = server.serve_with_incoming(TcpListenerStream::new(listener)) => Ok(ended?),
+            ended = server.serve_with_incoming(incoming) => Ok(ended?),
         }
     });
     let directive = Directive { learner: address, ..Directive::default() };

@@ -6,7 +6,6 @@ use miniature::{TensorSpec, random_safetensors};
 use proto::{ChannelSettings, CoordinatorClient, Role};
 use runtime::{Shutdown, TaskGroup};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use types::{Hash, LeaseId, WeightManifest};
 
 use super::*;
@@ -26,8 +25,9 @@ async fn serve(tasks: &TaskGroup) -> SocketAddr {
     let service = service(hub, ServiceLimits::new(&settings));
     let stop = tasks.shutdown().wait();
     tasks.spawn("service", async move {
-        let server = tonic::transport::Server::builder().add_service(service);
-        Ok(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop).await?)
+        let (mut server, incoming) = proto::accept(listener);
+        let server = server.add_service(service);
+        Ok(server.serve_with_incoming_shutdown(incoming, stop).await?)
     });
     address
 }

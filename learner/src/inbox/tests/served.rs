@@ -8,8 +8,6 @@ use proto::wire::coordinator::coordinator_server::{Coordinator, CoordinatorServe
 use proto::{ErrorCode, ReturnedGroup};
 use runtime::TaskGroup;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -30,8 +28,8 @@ impl ServedCoordinator {
         let service = CoordinatorServer::new(served.clone());
         let stop = tasks.shutdown().wait();
         tasks.spawn("coordinator", async move {
-            let server = Server::builder().add_service(service);
-            let incoming = TcpListenerStream::new(listener);
+            let (mut server, incoming) = proto::accept(listener);
+            let server = server.add_service(service);
             Ok(server.serve_with_incoming_shutdown(incoming, stop).await?)
         });
         (served, address.to_string())
