@@ -48,6 +48,9 @@ impl Launcher<'_> {
         args.extend(["--coordinator".into(), (&self.coordinator).into()]);
         args.extend(["--index".into(), process.index.to_string().into()]);
         args.push("--exit-with-parent".into());
+        if process.publishes_only {
+            args.push("--publish-only".into());
+        }
         let name = process.name();
         let log_path = self.run_dir.log(&format!("{}{name}", self.log_prefix));
         let env = process.variables(|variable| std::env::var_os(variable).is_some());
@@ -247,7 +250,7 @@ mod tests {
     fn a_missing_program_is_named_with_the_way_out() {
         let dir = tempfile::tempdir().unwrap();
         let counts = MemberCounts { actors: 1, weak_servers: 0, learners: 0 };
-        let text = programs(&Plan::new(counts, 1), dir.path()).unwrap_err().to_string();
+        let text = programs(&Plan::new(counts, 1, true), dir.path()).unwrap_err().to_string();
         assert!(
             text.contains("/actor is missing") && text.contains("cargo build --release"),
             "{text}"

@@ -20,14 +20,15 @@ use crate::source::Source;
 use crate::spec::{RunSpec, held_out};
 use crate::summary::write_json;
 use crate::table::{Column, table};
-use crate::weight_store::manifest_of;
+use crate::weight_store::{WeightStoreError, manifest_of};
 
 /// What is evaluated.
 struct Subject {
     settings: Settings,
     run_dir: RunDir,
     step: u32,
-    bytes: Vec<u8>,
+    /// `None`: in files that are not served as they are; a learner publishes them.
+    bytes: Option<Vec<u8>>,
     /// `KEY=VALUE` for the children.
     overrides: Vec<String>,
     log_prefix: &'static str,
@@ -57,17 +58,20 @@ pub fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
         true => probe_plan(&settings, problems)?,
         false => EvalPlan::full(&settings, problems),
     };
-    let spec = RunSpec::evaluation(&settings, plan, args.actors);
+    let learners = u32::from(bytes.is_none());
+    let spec = RunSpec::evaluation(&settings, plan, args.actors, learners);
     let log = run_dir.log(&format!("{log_prefix}coordinator"));
     let version = PolicyVersion::new(settings.learner.generation, step);
-    let weights = (manifest_of(version, &bytes)?, bytes);
+    let weights =
+        bytes.map(|bytes| Ok::<_, WeightStoreError>((manifest_of(version, &bytes)?, bytes)));
+    let weights = weights.transpose()?;
     host::run(&settings, &log, async |host: &Host| {
         let job = Job {
             settings: &settings,
             spec,
             source,
             run_dir: &run_dir,
-            weights: Some(weights),
+            weights,
             overrides,
             log_prefix,
         };
@@ -94,7 +98,7 @@ fn of_run(args: &EvalArgs, run: &Path) -> anyhow::Result<Subject> {
     let checkpoint = run_dir.checkpoint(args.checkpoint)?;
     let mut overrides = set(args);
     overrides.extend(use_checkpoint(&mut settings, &checkpoint.path));
-    let bytes = read(&checkpoint.weights())?;
+    let bytes = Some(read(&checkpoint.weights())?);
     let step = checkpoint.step;
     Ok(Subject { settings, run_dir, step, bytes, overrides, log_prefix: "eval-" })
 }
@@ -142,8 +146,9 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read the weights {}", path.display()))
 }
 
-/// The weights that a model's name stands for.
-fn model_bytes(name: &str, seed: u64) -> anyhow::Result<Vec<u8>> {
+/// The weights that a model's name stands for, where they are one file of safetensors; `None` for
+/// what only a learner reads, or fails to.
+fn model_bytes(name: &str, seed: u64) -> anyhow::Result<Option<Vec<u8>>> {
     use miniature::Role;
     let role =
         |name: &str| Role::ALL.into_iter().find(|r| name == format!("miniature-{}", r.name()));
@@ -152,16 +157,13 @@ fn model_bytes(name: &str, seed: u64) -> anyhow::Result<Vec<u8>> {
         if bytes.is_empty() {
             bail!("{name}: this build has no built-in weights; make them with `coordinator sft`");
         }
-        return Ok(bytes.to_vec());
+        return Ok(Some(bytes.to_vec()));
     }
     if let Some(role) = name.strip_prefix("fresh:").and_then(role) {
-        return Ok(miniature::fresh_weights(role, seed));
+        return Ok(Some(miniature::fresh_weights(role, seed)));
     }
     let path = PathBuf::from(name).join("model.safetensors");
-    if !path.is_file() && path.with_extension("safetensors.index.json").is_file() {
-        bail!("{name} has its weights in several files: merge them into one model.safetensors");
-    }
-    read(&path)
+    path.is_file().then(|| read(&path)).transpose()
 }
 
 fn conclude(finished: &Finished, run_dir: &RunDir, step: u32) -> anyhow::Result<u8> {
@@ -197,12 +199,12 @@ mod tests {
     #[test]
     fn a_models_name_stands_for_its_weights() {
         let fresh = model_bytes("fresh:miniature-weak", 3).unwrap();
-        assert_eq!(fresh, miniature::fresh_weights(miniature::Role::Weak, 3));
+        assert_eq!(fresh, Some(miniature::fresh_weights(miniature::Role::Weak, 3)));
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("model.safetensors"), b"bytes").unwrap();
-        assert_eq!(model_bytes(&dir.path().to_string_lossy(), 0).unwrap(), b"bytes");
-        let text = format!("{:#}", model_bytes("absent", 0).unwrap_err());
-        assert!(text.contains("absent/model.safetensors"), "{text}");
+        let name = dir.path().to_string_lossy();
+        assert_eq!(model_bytes(&name, 0).unwrap().as_deref(), Some(&b"bytes"[..]));
+        assert_eq!(model_bytes("model.gguf", 0).unwrap(), None);
     }
 
     #[test]

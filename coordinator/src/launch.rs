@@ -44,7 +44,7 @@ pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
     spec.members.weak_servers = args.weak_servers;
     spec.members.learners = args.learners;
     if args.dry_run {
-        let plan = placement::plan(&settings, spec.members)?;
+        let plan = placement::plan(&settings, spec.members, true)?;
         say(&format!("{}\n{}", plan.describe(), settings.to_toml()));
         return Ok(0);
     }

@@ -163,13 +163,15 @@ impl Placement {
     }
 }
 
-/// The processes of a command with their cores and, where there are GPUs, theirs.
+/// The processes of a command with their cores and, where there are GPUs, theirs. A learner where
+/// nothing is trained needs none.
 ///
 /// # Errors
 /// Models whose size cannot be read, GPUs that the settings or the environment do not name well, a
 /// run that does not fit.
-pub fn plan(settings: &Settings, counts: MemberCounts) -> anyhow::Result<Plan> {
-    let plan = Plan::new(counts, runtime::available_cores());
+pub fn plan(settings: &Settings, counts: MemberCounts, trains: bool) -> anyhow::Result<Plan> {
+    let plan = Plan::new(counts, runtime::available_cores(), trains);
+    let counts = MemberCounts { learners: if trains { counts.learners } else { 0 }, ..counts };
     let visible = std::env::var(gpus::VISIBLE).ok();
     let gpus = gpus::find(settings, visible.as_deref())?;
     if gpus.is_empty() {

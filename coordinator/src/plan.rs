@@ -23,6 +23,8 @@ pub struct ProcessPlan {
     pub cores: usize,
     /// Its GPU as `CUDA_VISIBLE_DEVICES` names it; `None`: nothing is said of GPUs.
     pub gpu: Option<String>,
+    /// A learner that has nothing to train.
+    pub publishes_only: bool,
 }
 
 impl ProcessPlan {
@@ -62,18 +64,25 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Divides the cores; each process gets at least one.
+    /// Divides the cores; each process gets at least one, and a learner where nothing is trained no
+    /// more than that.
     #[must_use]
-    pub fn new(counts: MemberCounts, cores: usize) -> Self {
+    pub fn new(counts: MemberCounts, cores: usize, trains: bool) -> Self {
         // Servers come first, so that actors find them.
         let order = [Role::WeakServer, Role::Learner, Role::Actor];
         debug_assert_eq!(order.len(), ROLES.len());
         let of_role = |role: Role| (0..counts.of(role)).map(move |index| (role, index));
         let named: Vec<(Role, u32)> = order.into_iter().flat_map(of_role).collect();
-        let shares = divide_cores(cores, &vec![1.0; named.len()]);
-        let processes = named.into_iter().zip(shares);
-        let processes =
-            processes.map(|((role, index), cores)| ProcessPlan { role, index, cores, gpu: None });
+        let publishes_only = |role: Role| role == Role::Learner && !trains;
+        let weights = named.iter().map(|(role, _)| f64::from(u8::from(!publishes_only(*role))));
+        let shares = divide_cores(cores, &weights.collect::<Vec<_>>());
+        let processes = named.into_iter().zip(shares).map(|((role, index), cores)| ProcessPlan {
+            role,
+            index,
+            cores,
+            gpu: None,
+            publishes_only: publishes_only(role),
+        });
         Self { cores, processes: processes.collect(), gpus: None }
     }
 
@@ -110,18 +119,30 @@ mod tests {
     #[test]
     fn every_process_gets_a_core_and_servers_start_first() {
         let counts = MemberCounts { actors: 2, weak_servers: 1, learners: 1 };
-        let plan = Plan::new(counts, 2);
+        let plan = Plan::new(counts, 2, true);
         let names: Vec<String> = plan.processes.iter().map(ProcessPlan::name).collect();
         assert_eq!(names, ["weak-server-0", "learner-0", "actor-0", "actor-1"]);
         assert!(plan.processes.iter().all(|process| process.cores == 1));
-        let cores: Vec<usize> = Plan::new(counts, 10).processes.iter().map(|p| p.cores).collect();
+        let cores: Vec<usize> =
+            Plan::new(counts, 10, true).processes.iter().map(|p| p.cores).collect();
         assert_eq!(cores.iter().sum::<usize>(), 10);
         assert!(plan.describe().contains("5 processes on 2 cores"), "{}", plan.describe());
     }
 
     #[test]
+    fn a_learner_that_trains_nothing_takes_one_core() {
+        let counts = MemberCounts { actors: 1, weak_servers: 1, learners: 1 };
+        let plan = Plan::new(counts, 9, false);
+        let found = plan.processes.iter().map(|p| (p.role, p.cores, p.publishes_only));
+        let expected =
+            [(Role::WeakServer, 4, false), (Role::Learner, 1, true), (Role::Actor, 4, false)];
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
     fn a_users_own_thread_count_wins() {
-        let process = ProcessPlan { role: Role::Actor, index: 0, cores: 3, gpu: None };
+        let counts = MemberCounts { actors: 1, weak_servers: 0, learners: 0 };
+        let process = Plan::new(counts, 3, true).processes.remove(0);
         let threads = process.variables(|name| name == "RAYON_NUM_THREADS");
         let pair = |name: &str| (name.to_owned(), "3".to_owned());
         assert_eq!(threads, [pair("CANDLE_NUM_THREADS"), pair("TOKIO_WORKER_THREADS")]);
@@ -131,7 +152,7 @@ mod tests {
     fn a_process_sees_its_own_gpu() {
         let counts = MemberCounts { actors: 1, weak_servers: 1, learners: 0 };
         let gpus = BTreeMap::from([("actor-0".to_owned(), "GPU-b".to_owned())]);
-        let plan = Plan::new(counts, 2).on_gpus(&gpus, "the table\n".to_owned());
+        let plan = Plan::new(counts, 2, true).on_gpus(&gpus, "the table\n".to_owned());
         let of = |at: usize| plan.processes[at].variables(|name| name.ends_with("THREADS"));
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let expected = [pair(VISIBLE, "GPU-b"), pair("CUDA_DEVICE_ORDER", "PCI_BUS_ID")];

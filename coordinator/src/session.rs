@@ -10,7 +10,6 @@ use serde_json::json;
 use settings::Settings;
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
-use tokio_stream::wrappers::TcpListenerStream;
 use types::WeightManifest;
 
 use crate::children::{Children, Ended, Exit, Launcher};
@@ -76,7 +75,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let log = trains.then(|| MetricsLog::create(&job.run_dir.metrics())).transpose()?;
     let steps = job.spec.training.as_ref().map_or(0, |training| training.steps);
     let members = job.spec.members;
-    let plan = placement::plan(settings, members)?;
+    let plan = placement::plan(settings, members, trains)?;
     let state = RunState::new(job.spec, job.source);
     let hub = Hub::new(state, settings.coordinator.weights_kept, log);
     if let Some((manifest, bytes)) = job.weights {
@@ -252,11 +251,8 @@ fn spawn_service(tasks: &TaskGroup, listener: TcpListener, hub: &Hub, settings: 
     let service = service(hub.clone(), ServiceLimits::new(settings));
     let stop = tasks.shutdown().wait();
     tasks.spawn("service", async move {
-        let server = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
-            .http2_keepalive_interval(Some(Duration::from_secs(10)))
-            .add_service(service);
-        let incoming = TcpListenerStream::new(listener);
+        let (mut server, incoming) = proto::accept(listener);
+        let server = server.add_service(service);
         server.serve_with_incoming_shutdown(incoming, stop).await.context("the service failed")
     });
 }

@@ -94,7 +94,7 @@ impl Tuning<'_> {
         eprintln!("measuring the gates on {problems} held-out problems");
         let job = Job {
             settings: &settings,
-            spec: RunSpec::evaluation(&settings, plan, self.actors),
+            spec: RunSpec::evaluation(&settings, plan, self.actors, 0),
             source: self.source.clone(),
             run_dir: self.run_dir,
             weights: Some((manifest_of(version, &bytes)?, bytes)),

@@ -104,11 +104,11 @@ impl RunSpec {
         }
     }
 
-    /// One evaluation of given weights.
+    /// One evaluation, of weights that are given or that a learner publishes.
     #[must_use]
-    pub fn evaluation(settings: &Settings, plan: EvalPlan, actors: u32) -> Self {
+    pub fn evaluation(settings: &Settings, plan: EvalPlan, actors: u32, learners: u32) -> Self {
         Self {
-            members: MemberCounts { actors, weak_servers: 1, learners: 0 },
+            members: MemberCounts { actors, weak_servers: 1, learners },
             eval_after: Some(plan),
             ..Self::idle(settings)
         }

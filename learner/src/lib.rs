@@ -13,6 +13,7 @@ pub mod inbox;
 pub mod ingest;
 pub mod metrics;
 mod process;
+mod publish_only;
 pub mod publisher;
 pub mod refill;
 mod report;
@@ -23,3 +24,4 @@ pub mod train_loop;
 
 pub use metrics::program;
 pub use process::{load_start, run, stops};
+pub use publish_only::publish_only;

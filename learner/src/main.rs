@@ -12,8 +12,15 @@ use proto::Role;
 struct Cli {
     #[command(flatten)]
     member: MemberArgs,
+    /// Train nothing: publish the strong model as it is, for an evaluation.
+    #[arg(long)]
+    publish_only: bool,
 }
 
 fn main() -> ExitCode {
-    run_member(Role::Learner, Cli::parse().member, learner::program(), learner::run)
+    let Cli { member, publish_only } = Cli::parse();
+    match publish_only {
+        true => run_member(Role::Learner, member, learner::program(), learner::publish_only),
+        false => run_member(Role::Learner, member, learner::program(), learner::run),
+    }
 }

@@ -1,6 +1,7 @@
 //! Several weak-servers, GPUs as settings name them, and an export of what a run left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use serde_json::Value;
 use tests::Run;
@@ -45,11 +46,37 @@ fn two_weak_servers_share_two_actors_and_the_best_checkpoint_is_exported() {
     assert!(exported.stdout.starts_with(&format!("step {best}: ")), "{}", exported.stdout);
     assert!(exported.stdout.contains("vllm serve") && exported.stdout.contains("lm_eval"));
 
-    // The exported model is a strong model as any other.
+    // The exported model is a strong model as any other, and in several files the same one.
     let strong = format!("strong.model={out}");
-    let small = ["--set", &strong, "--set", "weak.model=builtin:miniature-weak", "--limit", "8"];
-    let eval = [&["eval", "--config", "miniature"], small.as_slice()].concat();
-    run.then(&eval, LIMIT).expect_code(0);
+    let mut evaluated = |name: &str| {
+        let into = run.dir().join(name);
+        let into_set = format!("run.dir={}", into.display());
+        let set = ["--set", &strong, "--set", "weak.model=builtin:miniature-weak"];
+        let eval = ["eval", "--config", "miniature", "--limit", "8", "--set", &into_set];
+        run.then(&[eval.as_slice(), &set].concat(), LIMIT).expect_code(0);
+        let text = std::fs::read_to_string(into.join("eval-step-000000.json")).unwrap();
+        let learner = into.join("logs/learner-0.log").exists();
+        (serde_json::from_str::<Value>(&text).unwrap(), learner)
+    };
+    let (whole, published) = evaluated("whole");
+    assert_eq!((&whole["problems"], published), (&8.into(), false), "{whole}");
+    put_in_parts(Path::new(&out));
+    let (parts, published) = evaluated("parts");
+    assert!(published, "a learner publishes what is not one file");
+    assert_eq!(parts, whole);
+}
+
+/// Names the only file of weights as the first of several.
+fn put_in_parts(model: &Path) {
+    let (whole, part) = (model.join("model.safetensors"), "model-00001-of-00001.safetensors");
+    let bytes = std::fs::read(&whole).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: BTreeMap<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let names = header.into_keys().filter(|name| name != "__metadata__");
+    let map: BTreeMap<String, &str> = names.map(|name| (name, part)).collect();
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    std::fs::write(model.join("model.safetensors.index.json"), index).unwrap();
+    std::fs::rename(whole, model.join(part)).unwrap();
 }
 
 #[test]

@@ -189,12 +189,16 @@ fn what_does_not_fit_is_refused_with_the_numbers() {
 fn the_default_run_is_planned_from_its_settings() {
     let mut settings = Settings::default();
     settings.placement.gpus = "8000".to_owned();
-    let plan = plan(&settings, counts(2, 1, 1)).unwrap();
-    let text = plan.describe();
+    let training = plan(&settings, counts(2, 1, 1), true).unwrap();
+    let text = training.describe();
     assert!(text.contains("colocated on 1 GPUs") && text.contains("of 7.6"), "{text}");
-    assert!(plan.processes.iter().all(|process| process.gpu.is_some()));
+    assert!(training.processes.iter().all(|process| process.gpu.is_some()));
+    let evaluating = plan(&settings, counts(2, 1, 1), false).unwrap();
+    for process in &evaluating.processes {
+        assert_eq!(process.gpu.is_none(), process.role == Role::Learner, "{process:?}");
+    }
     settings.strong.model = "absent".to_owned();
-    let text = format!("{:#}", super::plan(&settings, counts(2, 1, 1)).unwrap_err());
+    let text = format!("{:#}", plan(&settings, counts(2, 1, 1), true).unwrap_err());
     assert!(text.contains("absent/config.json") && text.contains("model get"), "{text}");
 }
 

@@ -1,0 +1,49 @@
+//! The learner of a session without training: it publishes the strong model as it is, from whatever
+//! kind of file that is in, and waits for the stop.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use candle_core::DType;
+use member::{Membership, Process};
+use model::{ModelSource, Placement};
+use settings::Settings;
+use tokio::runtime::Handle;
+use types::{PolicyVersion, WeightManifest};
+
+use crate::publisher::{CoordinatorOutlet, Outlet};
+
+/// # Errors
+/// A model that cannot be read, no coordinator, a version that does not arrive.
+pub async fn publish_only(process: Process) -> anyhow::Result<()> {
+    let settings = Arc::clone(&process.settings);
+    let (manifest, weights) = runtime::off_workers(move || load(&settings)).await?;
+    process.readiness.set("model");
+    // Nobody sends it anything.
+    let Membership { member, coordinator, .. } = process.join(String::new()).await?;
+    let (runtime, shutdown) = (Handle::current(), process.shutdown.clone());
+    let mut outlet = CoordinatorOutlet::new(runtime, coordinator, member, shutdown.clone());
+    let (readiness, health) = (process.readiness.clone(), process.health.clone());
+    process.tasks.spawn_thread("publish", move || {
+        let published = outlet.publish(&manifest, &weights);
+        if shutdown.requested() {
+            return Ok(());
+        }
+        published?;
+        tracing::info!(version = %manifest.version, bytes = weights.len(), "published the model");
+        readiness.set("published");
+        health.rest();
+        Ok(())
+    })?;
+    process.shutdown.wait().await;
+    Ok(())
+}
+
+/// The weights in f32, on the CPU: they only travel.
+fn load(settings: &Settings) -> anyhow::Result<(WeightManifest, Vec<u8>)> {
+    let source = ModelSource::parse(&settings.strong.model).context("strong.model")?;
+    let files = source.load(settings.seed, &Placement::cpu(DType::F32)).context("strong.model")?;
+    let weights = model::to_safetensors(&files.tensors)?;
+    let version = PolicyVersion::new(settings.learner.generation, 0);
+    Ok((model::manifest(version, &weights)?, weights))
+}
