@@ -1,6 +1,9 @@
 //! A matrix in blocks of few bits: kept as the file has it, multiplied and looked up without being
 //! unpacked. Which layers are made of such matrices is not known here.
 
+#[cfg(target_arch = "x86_64")]
+mod eight_bit;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -21,7 +24,9 @@ pub(crate) struct QuantizedMatrix {
 }
 
 enum Blocks {
-    /// On the CPU: candle's products over the blocks as they lie. Its `QMatMul` would keep a second,
+    #[cfg(target_arch = "x86_64")]
+    Eight(eight_bit::EightBit),
+    /// Other types, or another CPU: candle's products over the blocks as they lie. Its `QMatMul` would keep a second,
     /// wider arrangement of most types beside them.
     Cpu(Box<dyn QuantizedType>),
     /// On another device.
@@ -41,7 +46,7 @@ impl QuantizedMatrix {
             bail!("rows of {columns} values are no whole number of {kind:?} blocks of {block}")
         }
         let blocks = match device {
-            Device::Cpu => Blocks::Cpu(raw.dtype.from_data(raw.bytes.into())),
+            Device::Cpu => Blocks::on_cpu(raw, columns),
             other => Blocks::Device(QMatMul::from_qtensor(raw.build(other)?)?),
         };
         Ok(Self { rows, all_rows: rows, columns, blocks: Arc::new(blocks) })
@@ -69,20 +74,42 @@ impl QuantizedMatrix {
             bail!("{columns} values meet a matrix of {} columns", self.columns)
         }
         match &*self.blocks {
+            #[cfg(target_arch = "x86_64")]
+            Blocks::Eight(matrix) => self.on_cpu(x, |x, out| {
+                matrix.forward(x, self.rows, out);
+                Ok(())
+            }),
             Blocks::Cpu(blocks) => {
-                let mut out = vec![0f32; n * self.rows];
-                with_elements::<f32, _, 1>([x], |[x]| {
-                    blocks.matmul_t((n, columns, self.rows), x, &mut out)
-                })?;
-                Tensor::from_vec(out, (n, self.rows), x.device())
+                self.on_cpu(x, |x, out| blocks.matmul_t((n, columns, self.rows), x, out))
             }
             Blocks::Device(matrix) => matrix.forward(x)?.narrow(1, 0, self.rows),
         }
     }
 
+    /// `product` writes `[N, out]` of `x` `[N, in]`.
+    fn on_cpu(
+        &self,
+        x: &Tensor,
+        product: impl FnOnce(&[f32], &mut [f32]) -> Result<()>,
+    ) -> Result<Tensor> {
+        let n = x.dim(0)?;
+        let mut out = vec![0f32; n * self.rows];
+        with_elements::<f32, _, 1>([x], |[x]| product(x, &mut out))?;
+        Tensor::from_vec(out, (n, self.rows), x.device())
+    }
+
     /// The rows `ids`, `[N]` (u32), dequantised: `[N, in]`.
     pub(crate) fn lookup(&self, ids: &Tensor) -> Result<Tensor> {
         match &*self.blocks {
+            #[cfg(target_arch = "x86_64")]
+            Blocks::Eight(matrix) => {
+                let ids = ids.to_vec1::<u32>()?;
+                if let Some(id) = ids.iter().find(|id| **id as usize >= self.all_rows) {
+                    bail!("row {id} is outside the {} rows", self.all_rows)
+                }
+                let out: Vec<f32> = ids.iter().flat_map(|id| matrix.row(*id as usize)).collect();
+                Tensor::from_vec(out, (ids.len(), self.columns), &Device::Cpu)
+            }
             Blocks::Cpu(blocks) => {
                 let ids = ids.to_vec1::<u32>()?;
                 let out = blocks.embedding(&ids, self.all_rows, self.columns)?;
@@ -94,14 +121,27 @@ impl QuantizedMatrix {
     }
 }
 
+impl Blocks {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "candle knows it"))]
+    fn on_cpu(raw: RawTensor, columns: usize) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if raw.dtype == GgmlDType::Q8_0
+            && let Some(matrix) = eight_bit::EightBit::new(&raw.bytes, columns)
+        {
+            return Self::Eight(matrix);
+        }
+        Self::Cpu(raw.dtype.from_data(raw.bytes.into()))
+    }
+}
+
 impl fmt::Debug for QuantizedMatrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "QuantizedMatrix[{}, {}]", self.rows, self.columns)
     }
 }
 
-/// candle multiplies Q5_0 on x86-64 a value at a time, Q8_0 by vectors. Five bits less 16 fit into
-/// eight, with the same scale: nothing is lost.
+/// Five bits less 16 fit into eight, with the same scale: nothing is lost, and only one kind of row
+/// has to be multiplied fast. candle multiplies Q5_0 on x86-64 a value at a time.
 fn widened(raw: RawTensor) -> RawTensor {
     const FROM: usize = 22;
     const TO: usize = 34;
