@@ -57,7 +57,7 @@ impl EightBit {
         // A piece is some of the matrix' rows: those columns of all rows of `out`.
         let mut pieces: Vec<Vec<&mut [f32]>> = Vec::new();
         pieces.resize_with(rows.div_ceil(piece), Vec::new);
-        for row in out.chunks_mut(rows) {
+        for row in out.chunks_mut(rows.max(1)) {
             for (columns, part) in pieces.iter_mut().zip(row.chunks_mut(piece)) {
                 columns.push(part);
             }
@@ -87,7 +87,9 @@ impl Rounded {
             let largest = block.iter().fold(0f32, |largest, x| largest.max(x.abs()));
             let steps = if largest > 0.0 { 127.0 / largest } else { 0.0 };
             values.push(block.map(|x| (x * steps).round() as i16));
-            scales.push(largest / 127.0);
+            // What is no number must not become one.
+            let finite = block.iter().all(|x| x.is_finite());
+            scales.push(if finite { largest / 127.0 } else { f32::NAN });
         }
         Self { values, scales }
     }
@@ -218,6 +220,18 @@ mod tests {
                 let apart = (f64::from(*found) - expected).abs();
                 assert!(apart < 1e-5 * scale, "{n} by {rows}, {at}: {found}, not {expected}");
             }
+        }
+    }
+    #[test]
+    fn what_is_no_number_reaches_its_own_row_and_no_other() {
+        let matrix = matrix(3);
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x: Vec<f32> = (0..2 * COLUMNS).map(noise(2)).collect();
+            x[COLUMNS + 40] = broken;
+            let mut found = vec![0.0; 2 * 3];
+            matrix.forward(&x, 3, &mut found);
+            assert!(found[..3].iter().all(|y| y.is_finite()), "{broken}: {found:?}");
+            assert!(found[3..].iter().all(|y| y.is_nan()), "{broken}: {found:?}");
         }
     }
 }
