@@ -12,10 +12,10 @@ use serde::Serialize;
 use crate::eval_plan::EvalResult;
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {path}: {source}; is the disk full?")]
+#[error("cannot write {path}: {cause}; is the disk full?")]
 pub struct LogError {
     path: PathBuf,
-    source: io::Error,
+    cause: io::Error,
 }
 
 /// An append-only file of JSON lines.
@@ -63,7 +63,7 @@ impl MetricsLog {
     /// A file that cannot be written.
     pub fn create(path: &Path) -> Result<Self, LogError> {
         let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.map_err(|source| LogError { path: path.to_owned(), source })?;
+        let file = file.map_err(|cause| LogError { path: path.to_owned(), cause })?;
         Ok(Self { path: path.to_owned(), file })
     }
 
@@ -100,7 +100,7 @@ impl MetricsLog {
     }
 
     fn write(&mut self, line: &impl Serialize) -> Result<(), LogError> {
-        let fault = |source| LogError { path: self.path.clone(), source };
+        let fault = |cause| LogError { path: self.path.clone(), cause };
         let mut text = serde_json::to_vec(line).map_err(|e| fault(e.into()))?;
         text.push(b'\n');
         // One write call, so that a kill in between leaves whole lines.

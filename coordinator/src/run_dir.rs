@@ -29,8 +29,8 @@ pub enum RunDirError {
     Live(PathBuf),
     #[error("{0} is not empty: choose another --run-dir, a new or an empty directory")]
     NotEmpty(PathBuf),
-    #[error("cannot create the run directory {path}: {source}")]
-    Create { path: PathBuf, source: io::Error },
+    #[error("cannot create the run directory {path}: {cause}")]
+    Create { path: PathBuf, cause: io::Error },
     #[error("no free run directory like {0}: clear runs/ or give --run-dir")]
     Full(PathBuf),
     #[error("{0} is no run directory, it has no config.toml: name what `coordinator launch` made")]
@@ -44,10 +44,10 @@ pub enum RunDirError {
          or train with eval.every_steps a multiple of checkpoint.every_steps"
     )]
     NotEvaluated(PathBuf),
-    #[error("cannot read {path}: {source}")]
-    Read { path: PathBuf, source: io::Error },
-    #[error("cannot write {path}: {source}")]
-    Write { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}: {cause}")]
+    Read { path: PathBuf, cause: io::Error },
+    #[error("cannot write {path}: {cause}")]
+    Write { path: PathBuf, cause: io::Error },
 }
 
 /// Which checkpoint of a run.
@@ -176,7 +176,7 @@ impl RunDir {
         let path = self.path.join("checkpoints");
         let entries = match fs::read_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(|source| RunDirError::Read { path, source })?,
+            other => other.map_err(|cause| RunDirError::Read { path, cause })?,
         };
         let step = |entry: fs::DirEntry| {
             let name = entry.file_name().into_string().ok()?;
@@ -210,7 +210,7 @@ impl RunDir {
     }
 
     fn at(path: &Path, lock: Option<File>) -> Result<Self, RunDirError> {
-        let fault = |source| RunDirError::Read { path: path.to_owned(), source };
+        let fault = |cause| RunDirError::Read { path: path.to_owned(), cause };
         let absolute = std::path::absolute(path).map_err(fault)?;
         Ok(Self { path: absolute, shown: path.to_owned(), _lock: lock.map(Arc::new) })
     }

@@ -51,7 +51,7 @@ impl Cached {
         // From the file's directory up to the repository's.
         let up = "../".repeat(name.components().count() + 1);
         let target = PathBuf::from(up).join("blobs").join(etag);
-        let fault = |source| FetchError::File { path: path.clone(), source };
+        let fault = |cause| FetchError::File { path: path.clone(), cause };
         fs::create_dir_all(path.parent().unwrap_or(&self.dir)).map_err(fault)?;
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(error)),
@@ -73,7 +73,7 @@ impl Cached {
         let written = path.parent().map_or(Ok(()), fs::create_dir_all);
         written
             .and_then(|()| fs::write(&path, commit))
-            .map_err(|source| FetchError::File { path, source })
+            .map_err(|cause| FetchError::File { path, cause })
     }
 }
 

@@ -98,7 +98,7 @@ impl Client {
             .timeout_per_read(Some(silence));
         if let Some(path) = &place.roots {
             let pem = std::fs::read(path)
-                .map_err(|source| FetchError::File { path: path.clone(), source })?;
+                .map_err(|cause| FetchError::File { path: path.clone(), cause })?;
             let certificates = parse_pem(&pem).filter_map(|item| match item {
                 Ok(PemItem::Certificate(certificate)) => Some(certificate),
                 _ => None,

@@ -44,7 +44,7 @@ impl Downloads<'_> {
     }
 
     fn fetch(&self, file: &str, described: &Described, blob: &Path) -> Result<(), FetchError> {
-        let fault = |source| FetchError::File { path: blob.to_owned(), source };
+        let fault = |cause| FetchError::File { path: blob.to_owned(), cause };
         fs::create_dir_all(blob.parent().unwrap_or(blob)).map_err(fault)?;
         let partial = blob.with_extension(INCOMPLETE);
         let mut out = OpenOptions::new();
@@ -73,7 +73,7 @@ impl Downloads<'_> {
         (mut out, partial): (&File, &Path),
         progress: &mut Progress,
     ) -> Result<(), FetchError> {
-        let fault = |source| FetchError::File { path: partial.to_owned(), source };
+        let fault = |cause| FetchError::File { path: partial.to_owned(), cause };
         let expected = described.bytes;
         let mut held = length(out, partial)?;
         if held > expected {
@@ -108,12 +108,12 @@ impl Downloads<'_> {
 
 fn length(file: &File, path: &Path) -> Result<u64, FetchError> {
     let found = file.metadata().map(|found| found.len());
-    found.map_err(|source| FetchError::File { path: path.to_owned(), source })
+    found.map_err(|cause| FetchError::File { path: path.to_owned(), cause })
 }
 
 /// Size, and the hash that the etag is.
 fn check(file: &str, described: &Described, path: &Path) -> Result<(), FetchError> {
-    let fault = |source| FetchError::File { path: path.to_owned(), source };
+    let fault = |cause| FetchError::File { path: path.to_owned(), cause };
     let damaged = |kind, found: String, expected: String| {
         Err(FetchError::Damaged { file: file.to_owned(), kind, found, expected })
     };

@@ -45,8 +45,8 @@ pub(super) enum FetchError {
     Busy(PathBuf),
     #[error("the hub names a file `{0}`, which would lie outside of the directory: not fetched")]
     Name(String),
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: io::Error },
+    #[error("{path}: {cause}")]
+    File { path: PathBuf, cause: io::Error },
     #[error("{variable} is `{value}`: {hint}")]
     Environment { variable: &'static str, value: String, hint: String },
 }

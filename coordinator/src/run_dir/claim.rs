@@ -42,7 +42,7 @@ impl RunDir {
 
     /// Only what is empty, or what a run left behind that ended before it began.
     fn claim(path: &Path) -> Result<Self, RunDirError> {
-        let fault = |source| RunDirError::Create { path: path.to_owned(), source };
+        let fault = |cause| RunDirError::Create { path: path.to_owned(), cause };
         fs::create_dir_all(path).map_err(fault)?;
         let ours = path.join(LOCK).is_file();
         let refusal = || match path.join(CONFIG).is_file() {
@@ -61,7 +61,7 @@ impl RunDir {
     }
 
     pub(super) fn first_free(stem: &Path) -> Result<Self, RunDirError> {
-        let fault = |source| RunDirError::Create { path: stem.to_owned(), source };
+        let fault = |cause| RunDirError::Create { path: stem.to_owned(), cause };
         let (parent, name) = (stem.parent().unwrap_or(Path::new("")), stem.file_name());
         let name = name.unwrap_or_default().to_string_lossy();
         fs::create_dir_all(parent).map_err(fault)?;
@@ -80,7 +80,7 @@ impl RunDir {
 /// # Errors
 /// Another process holds the lock, or it cannot be made.
 fn lock(path: &Path) -> Result<File, RunDirError> {
-    let fault = |source| RunDirError::Create { path: path.to_owned(), source };
+    let fault = |cause| RunDirError::Create { path: path.to_owned(), cause };
     let file = OpenOptions::new().create(true).append(true).open(path.join(LOCK)).map_err(fault)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -53,7 +53,7 @@ impl RunDir {
             return Ok(());
         }
         let path = checkpoint.path.join(EVALUATION);
-        write_json(&path, result).map_err(|source| RunDirError::Write { path, source })
+        write_json(&path, result).map_err(|cause| RunDirError::Write { path, cause })
     }
 
     /// The checkpoint with the highest mean tandem accuracy over the schedules, among those that
@@ -84,9 +84,9 @@ fn read(checkpoint: &CheckpointDir) -> Result<Option<Evaluated>, RunDirError> {
     let path = checkpoint.path.join(EVALUATION);
     let text = match fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|source| RunDirError::Read { path: path.clone(), source })?,
+        other => other.map_err(|cause| RunDirError::Read { path: path.clone(), cause })?,
     };
-    let fault = |source: serde_json::Error| RunDirError::Read { path, source: source.into() };
+    let fault = |source: serde_json::Error| RunDirError::Read { path, cause: source.into() };
     serde_json::from_str(&text).map(Some).map_err(fault)
 }
 

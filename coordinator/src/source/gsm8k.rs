@@ -21,8 +21,8 @@ const ANSWER_MARK: &str = "#### ";
 
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    #[error("cannot read {path}: {source}; data.path must name the directory that holds {file}")]
-    Read { path: PathBuf, file: String, source: std::io::Error },
+    #[error("cannot read {path}: {cause}; data.path must name the directory that holds {file}")]
+    Read { path: PathBuf, file: String, cause: std::io::Error },
     #[error(
         "{path}, line {line}: {fault}; each line is {{\"question\": …, \"answer\": …}} with the gold answer after `#### `"
     )]
@@ -238,7 +238,7 @@ impl Style {
 pub fn read_problems(path: &Path) -> Result<Vec<Problem>, SourceError> {
     let text = std::fs::read_to_string(path).map_err(|source| {
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        SourceError::Read { path: path.to_owned(), file, source }
+        SourceError::Read { path: path.to_owned(), file, cause: source }
     })?;
     let fault =
         |line: usize, fault: String| SourceError::Line { path: path.to_owned(), line, fault };

@@ -38,7 +38,7 @@ pub type Texts = BTreeMap<String, String>;
 /// # Errors
 /// A file that cannot be written.
 pub fn write_directory(dir: &Path, texts: &Texts, safetensors: &[u8]) -> Result<(), ModelError> {
-    let failed = |path: &Path, source| ModelError::Write { path: path.to_owned(), source };
+    let failed = |path: &Path, source| ModelError::Write { path: path.to_owned(), cause: source };
     fs::create_dir_all(dir).map_err(|e| failed(dir, e))?;
     let texts = texts.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
     for (name, bytes) in texts.chain([(WEIGHTS, safetensors)]) {
@@ -118,7 +118,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {
     let text = String::from_utf8(read(path)?);
     text.map_err(|e| ModelError::Read {
         path: path.to_owned(),
-        source: std::io::Error::new(ErrorKind::InvalidData, e),
+        cause: std::io::Error::new(ErrorKind::InvalidData, e),
     })
 }
 
@@ -129,6 +129,6 @@ fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
                         fetch the model's missing file or name another directory";
             ModelError::MissingFile { path: path.to_owned(), hint }
         }
-        _ => ModelError::Read { path: path.to_owned(), source },
+        _ => ModelError::Read { path: path.to_owned(), cause: source },
     })
 }

@@ -8,10 +8,10 @@ use crate::SampleError;
 pub enum ModelError {
     #[error("{path} does not exist: {hint}")]
     MissingFile { path: PathBuf, hint: &'static str },
-    #[error("cannot read {path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("cannot write {path}: {source}")]
-    Write { path: PathBuf, source: std::io::Error },
+    #[error("cannot read {path}: {cause}")]
+    Read { path: PathBuf, cause: std::io::Error },
+    #[error("cannot write {path}: {cause}")]
+    Write { path: PathBuf, cause: std::io::Error },
     #[error("unknown model {name:?}: give a directory or one of {known}")]
     UnknownModel { name: String, known: String },
     #[error(

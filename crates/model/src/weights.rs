@@ -135,7 +135,7 @@ pub fn write_numbers<'a>(
     let views = numbers.into_iter().map(|(name, shape, values)| (name, Numbers { shape, values }));
     safetensors::serialize_to_file(views, None, path).map_err(|error| {
         let source = std::io::Error::other(error);
-        ModelError::Write { path: path.to_owned(), source }
+        ModelError::Write { path: path.to_owned(), cause: source }
     })
 }
 

@@ -25,8 +25,8 @@ pub async fn run_attached(
     grace: Duration,
 ) -> Result<ExitStatus, ChildError> {
     let name = || program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let start = |source| ChildError::Start { name: name(), program: program.to_owned(), source };
-    let wait = |source| ChildError::Wait { name: name(), source };
+    let start = |cause| ChildError::Start { name: name(), program: program.to_owned(), cause };
+    let wait = |cause| ChildError::Wait { name: name(), cause };
     let mut process = Command::new(program)
         .args(args)
         .stdin(Stdio::piped())
@@ -47,7 +47,7 @@ pub async fn run_attached(
         kill(id, signal).map_err(|source| ChildError::Signal {
             name: name(),
             signal: signal.as_str(),
-            source,
+            cause: source,
         })?;
     }
     match tokio::time::timeout(grace, process.wait()).await {

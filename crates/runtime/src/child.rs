@@ -30,14 +30,14 @@ pub struct ChildSpec {
 
 #[derive(Debug, Error)]
 pub enum ChildError {
-    #[error("cannot open the log {path} of {name}: {source}")]
-    Log { name: String, path: PathBuf, source: io::Error },
-    #[error("cannot start {name} from {program}: {source}")]
-    Start { name: String, program: PathBuf, source: io::Error },
-    #[error("cannot send {signal} to {name}: {source}")]
-    Signal { name: String, signal: &'static str, source: nix::Error },
-    #[error("cannot wait for {name}: {source}")]
-    Wait { name: String, source: io::Error },
+    #[error("cannot open the log {path} of {name}: {cause}")]
+    Log { name: String, path: PathBuf, cause: io::Error },
+    #[error("cannot start {name} from {program}: {cause}")]
+    Start { name: String, program: PathBuf, cause: io::Error },
+    #[error("cannot send {signal} to {name}: {cause}")]
+    Signal { name: String, signal: &'static str, cause: nix::Error },
+    #[error("cannot wait for {name}: {cause}")]
+    Wait { name: String, cause: io::Error },
 }
 
 /// A running or ended child. Dropping it closes the life-line and kills what is still running.
@@ -56,7 +56,7 @@ impl Child {
         let (stdout, stderr) = open_log(&spec.log_path).map_err(|source| ChildError::Log {
             name: spec.name.clone(),
             path: spec.log_path.clone(),
-            source,
+            cause: source,
         })?;
         let mut process = Command::new(&spec.program)
             .args(&spec.args)
@@ -72,7 +72,7 @@ impl Child {
             .map_err(|source| ChildError::Start {
                 name: spec.name.clone(),
                 program: spec.program.clone(),
-                source,
+                cause: source,
             })?;
         let lifeline = process.stdin.take();
         Ok(Self { name: spec.name.clone(), log_path: spec.log_path.clone(), process, lifeline })
@@ -94,7 +94,7 @@ impl Child {
     /// Waits for the end; the life-line stays open meanwhile. Cancel-safe.
     pub async fn wait(&mut self) -> Result<ExitStatus, ChildError> {
         let status = self.process.wait().await;
-        status.map_err(|source| ChildError::Wait { name: self.name.clone(), source })
+        status.map_err(|cause| ChildError::Wait { name: self.name.clone(), cause })
     }
 
     /// Asks it to stop, with SIGTERM. Nothing happens to a child that has ended.
@@ -128,7 +128,7 @@ impl Child {
         kill(Pid::from_raw(id), signal).map_err(|source| ChildError::Signal {
             name: self.name.clone(),
             signal: signal.as_str(),
-            source,
+            cause: source,
         })
     }
 }

@@ -24,8 +24,8 @@ pub struct Layers {
 pub enum SettingsError {
     #[error("no settings file `{name}`: give a path, or one of the presets {presets}")]
     NoFile { name: String, presets: String },
-    #[error("cannot read the settings file {name}: {source}")]
-    Read { name: String, source: std::io::Error },
+    #[error("cannot read the settings file {name}: {cause}")]
+    Read { name: String, cause: std::io::Error },
     #[error("settings of {origin}: {fault}")]
     Syntax { origin: String, fault: String },
     #[error("--set {0}: write KEY=VALUE, for instance --set train.steps=20")]
@@ -119,7 +119,7 @@ fn read(name: &str) -> Result<String, SettingsError> {
             let presets = PRESETS.map(|(known, _)| known).join(", ");
             Err(SettingsError::NoFile { name: name.to_owned(), presets })
         }
-        _ => Err(SettingsError::Read { name: name.to_owned(), source }),
+        _ => Err(SettingsError::Read { name: name.to_owned(), cause: source }),
     }
 }
 

@@ -253,7 +253,7 @@ fn read_failed(path: &Path, source: std::io::Error) -> ModelError {
             let hint = "name a .gguf file that is there, or a model directory";
             ModelError::MissingFile { path: path.to_owned(), hint }
         }
-        _ => ModelError::Read { path: path.to_owned(), source },
+        _ => ModelError::Read { path: path.to_owned(), cause: source },
     }
 }
 
