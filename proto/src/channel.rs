@@ -7,7 +7,8 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 
 /// Bytes of one stream, and of one connection, that a server lets be on their way before it has
-/// read them. With HTTP/2's own 64 KiB every piece of a large version waits for the one before.
+/// read them. hyper's own 1 MiB is less than one piece of a version, of which each then waits for
+/// the one before.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
