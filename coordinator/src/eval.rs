@@ -147,7 +147,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The weights that a model's name stands for, where they are one file of safetensors; `None` for
-/// what only a learner reads, or fails to.
+/// what only a learner reads.
 fn model_bytes(name: &str, seed: u64) -> anyhow::Result<Option<Vec<u8>>> {
     use miniature::Role;
     let role =
@@ -163,7 +163,13 @@ fn model_bytes(name: &str, seed: u64) -> anyhow::Result<Option<Vec<u8>>> {
         return Ok(Some(miniature::fresh_weights(role, seed)));
     }
     let path = PathBuf::from(name).join("model.safetensors");
-    path.is_file().then(|| read(&path)).transpose()
+    if path.is_file() {
+        return read(&path).map(Some);
+    }
+    if !Path::new(name).exists() {
+        bail!("strong.model: {name} does not exist: name a model's directory or a .gguf file");
+    }
+    Ok(None)
 }
 
 fn conclude(finished: &Finished, run_dir: &RunDir, step: u32) -> anyhow::Result<u8> {
@@ -204,7 +210,11 @@ mod tests {
         fs::write(dir.path().join("model.safetensors"), b"bytes").unwrap();
         let name = dir.path().to_string_lossy();
         assert_eq!(model_bytes(&name, 0).unwrap().as_deref(), Some(&b"bytes"[..]));
-        assert_eq!(model_bytes("model.gguf", 0).unwrap(), None);
+        let gguf = dir.path().join("model.gguf");
+        fs::write(&gguf, b"").unwrap();
+        assert_eq!(model_bytes(&gguf.to_string_lossy(), 0).unwrap(), None);
+        let text = format!("{:#}", model_bytes("absent", 0).unwrap_err());
+        assert!(text.contains("absent does not exist"), "{text}");
     }
 
     #[test]

@@ -26,8 +26,8 @@ pub(crate) struct QuantizedMatrix {
 enum Blocks {
     #[cfg(target_arch = "x86_64")]
     Eight(eight_bit::EightBit),
-    /// Other types, or another CPU: candle's products over the blocks as they lie. Its `QMatMul` would keep a second,
-    /// wider arrangement of most types beside them.
+    /// Other types, or another CPU: candle's products over the blocks as they lie. Its `QMatMul` would
+    /// keep a second, wider arrangement of most types beside them.
     Cpu(Box<dyn QuantizedType>),
     /// On another device.
     Device(QMatMul),
