@@ -20,7 +20,7 @@ use crate::source::Source;
 use crate::spec::{RunSpec, held_out};
 use crate::summary::write_json;
 use crate::table::{Column, table};
-use crate::weight_store::{WeightStoreError, manifest_of};
+use crate::weight_store::manifest_of;
 
 /// What is evaluated.
 struct Subject {
@@ -62,9 +62,10 @@ pub fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
     let spec = RunSpec::evaluation(&settings, plan, args.actors, learners);
     let log = run_dir.log(&format!("{log_prefix}coordinator"));
     let version = PolicyVersion::new(settings.learner.generation, step);
-    let weights =
-        bytes.map(|bytes| Ok::<_, WeightStoreError>((manifest_of(version, &bytes)?, bytes)));
-    let weights = weights.transpose()?;
+    let weights = match bytes {
+        Some(bytes) => Some((manifest_of(version, &bytes)?, bytes)),
+        None => None,
+    };
     host::run(&settings, &log, async |host: &Host| {
         let job = Job {
             settings: &settings,
