@@ -15,6 +15,7 @@ pub mod gates;
 pub mod host;
 pub mod hub;
 pub mod intervals;
+pub mod journal;
 pub mod launch;
 pub mod lease;
 pub mod membership;

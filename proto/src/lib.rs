@@ -4,6 +4,7 @@
 mod channel;
 mod client;
 mod convert;
+mod journal;
 mod span;
 mod status;
 pub mod wire;
@@ -17,6 +18,7 @@ pub use client::{
 pub use convert::{
     CHUNK_BYTES, ConvertError, WeightAssembler, WeightError, group_bytes, weight_chunks,
 };
+pub use journal::{EvalStage, JOURNAL_FORMAT, JournalEntry, JournalEntryError};
 pub use span::{Open, SpanFailure, SpanFault, SpanReply, SpanRequest, SpanWritten, WeakMessage};
 pub use status::{ErrorCode, RpcError};
 pub use work::{

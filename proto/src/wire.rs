@@ -23,10 +23,16 @@ mod generated {
                 tonic::include_proto!("tandem.coordinator.v1");
             }
         }
+        pub mod journal {
+            pub mod v1 {
+                tonic::include_proto!("tandem.journal.v1");
+            }
+        }
     }
 }
 
 pub use generated::tandem::coordinator::v1 as coordinator;
+pub use generated::tandem::journal::v1 as journal;
 pub use generated::tandem::learner::v1 as learner;
 pub use generated::tandem::rollout::v1 as rollout;
 pub use generated::tandem::weak::v1 as weak;

@@ -1,7 +1,8 @@
 //! What the end-to-end tests stand on: the built programs, runs in temporary directories, waiting
-//! for predicates. It tests nothing itself.
+//! for predicates, processes that are killed. It tests nothing itself.
 
 mod admin;
+mod child;
 mod data;
 mod programs;
 mod run;
@@ -10,6 +11,7 @@ mod summary;
 mod wait;
 
 pub use admin::{Scraper, admin_address, http_get, promtool, sample, samples};
+pub use child::{Alone, die_at, limit_files, run_alone, say, task};
 pub use data::gsm8k_dir;
 pub use programs::Programs;
 pub use run::{Ended, Run};

@@ -451,6 +451,10 @@ section! {
         /// A run fails when for so long no step is committed and no group or evaluation is done: more
         /// than the slowest of them takes. Members that are gone are noticed within seconds.
         stall_timeout_ms: u32 = 1_800_000,
+        /// What is acknowledged must be in the journal, on disk, by then.
+        journal_timeout_ms: u32 = 10_000,
+        /// Journal entries that wait for the disk; whoever adds more waits too.
+        journal_queue_bytes: u64 = 16 << 20,
     }
 }
 
@@ -489,19 +493,6 @@ section! {
     }
 }
 
-choice! {
-    /// How log lines look.
-    LogFormat {
-        Text,
-        Json,
-    }
-}
+mod log;
 
-section! {
-    /// Logging.
-    Log {
-        /// As in `RUST_LOG`.
-        filter: String = "info".to_owned(),
-        format: LogFormat = LogFormat::Text,
-    }
-}
+pub use log::{Log, LogFormat};

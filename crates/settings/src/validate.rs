@@ -160,6 +160,13 @@ fn deadlines(s: &Settings, faults: &mut Vec<String>) {
              (coordinator.lease_deadline_ms): raise it or lower that"
         ));
     }
+    let (journal_ms, call_ms) = (s.coordinator.journal_timeout_ms, s.limits.call_timeout_ms);
+    if call_ms > 0 && journal_ms >= call_ms {
+        faults.push(format!(
+            "coordinator.journal_timeout_ms is {journal_ms} but a call is given up after {call_ms} \
+             ms (limits.call_timeout_ms): lower it or raise that, so that the caller learns why"
+        ));
+    }
     if s.shutdown.grace_seconds > 3600.0 {
         faults.push("shutdown.grace_seconds is over an hour".to_owned());
     }

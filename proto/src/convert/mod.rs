@@ -1,5 +1,6 @@
 //! Wire to domain, fallibly, on receipt only; domain to wire, infallibly.
 
+mod journal;
 mod rollout;
 mod span;
 mod weights;

@@ -49,6 +49,7 @@ fn at_least_one(s: &Settings, faults: &mut Vec<String>) {
         ("coordinator.keepalive_ms", s.coordinator.keepalive_ms),
         ("coordinator.start_timeout_ms", s.coordinator.start_timeout_ms),
         ("coordinator.stall_timeout_ms", s.coordinator.stall_timeout_ms),
+        ("coordinator.journal_timeout_ms", s.coordinator.journal_timeout_ms),
         ("placement.query_timeout_ms", s.placement.query_timeout_ms),
         ("admin.progress_limit_ms", s.admin.progress_limit_ms),
         ("limits.connect_timeout_ms", s.limits.connect_timeout_ms),
@@ -68,6 +69,7 @@ fn writable(s: &Settings, faults: &mut Vec<String>) {
         ("data.shots_seed", s.data.shots_seed),
         ("limits.message_bytes", s.limits.message_bytes),
         ("limits.weights_bytes", s.limits.weights_bytes),
+        ("coordinator.journal_queue_bytes", s.coordinator.journal_queue_bytes),
     ];
     for (key, value) in numbers {
         if value > WHOLE_MAX {

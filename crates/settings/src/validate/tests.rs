@@ -27,6 +27,7 @@ fn counts_and_times_of_zero_are_named() {
         "limits.call_timeout_ms",
         "coordinator.start_timeout_ms",
         "coordinator.stall_timeout_ms",
+        "coordinator.journal_timeout_ms",
         "weak_server.reply_messages",
     ] {
         check(&[&format!("{key}=0")], &format!("{key} is 0 but must be at least 1"));
@@ -86,6 +87,11 @@ fn what_must_fit_fits() {
     assert_eq!(broken(&["actor.span_deadline_ms=39999"]), [""; 0]);
     let stall = ["coordinator.stall_timeout_ms=240000"];
     check(&stall, "coordinator.stall_timeout_ms is 240000 but one lease may run 240000 ms");
+    let journal = ["coordinator.journal_timeout_ms=30000"];
+    check(
+        &journal,
+        "coordinator.journal_timeout_ms is 30000 but a call is given up after 30000 ms",
+    );
     check(&["actor.batch_tokens=63"], "actor.batch_tokens is 63 but actor.slots is 64");
     check(&["weak_server.batch_tokens=63"], "weak_server.batch_tokens is 63 but");
     check(&["train.refill=true", "reward.shuffle=true"], "turn one of them off");
