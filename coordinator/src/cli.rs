@@ -55,15 +55,15 @@ pub struct ConfigArgs {
 pub struct LaunchArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Actor processes.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub actors: u32,
-    /// Learner ranks, which share every step.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub learners: u32,
-    /// Weak-server processes; actors are spread over them in turn.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub weak_servers: u32,
+    /// Actor processes; without it, 1.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub actors: Option<u32>,
+    /// Learner ranks, which share every step; without it, 1.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub learners: Option<u32>,
+    /// Weak-server processes; actors are spread over them in turn. Without it, 1.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub weak_servers: Option<u32>,
     /// Same as --set train.steps=N.
     #[arg(long)]
     pub steps: Option<u32>,
@@ -73,6 +73,10 @@ pub struct LaunchArgs {
     /// A new or empty directory; without it, the first free runs/NAME-N.
     #[arg(long)]
     pub run_dir: Option<PathBuf>,
+    /// Go on with the run in --run-dir where its history ends, with as many processes as it had
+    /// unless flags say otherwise.
+    #[arg(long, requires = "run_dir", conflicts_with = "dry_run")]
+    pub resume: bool,
     /// Print what would run, and run nothing.
     #[arg(long)]
     pub dry_run: bool,

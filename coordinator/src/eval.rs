@@ -72,6 +72,7 @@ pub fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
             spec,
             source,
             run_dir: &run_dir,
+            history: None,
             weights,
             overrides,
             log_prefix,

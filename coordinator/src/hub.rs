@@ -8,10 +8,20 @@ use proto::{Directive, StepRecord};
 use tokio::sync::watch;
 use types::{PolicyVersion, WeightManifest};
 
+use crate::journal::{Journal, Ticket};
 use crate::metrics;
 use crate::metrics_log::{LogError, MetricsLog};
 use crate::state::{RunState, StateError};
 use crate::weight_store::{CheckedWeights, WeightStore, WeightStoreError};
+
+/// Where a run's history goes, and how long it is already.
+#[derive(Debug, Default)]
+pub struct Records {
+    pub log: Option<MetricsLog>,
+    /// None: the run cannot be resumed.
+    pub journal: Option<Journal>,
+    pub earlier: Duration,
+}
 
 /// Why a version was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +44,9 @@ struct Inner {
     state: Mutex<RunState>,
     weights: Mutex<WeightStore>,
     log: Mutex<Option<MetricsLog>>,
+    journal: Option<Journal>,
+    /// Of the run before this process.
+    earlier: Duration,
     directives: watch::Sender<Directive>,
     /// Counts changes, so that whoever waits for one misses none.
     revision: watch::Sender<u64>,
@@ -41,14 +54,16 @@ struct Inner {
 
 impl Hub {
     #[must_use]
-    pub fn new(state: RunState, weights_kept: u32, log: Option<MetricsLog>) -> Self {
+    pub fn new(state: RunState, weights_kept: u32, records: Records) -> Self {
         let (directives, _) = watch::channel(state.directive());
         let (revision, _) = watch::channel(0);
         Self(Arc::new(Inner {
             started: Instant::now(),
             state: Mutex::new(state),
             weights: Mutex::new(WeightStore::new(weights_kept)),
-            log: Mutex::new(log),
+            log: Mutex::new(records.log),
+            journal: records.journal,
+            earlier: records.earlier,
             directives,
             revision,
         }))
@@ -57,18 +72,46 @@ impl Hub {
     /// The clock of the run.
     #[must_use]
     pub fn now(&self) -> Duration {
-        self.0.started.elapsed()
+        self.0.earlier + self.0.started.elapsed()
     }
 
     /// Reads, or changes something that nobody waits for.
     pub fn with<T>(&self, body: impl FnOnce(&mut RunState) -> T) -> T {
-        body(&mut lock(&self.0.state))
+        let mut state = lock(&self.0.state);
+        let result = body(&mut state);
+        self.note(&mut state);
+        result
+    }
+
+    /// The same; whoever is answered waits for the ticket before.
+    pub fn with_ticket<T>(&self, body: impl FnOnce(&mut RunState) -> T) -> (T, Option<Ticket>) {
+        let mut state = lock(&self.0.state);
+        let result = body(&mut state);
+        let ticket = self.note(&mut state);
+        (result, ticket)
+    }
+
+    /// Under the lock, so that entries have the order of what they tell of. The last one's ticket
+    /// speaks for those before it.
+    fn note(&self, state: &mut RunState) -> Option<Ticket> {
+        let entries = state.take_entries();
+        let journal = self.0.journal.as_ref()?;
+        entries.iter().map(|entry| journal.append(entry)).last()
     }
 
     /// Changes the state and tells everyone who waits.
     pub fn change<T>(&self, body: impl FnOnce(&mut RunState) -> T) -> T {
+        self.change_with_ticket(body).0
+    }
+
+    /// The same; whoever is answered waits for the ticket before.
+    pub fn change_with_ticket<T>(
+        &self,
+        body: impl FnOnce(&mut RunState) -> T,
+    ) -> (T, Option<Ticket>) {
         let mut state = lock(&self.0.state);
         let result = body(&mut state);
+        let ticket = self.note(&mut state);
         metrics::set_from(&state);
         // Under the lock: whoever changed the state before has announced it before, too.
         let directive = state.directive();
@@ -79,7 +122,7 @@ impl Hub {
         });
         drop(state);
         self.0.revision.send_modify(|revision| *revision += 1);
-        result
+        (result, ticket)
     }
 
     #[must_use]
@@ -98,7 +141,11 @@ impl Hub {
     ///
     /// # Errors
     /// Weights that are not what they should be or not what comes next; the current version stays.
-    pub fn publish(&self, manifest: WeightManifest, bytes: Vec<u8>) -> Result<(), PublishError> {
+    pub fn publish(
+        &self,
+        manifest: WeightManifest,
+        bytes: Vec<u8>,
+    ) -> Result<Option<Ticket>, PublishError> {
         let version = manifest.version;
         self.with(|state| state.may_publish(version))?;
         let stored = CheckedWeights::new(manifest, bytes).and_then(|checked| {
@@ -109,16 +156,17 @@ impl Hub {
         });
         let outcome = if stored.is_ok() { "stored" } else { "refused" };
         metrics::PUBLICATIONS.increment(1, &[("outcome", outcome)]);
-        if stored? {
-            self.change(|state| {
-                if state.publish(version)? > 0 {
-                    let mut log = lock(&self.0.log);
-                    log.as_mut().map_or(Ok(()), |log| log.cut_after(version.step))?;
-                }
-                Ok::<(), PublishError>(())
-            })?;
+        if !stored? {
+            return Ok(None);
         }
-        Ok(())
+        let (published, ticket) = self.change_with_ticket(|state| {
+            if state.publish(version)? > 0 {
+                let mut log = lock(&self.0.log);
+                log.as_mut().map_or(Ok(()), |log| log.cut_after(version.step))?;
+            }
+            Ok(())
+        });
+        published.map(|()| ticket)
     }
 
     /// # Errors
@@ -131,9 +179,9 @@ impl Hub {
     ///
     /// # Errors
     /// A step that the state refuses, or whose line cannot be written: the run fails then.
-    pub fn commit(&self, record: &StepRecord) -> Result<(), StateError> {
+    pub fn commit(&self, record: &StepRecord) -> Result<Option<Ticket>, StateError> {
         let now = self.now();
-        self.change(|state| {
+        let (committed, ticket) = self.change_with_ticket(|state| {
             if !state.is_new(record)? {
                 return Ok(());
             }
@@ -143,8 +191,9 @@ impl Hub {
                 state.fail(fault.clone());
                 return Err(StateError::Unwritten { step, fault });
             }
-            state.commit(record).map(drop)
-        })
+            state.commit(record, now).map(drop)
+        });
+        committed.map(|()| ticket)
     }
 }
 

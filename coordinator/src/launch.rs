@@ -1,6 +1,7 @@
 //! `coordinator launch`: a whole training run on this machine.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,13 +11,15 @@ use types::Hash;
 
 use crate::cli::{LaunchArgs, UsageError, refuse_test_set, shorthand};
 use crate::host::{self, Host};
+use crate::journal::{JournalFile, Surviving};
 use crate::output::say;
 use crate::placement;
+use crate::resume::{self, History, Processes};
 use crate::run_dir::{CheckpointChoice, RunDir};
 use crate::session::{self, Ending, Finished, Job};
 use crate::source::Source;
 use crate::spec::RunSpec;
-use crate::summary::{Cost, Summary};
+use crate::summary::{Cost, Summary, write_json};
 use crate::table::{Column, table};
 
 /// Returns the exit code.
@@ -24,6 +27,9 @@ use crate::table::{Column, table};
 /// # Errors
 /// Wrong settings or flags, or a run that fails.
 pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
+    if args.resume {
+        return resume(args);
+    }
     let mut settings = args.config.with(shorthand(args.steps, args.seed))?;
     if settings.train.objective == Objective::Sft {
         let config = args.config.config.as_deref().unwrap_or("FILE");
@@ -33,40 +39,91 @@ pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
         return Err(UsageError(text).into());
     }
     refuse_test_set(&settings)?;
-    let source = Source::open(&settings)?;
-    let mut spec = RunSpec::launch(&settings, &source, args.actors).map_err(UsageError)?;
-    spec.members.weak_servers = args.weak_servers;
-    spec.members.learners = args.learners;
+    let processes = Processes::of(args, Processes::default());
+    let (source, mut spec) = prepare(&settings, processes)?;
     if args.dry_run {
         let plan = placement::plan(&settings, spec.members, true)?;
         say(&format!("{}\n{}", plan.describe(), settings.to_toml()));
         return Ok(0);
     }
     let run_dir = create(&mut settings, args.run_dir.as_deref(), &args.config.name())?;
+    let launched = run_dir.launched();
+    write_json(&launched, &processes)
+        .with_context(|| format!("cannot write {}", launched.display()))?;
     spec.run = run_id(&run_dir);
+    let history = begin(&run_dir, spec.run)?;
+    run(&settings, &run_dir, (source, spec), history)
+}
+
+/// Goes on with a run where its history ends.
+fn resume(args: &LaunchArgs) -> anyhow::Result<u8> {
+    let path = args.run_dir.as_deref().context("--resume needs --run-dir")?;
+    let run_dir = RunDir::take_over(path)?;
+    let settings = resume::settings(&run_dir, args)?;
+    resume::check_unfinished(&run_dir, &run_dir.summary())?;
+    let processes = Processes::of(args, Processes::read(&run_dir)?);
+    let (source, mut spec) = prepare(&settings, processes)?;
+    let history = resume::history(&run_dir)?;
+    spec.run = history.surviving.run.context("the journal does not say whose it is")?;
+    let (step, steps) = (history.surviving.step(), settings.train.steps);
+    eprintln!("going on after step {step} of {steps}");
+    run(&settings, &run_dir, (source, spec), history)
+}
+
+fn prepare(settings: &Settings, processes: Processes) -> anyhow::Result<(Source, RunSpec)> {
+    let source = Source::open(settings)?;
+    let mut spec = RunSpec::launch(settings, &source, processes.actors).map_err(UsageError)?;
+    spec.members = processes.counts();
+    Ok((source, spec))
+}
+
+/// The journal of a new run. What a run that never began left is nobody's.
+fn begin(run_dir: &RunDir, run: Hash) -> anyhow::Result<History> {
+    let path = run_dir.journal();
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+        }
+        _ => {}
+    }
+    let surviving = Surviving { run: Some(run), ..Surviving::default() };
+    let (journal, _) = JournalFile::open(&path)?;
+    Ok(History { journal: journal.rewrite(&surviving.entries())?, surviving })
+}
+
+fn run(
+    settings: &Settings,
+    run_dir: &RunDir,
+    (source, spec): (Source, RunSpec),
+    history: History,
+) -> anyhow::Result<u8> {
     let shown = run_dir.shown().to_string();
-    let ran = host::run(&settings, &run_dir.log("coordinator"), async |host| {
+    let ran = host::run(settings, &run_dir.log("coordinator"), async |host| {
         eprintln!("run directory {}, metrics of this process on {}", shown, host.admin_address);
         let job = Job {
-            settings: &settings,
+            settings,
             spec,
             source,
-            run_dir: &run_dir,
+            run_dir,
+            history: Some(history),
             weights: None,
             overrides: Vec::new(),
             log_prefix: "",
         };
-        conclude(session::run(job, host).await?, host, &settings, &run_dir)
+        conclude(session::run(job, host).await?, host, settings, run_dir)
     });
-    ran.with_context(|| format!("the run in {shown} failed"))
+    ran.with_context(|| {
+        format!(
+            "the run in {shown} failed; `coordinator launch --resume --run-dir {shown}` goes on"
+        )
+    })
 }
 
 /// Tells a run from all others: no two begin in one directory, in one process, at one moment.
-pub(crate) fn run_id(run_dir: &RunDir) -> u64 {
+pub(crate) fn run_id(run_dir: &RunDir) -> Hash {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let name = format!("{} {} {now:?}", run_dir.path().display(), std::process::id());
-    let [a, b, c, d, e, f, g, h, ..] = Hash::of(name.as_bytes()).0;
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    Hash::of(name.as_bytes())
 }
 
 /// A fresh run directory with the resolved settings in it; paths in them become absolute, so that
@@ -141,6 +198,7 @@ pub fn report_stop(reason: &str, committed: u32, settings: &Settings, run_dir: &
     match run_dir.checkpoint(CheckpointChoice::Latest) {
         Ok(last) => {
             eprintln!("the last checkpoint is {shown}/checkpoints/step-{:06}", last.step);
+            eprintln!("go on with: coordinator launch --resume --run-dir {shown}");
             eprintln!("evaluate it with: coordinator eval {shown}");
         }
         Err(error) => eprintln!("{error}"),

@@ -47,14 +47,21 @@ pub struct GroupTable {
     entries: BTreeMap<GroupId, Entry>,
     waiting: BTreeSet<GroupId>,
     leases: BTreeMap<LeaseId, GroupId>,
+    /// Of new groups.
+    first: Epoch,
     /// The highest epoch of a group that was closed.
     closed: Option<Epoch>,
 }
 
 impl GroupTable {
-    /// A new group, waiting under epoch 0.
+    /// A new group, waiting under the first epoch.
     pub fn open(&mut self, group: GroupId) {
-        self.open_under(group, Epoch(0));
+        self.open_under(group, self.first);
+    }
+
+    /// New groups get this epoch, for all lower ones may be out from before.
+    pub fn deal_from(&mut self, first: Epoch) {
+        self.first = first;
     }
 
     fn open_under(&mut self, group: GroupId, epoch: Epoch) {
@@ -62,11 +69,6 @@ impl GroupTable {
         if self.entries.insert(group, fresh).is_none() {
             self.waiting.insert(group);
         }
-    }
-
-    /// From now on no group is dealt under this epoch or a lower one that was closed before.
-    pub fn close_epochs(&mut self, highest: Epoch) {
-        self.closed = self.closed.max(Some(highest));
     }
 
     /// Whoever has taken the delivered groups may have lost them: all are dealt again.
@@ -82,7 +84,7 @@ impl GroupTable {
 
     /// Groups of a range are to be dealt anew whatever became of them, the closed ones as well.
     pub fn rewind(&mut self, groups: Range<GroupId>) {
-        let above = Epoch(self.closed.map_or(0, |closed| closed.0 + 1));
+        let above = self.closed.map_or(self.first, |closed| Epoch(closed.0 + 1)).max(self.first);
         for group in (groups.start.0..groups.end.0).map(GroupId) {
             if self.entries.contains_key(&group) {
                 self.deal_again(group);
@@ -156,7 +158,7 @@ impl GroupTable {
     pub fn close(&mut self, group: GroupId) -> bool {
         self.waiting.remove(&group);
         let Some(entry) = self.entries.remove(&group) else { return false };
-        self.close_epochs(entry.epoch);
+        self.closed = self.closed.max(Some(entry.epoch));
         if let Hold::Out(grant) = entry.hold {
             self.leases.remove(&grant.lease);
         }

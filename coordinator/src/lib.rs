@@ -29,6 +29,7 @@ pub mod plan;
 pub mod progress;
 pub mod recipe;
 pub mod restarts;
+pub mod resume;
 pub mod run_dir;
 pub mod service;
 pub mod session;

@@ -67,6 +67,23 @@ impl MetricsLog {
         Ok(Self { path: path.to_owned(), file })
     }
 
+    /// A file with a line for each of these steps, in the place of what is there.
+    ///
+    /// # Errors
+    /// A file that cannot be written; the old one stays.
+    pub fn replace(path: &Path, steps: &[(StepRecord, Duration)]) -> Result<Self, LogError> {
+        let fault = |cause| LogError { path: path.to_owned(), cause };
+        let partial = path.with_extension("jsonl.partial");
+        match fs::remove_file(&partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(error)),
+            _ => {}
+        }
+        let mut fresh = Self::create(&partial)?;
+        steps.iter().try_for_each(|(record, wall)| fresh.step(record, *wall))?;
+        fs::rename(&partial, path).map_err(fault)?;
+        Self::create(path)
+    }
+
     /// Takes away the lines of later steps. The file is replaced, so that a reader meets the old
     /// one or the new one.
     ///

@@ -7,7 +7,7 @@ use crate::eval_plan::PassAt;
 /// One row per arm and k, one column per grader; empty where nothing was measured.
 #[must_use]
 pub fn pass_table(lines: &[PassAt]) -> String {
-    let graders = distinct(lines.iter().map(|line| line.grader));
+    let graders = distinct(lines.iter().map(|line| line.grader.as_str()));
     let arms = distinct(lines.iter().map(|line| line.arm.as_str()));
     let ks = distinct(lines.iter().map(|line| line.k));
     if lines.is_empty() {
@@ -72,9 +72,9 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_an_arm_has_rows_for_what_it_measured() {
-        let line = |arm: &str, grader, k, value| PassAt {
+        let line = |arm: &str, grader: &str, k, value| PassAt {
             arm: arm.to_owned(),
-            grader,
+            grader: grader.to_owned(),
             k,
             samples: 4,
             value,

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 const CONFIG: &str = "config.toml";
 const PROCESSES: &str = "processes.json";
+const JOURNAL: &str = "journal";
+const LAUNCHED: &str = "launched.json";
 const WEIGHTS: &str = "model.safetensors";
 /// With it a checkpoint is whole; the learner's word.
 const STATE: &str = "state.json";
@@ -130,6 +132,18 @@ impl RunDir {
     #[must_use]
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
+    }
+
+    /// What the run must not forget.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.path.join(JOURNAL)
+    }
+
+    /// How many processes it was started with.
+    #[must_use]
+    pub fn launched(&self) -> PathBuf {
+        self.path.join(LAUNCHED)
     }
 
     /// Results of interleaved evaluations.

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use types::{Generation, MemberId, PolicyVersion, RolloutGroup};
 
 use crate::hub::Hub;
+use crate::journal::Ticket;
 use crate::membership::MemberError;
 use crate::metrics::count_rpc_error;
 use crate::state::StateError;
@@ -61,6 +62,18 @@ struct Service {
     limits: ServiceLimits,
 }
 
+impl Service {
+    /// Nobody is answered before what the answer rests on is on disk.
+    async fn durable(&self, rpc: &'static str, ticket: Option<Ticket>) -> Result<(), Status> {
+        let Some(ticket) = ticket else { return Ok(()) };
+        ticket.durable().await.map_err(|error| {
+            let fault = error.to_string();
+            self.hub.change(|state| state.fail(fault.clone()));
+            answer(rpc, ErrorCode::Internal, fault)
+        })
+    }
+}
+
 #[tonic::async_trait]
 impl Coordinator for Service {
     async fn register(
@@ -101,8 +114,9 @@ impl Coordinator for Service {
             completed.map_err(|error| refuse("lease", &error))?;
         }
         let now = self.hub.now();
-        let items = self.hub.with(|state| state.lease(&ask, now));
+        let (items, ticket) = self.hub.with_ticket(|state| state.lease(&ask, now));
         let items = items.map_err(|error| refuse("lease", &error))?;
+        self.durable("lease", ticket).await?;
         let items = items.into_iter().map(Into::into).collect();
         Ok(Response::new(wire::LeaseReply { items }))
     }
@@ -129,7 +143,9 @@ impl Coordinator for Service {
         let member = MemberId(report.member);
         let groups = report.groups.into_iter().map(RolloutGroup::try_from);
         let groups: Vec<_> = groups.collect::<Result<_, _>>().map_err(invalid(RPC))?;
-        let done = self.hub.change(|state| state.report_eval(member, &groups));
+        let (done, ticket) =
+            self.hub.change_with_ticket(|state| state.report_eval(member, &groups));
+        self.durable(RPC, ticket).await?;
         done.map(|()| Response::new(wire::Empty {})).map_err(|error| refuse(RPC, &error))
     }
 
@@ -159,7 +175,8 @@ impl Coordinator for Service {
             let (manifest, bytes) = assembler.finish().map_err(invalid(RPC))?;
             hub.publish(manifest, bytes).map_err(invalid(RPC))
         });
-        published.await.map(|()| Response::new(wire::Empty {}))
+        self.durable(RPC, published.await?).await?;
+        Ok(Response::new(wire::Empty {}))
     }
 
     type FetchWeightsStream = BoxStream<wire::WeightChunk>;
@@ -180,8 +197,9 @@ impl Coordinator for Service {
     async fn commit_step(&self, request: Request<wire::StepRecord>) -> Answer<wire::Empty> {
         const RPC: &str = "commit_step";
         let record = StepRecord::try_from(request.into_inner()).map_err(invalid(RPC))?;
-        let done = self.hub.commit(&record);
-        done.map(|()| Response::new(wire::Empty {})).map_err(|error| refuse(RPC, &error))
+        let ticket = self.hub.commit(&record).map_err(|error| refuse(RPC, &error))?;
+        self.durable(RPC, ticket).await?;
+        Ok(Response::new(wire::Empty {}))
     }
 
     async fn reform(&self, request: Request<wire::ReformRequest>) -> Answer<wire::Empty> {

@@ -15,7 +15,8 @@ use types::{Generation, WeightManifest};
 use crate::USAGE;
 use crate::children::{Children, Ended, Exit, Launcher};
 use crate::host::Host;
-use crate::hub::Hub;
+use crate::hub::{Hub, Records};
+use crate::journal::{Journal, JournalLimits};
 use crate::membership::ROLES;
 use crate::metrics;
 use crate::metrics_log::MetricsLog;
@@ -23,6 +24,7 @@ use crate::overrides;
 use crate::placement;
 use crate::progress::Progress;
 use crate::restarts::Restarts;
+use crate::resume::History;
 use crate::run_dir::RunDir;
 use crate::service::{ServiceLimits, service};
 use crate::shard::Place;
@@ -47,6 +49,8 @@ pub struct Job<'a> {
     pub spec: RunSpec,
     pub source: Source,
     pub run_dir: &'a RunDir,
+    /// What was before, and where what happens is written down; none: nothing can be resumed.
+    pub history: Option<History>,
     /// Served as the current version, where no learner publishes one.
     pub weights: Option<(WeightManifest, Vec<u8>)>,
     /// `KEY=VALUE` for the children, over the run's `config.toml`.
@@ -77,17 +81,25 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let settings = job.settings;
     let (listener, address) = bind(&settings.coordinator.listen).await?;
     let trains = job.spec.training.is_some();
-    let log = trains.then(|| MetricsLog::create(&job.run_dir.metrics())).transpose()?;
     let steps = job.spec.training.as_ref().map_or(0, |training| training.steps);
     let members = job.spec.members;
     let plan = placement::plan(settings, members, trains)?;
-    let state = RunState::new(job.spec, job.source);
-    let hub = Hub::new(state, settings.coordinator.weights_kept, log);
+    let service_tasks = TaskGroup::new(Shutdown::new());
+    let (state, records) = match job.history {
+        Some(history) => {
+            resume(history, (job.spec, job.source), job.run_dir, &service_tasks, settings)?
+        }
+        None => {
+            let log = trains.then(|| MetricsLog::create(&job.run_dir.metrics())).transpose()?;
+            (RunState::new(job.spec, job.source), Records { log, ..Records::default() })
+        }
+    };
+    let hub = Hub::new(state, settings.coordinator.weights_kept, records);
     if let Some((manifest, bytes)) = job.weights {
         let hub = hub.clone();
-        runtime::off_workers(move || hub.publish(manifest, bytes)).await?;
+        // Nothing that is resumed has weights of its own, so that no ticket is waited for.
+        runtime::off_workers(move || hub.publish(manifest, bytes).map(drop)).await?;
     }
-    let service_tasks = TaskGroup::new(Shutdown::new());
     spawn_service(&service_tasks, listener, &hub, settings);
 
     let mut set = job.overrides;
@@ -126,6 +138,25 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         (Ok(ending), _) => ending,
     };
     Ok(Finished { hub, ending, complaints: complaints(&ended?) })
+}
+
+/// The state that a journal leaves, with the files that follow from it brought in line.
+fn resume(
+    History { journal, surviving }: History,
+    (spec, source): (RunSpec, Source),
+    run_dir: &RunDir,
+    tasks: &TaskGroup,
+    settings: &Settings,
+) -> anyhow::Result<(RunState, Records)> {
+    let state = RunState::resumed(spec, source, &surviving)?;
+    let log = MetricsLog::replace(&run_dir.metrics(), &surviving.committed)?;
+    if run_dir.evaluations().exists() {
+        MetricsLog::create(&run_dir.evaluations())?.cut_after(surviving.step())?;
+    }
+    let journal = Journal::start(journal, tasks, JournalLimits::new(settings))
+        .context("no thread for the journal")?;
+    let earlier = surviving.committed.last().map_or(Duration::ZERO, |(_, wall)| *wall);
+    Ok((state, Records { log: Some(log), journal: Some(journal), earlier }))
 }
 
 struct Driver<'a> {

@@ -5,6 +5,7 @@ mod commit;
 mod deal;
 mod formation;
 mod phases;
+mod resume;
 mod stall;
 #[cfg(test)]
 mod tests;
@@ -12,7 +13,10 @@ mod tests;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proto::{Completion, Directive, Registration, ReturnReason, ReturnedGroup, Role, StepRecord};
+use proto::{
+    Completion, Directive, EvalStage, JournalEntry, Registration, ReturnReason, ReturnedGroup,
+    Role, StepRecord,
+};
 use types::{Generation, GroupId, MemberId, PolicyVersion, Problem, Purpose, RolloutGroup};
 
 use crate::eval_plan::{EvalFault, EvalResult, EvalRun};
@@ -30,6 +34,16 @@ pub enum Stage {
     Before,
     During,
     After,
+}
+
+impl From<Stage> for EvalStage {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Before => Self::Before,
+            Stage::During => Self::During,
+            Stage::After => Self::After,
+        }
+    }
 }
 
 impl Stage {
@@ -168,6 +182,8 @@ pub struct RunState {
     next_eval_group: u64,
     eval: Option<EvalRun>,
     next_lease: u64,
+    /// The last step after which an interleaved evaluation was done.
+    evaluated: Option<u32>,
     before: Option<EvalResult>,
     after: Option<EvalResult>,
     totals: Totals,
@@ -176,6 +192,8 @@ pub struct RunState {
     train_counts: GroupCounts,
     eval_counts: GroupCounts,
     events: Vec<Event>,
+    /// What is to be on disk before anyone is answered.
+    entries: Vec<JournalEntry>,
 }
 
 impl RunState {
@@ -202,6 +220,7 @@ impl RunState {
             next_eval_group: 0,
             eval: None,
             next_lease: 0,
+            evaluated: None,
             before: None,
             after: None,
             totals: Totals::default(),
@@ -209,6 +228,7 @@ impl RunState {
             train_counts: GroupCounts::default(),
             eval_counts: GroupCounts::default(),
             events: Vec::new(),
+            entries: Vec::new(),
         }
     }
 
@@ -227,10 +247,10 @@ impl RunState {
         Ok(member)
     }
 
-    /// The process of this role and index has ended.
+    /// The process of this role and index has ended, as whoever calls knows.
     pub fn ended(&mut self, role: Role, index: u32) {
         if let Some(member) = self.members.find(role, index) {
-            self.lose(member);
+            self.remove(member);
         }
     }
 
@@ -397,6 +417,11 @@ impl RunState {
             weak_servers: addresses(Role::WeakServer).collect(),
             stop: self.stopping,
         }
+    }
+
+    /// What must not be forgotten of it, since the last call.
+    pub fn take_entries(&mut self) -> Vec<JournalEntry> {
+        std::mem::take(&mut self.entries)
     }
 
     /// What happened since the last call.

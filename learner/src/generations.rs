@@ -47,7 +47,12 @@ impl Generations {
                 Ok(Ended::Superseded) => {
                     info!(generation = %formation.generation, "the ranks form anew");
                 }
-                Err(error) if error.is::<Lost>() => self.ask_for_others(&formation, &error)?,
+                Err(error) if error.is::<Lost>() => {
+                    self.ask_for_others(&formation, &error)?;
+                    if self.train.shutdown.requested() {
+                        return Ok(());
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -57,7 +62,7 @@ impl Generations {
     fn ask_for_others(&mut self, lost: &Formation, error: &anyhow::Error) -> anyhow::Result<()> {
         let reason = format!("{error:#}");
         if self.train.shutdown.requested() {
-            return Ok(());
+            return self.leave();
         }
         warn!(generation = %lost.generation, reason, "the ranks cannot go on");
         if self.train.ranks.superseded() {
@@ -65,6 +70,16 @@ impl Generations {
         }
         let asked = self.train.outlet.reform(lost.generation, &reason);
         if self.train.shutdown.requested() { Ok(()) } else { asked }
+    }
+
+    /// A stop came while ranks waited for each other.
+    fn leave(&mut self) -> anyhow::Result<()> {
+        match &mut self.hand {
+            Some((trainer, agreed)) if trainer.is_whole() && *agreed == self.train.version => {
+                self.train.leave(trainer).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn take_part(&mut self, formation: &Formation) -> anyhow::Result<Ended> {
@@ -227,3 +242,6 @@ fn exchange(
     });
     Ok((offers.collect(), slots[3 * world] as u32))
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,7 +128,7 @@ impl TrainLoop {
 
     /// A stop leaves a checkpoint of the last committed step. Ranks that have parts of the
     /// optimiser only are not at one place now, so that what they had is not put together.
-    fn leave(&mut self, trainer: &mut Trainer) -> anyhow::Result<Ended> {
+    pub(crate) fn leave(&mut self, trainer: &mut Trainer) -> anyhow::Result<Ended> {
         let step = self.version.step;
         let leads = trainer.collective().rank() == 0;
         if leads && trainer.has_all() && !self.files.checkpoints.has(step) {

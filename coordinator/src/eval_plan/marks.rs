@@ -1,7 +1,7 @@
 //! How many of each problem's rollouts each grader marks right, and the pass@k that follows. The
 //! rollouts' own verdicts, which rewards come from, are tallied elsewhere.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tandem::GraderKind;
 use types::{Problem, Rollout};
 
@@ -17,11 +17,11 @@ pub(super) struct Marks {
 }
 
 /// One line of an evaluation's pass@k.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PassAt {
     /// `solo`, `solo_greedy`, `weak_solo`, or a schedule.
     pub arm: String,
-    pub grader: &'static str,
+    pub grader: String,
     pub k: u32,
     /// Rollouts of each problem.
     pub samples: u32,
@@ -96,9 +96,9 @@ pub(super) fn conclude(measures: Vec<Measure>, seed: u64) -> Vec<PassAt> {
     let (values, names): (Vec<_>, Vec<_>) =
         measures.into_iter().map(|m| (m.values, (m.arm, m.grader, m.k, m.samples))).unzip();
     let found = names.into_iter().zip(estimates(&values, seed));
-    let line = |((arm, grader, k, samples), estimate): (_, Option<Estimate>)| {
+    let line = |((arm, grader, k, samples), estimate): ((_, &str, _, _), Option<Estimate>)| {
         let Estimate { value, low, high } = estimate?;
-        Some(PassAt { arm, grader, k, samples, value, low, high })
+        Some(PassAt { arm, grader: grader.to_owned(), k, samples, value, low, high })
     };
     found.filter_map(line).collect()
 }

@@ -1,7 +1,7 @@
 //! The probe before a run on GSM8K: does the weak model follow plain solutions better than
 //! annotated ones? Where it does not, training with it has no reason to change the style.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use settings::{Settings, SolutionStyle};
 use tandem::Schedule;
 
@@ -10,7 +10,7 @@ use crate::intervals::{Estimate, estimates};
 use crate::source::{Extent, Lead};
 
 /// What a probe found.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
     /// The weak model alone, after half a gold solution.
     pub weak_after: Contrast,
@@ -19,7 +19,7 @@ pub struct Probe {
 }
 
 /// Accuracies over the same problems and keys, by our grader.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Contrast {
     pub plain: f64,
     pub annotated: f64,
@@ -30,7 +30,7 @@ pub struct Contrast {
 }
 
 /// What a probe says of the run to come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// The interval of `tandem_led` lies above 0: plain style pays.

@@ -1,7 +1,10 @@
 //! What an evaluation found, as files and tables show it. How it is counted is `eval_plan`'s.
 
-use serde::Serialize;
+use std::fmt;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::{ArmKind, PassAt, Probe};
 
@@ -34,8 +37,33 @@ impl Serialize for BySchedule {
     }
 }
 
+impl<'de> Deserialize<'de> for BySchedule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+struct InOrder;
+
+impl<'de> Visitor<'de> for InOrder {
+    type Value = BySchedule;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("numbers by schedule")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<BySchedule, A::Error> {
+        let mut found = BySchedule::default();
+        while let Some((schedule, value)) = map.next_entry::<String, Option<f64>>()? {
+            found.push(&schedule, value);
+        }
+        Ok(found)
+    }
+}
+
 /// What an evaluation found; the `E` of `summary.json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EvalResult {
     pub problems: u32,
     pub solo_accuracy: Option<f64>,
@@ -45,13 +73,13 @@ pub struct EvalResult {
     pub jargon_rate: Option<f64>,
     pub weak_solo_accuracy: Option<f64>,
     /// Whether the problems are the test set's.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub test_set: bool,
     /// By arm, grader and k.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pass_at: Vec<PassAt>,
     /// Whether the weak model can follow one style better than the other.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
     /// Only the gates measure it.
     #[serde(skip)]

@@ -18,7 +18,7 @@ fn hub(log: Option<MetricsLog>) -> Hub {
     settings.train.steps = 1;
     let source = Source::open(&settings).unwrap();
     let spec = RunSpec::launch(&settings, &source, 1).unwrap();
-    Hub::new(RunState::new(spec, source), 2, log)
+    Hub::new(RunState::new(spec, source), 2, Records { log, ..Records::default() })
 }
 
 fn register(hub: &Hub, role: Role) -> MemberId {

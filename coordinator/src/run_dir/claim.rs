@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
 
-use super::{CONFIG, PROCESSES, RunDir, RunDirError};
+use super::{CONFIG, JOURNAL, LAUNCHED, PROCESSES, RunDir, RunDirError};
 
 /// Its presence says that the directory was made by a run; its lock, that the run is under way.
 const LOCK: &str = "run.lock";
@@ -23,6 +23,18 @@ impl RunDir {
             Some(path) => Self::claim(path),
             None => Self::first_free(&Path::new("runs").join(name)),
         }
+    }
+
+    /// The directory of a run that ended in whatever way, to go on with it.
+    ///
+    /// # Errors
+    /// No run there, or one that is under way.
+    pub fn take_over(path: &Path) -> Result<Self, RunDirError> {
+        if !path.join(CONFIG).is_file() {
+            return Err(RunDirError::NoRun(path.to_owned()));
+        }
+        let lock = lock(path)?;
+        Self::at(path, Some(lock))
     }
 
     /// Whether a run is under way in a directory, which may not exist.
@@ -102,7 +114,7 @@ fn never_began(path: &Path, ours: bool) -> io::Result<bool> {
         let entry = entry?;
         let harmless = match entry.file_name().to_str() {
             Some(LOCK) => true,
-            Some(CONFIG | PROCESSES | "logs") => ours,
+            Some(CONFIG | PROCESSES | JOURNAL | LAUNCHED | "logs") => ours,
             Some("metrics.jsonl") => ours && entry.metadata()?.len() == 0,
             Some("checkpoints" | "rollouts") => {
                 ours && fs::read_dir(entry.path())?.next().is_none()

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use types::{Hash, LeaseId, WeightManifest};
 
 use super::*;
+use crate::hub::Records;
 use crate::source::Source;
 use crate::spec::RunSpec;
 use crate::state::RunState;
@@ -19,7 +20,7 @@ async fn serve(tasks: &TaskGroup) -> SocketAddr {
     settings.eval.enabled = false;
     let source = Source::open(&settings).unwrap();
     let spec = RunSpec::launch(&settings, &source, 1).unwrap();
-    let hub = Hub::new(RunState::new(spec, source), 2, None);
+    let hub = Hub::new(RunState::new(spec, source), 2, Records::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let service = service(hub, ServiceLimits::new(&settings));

@@ -1,8 +1,9 @@
 //! What a reported step must account for before it counts.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use proto::{Role, StepRecord};
+use proto::{JournalEntry, Role, StepRecord};
 use types::GroupId;
 
 use super::{Event, Phase, RunState, StateError, Totals};
@@ -37,11 +38,11 @@ impl RunState {
         }
     }
 
-    /// A step was taken. True if it is new; see `is_new`.
+    /// A step was taken, at that time of the run. True if it is new; see `is_new`.
     ///
     /// # Errors
     /// Those of `is_new`; nothing is committed then.
-    pub fn commit(&mut self, record: &StepRecord) -> Result<bool, StateError> {
+    pub fn commit(&mut self, record: &StepRecord, wall: Duration) -> Result<bool, StateError> {
         if !self.is_new(record)? {
             return Ok(false);
         }
@@ -57,6 +58,7 @@ impl RunState {
         self.add(record);
         self.ledger.push(self.totals);
         self.last_record = Some(record.clone());
+        self.entries.push(JournalEntry::Committed { record: record.clone(), wall });
         self.events.push(Event::Committed(record.clone()));
         self.after_commit();
         Ok(true)
@@ -77,7 +79,7 @@ impl RunState {
         Totals { trained_twice, ..last.copied().unwrap_or_default() }
     }
 
-    fn add(&mut self, record: &StepRecord) {
+    pub(super) fn add(&mut self, record: &StepRecord) {
         let reported = u64::from(record.groups_trained + record.groups_zero_variance);
         let by_id = record.groups.len() as u64;
         let totals = &mut self.totals;

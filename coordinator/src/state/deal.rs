@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use proto::{LeaseAsk, Role, WorkItem};
+use proto::{JournalEntry, LeaseAsk, Role, WorkItem};
 use types::{Epoch, GroupId, LeaseId, PolicyVersion, Purpose};
 
 use super::{Event, Phase, RunState, StateError};
@@ -76,6 +76,7 @@ impl RunState {
         }
         let epoch = self.train.grant(group, grant)?;
         self.train_counts.leased += 1;
+        self.entries.push(JournalEntry::Granted { group, epoch });
         let (key_group, problem) = match self.replaced.contains(&group) {
             false => (group, self.source.train(group.0)),
             true => (group.replacement(), self.source.replacement(group.0)),

@@ -1,7 +1,7 @@
 //! The learner's ranks by generations: when they form, from which step they go on, and what then
 //! counts as never done. How ranks find each other is the directive's.
 
-use proto::{Formation, Rank, Registration, Role};
+use proto::{Formation, JournalEntry, Rank, Registration, Role};
 use types::{Generation, GroupId, MemberId, PolicyVersion};
 
 use super::{Event, Phase, RunState, StateError};
@@ -32,7 +32,7 @@ impl RunState {
         let formation = Formation {
             generation: self.generation,
             committed: self.committed,
-            run: self.spec.run,
+            run: self.spec.run_number(),
             ranks: ranks.iter().map(rank).collect(),
         };
         // What a rank has received it may have lost, and what it has kept it lets go.
@@ -101,6 +101,10 @@ impl RunState {
             true => self.committed.saturating_sub(version.step),
             false => 0,
         };
+        if begins && self.spec.training.is_some() {
+            let PolicyVersion { generation, step } = version;
+            self.entries.push(JournalEntry::Formed { generation, step });
+        }
         if undone > 0 {
             self.roll_back(version.step);
             let generation = version.generation;
@@ -120,6 +124,7 @@ impl RunState {
         self.last_record = None;
         self.train.rewind(first..GroupId(self.next_group));
         self.replaced.retain(|group| *group < first);
+        self.evaluated = self.evaluated.filter(|of| *of <= step);
         // An evaluation of weights that do not exist any more.
         let undone =
             matches!(self.phase, Phase::Evaluating(stage) if stage != super::Stage::Before);

@@ -1,6 +1,7 @@
 //! From phase to phase: when evaluations start and end, when training starts and ends, and when a
 //! run has to fail.
 
+use proto::JournalEntry;
 use types::{GroupId, MemberId, Purpose, RolloutGroup};
 
 use super::{Event, Phase, RunState, Stage};
@@ -21,9 +22,9 @@ impl RunState {
         if self.phase != Phase::Starting || waits {
             return;
         }
-        match self.spec.eval_before.clone() {
-            Some(plan) => self.start_eval(Stage::Before, plan),
-            None => self.train_or_finish(),
+        match (self.spec.eval_before.clone(), &self.before) {
+            (Some(plan), None) => self.start_eval(Stage::Before, plan),
+            _ => self.go_on(),
         }
     }
 
@@ -32,23 +33,36 @@ impl RunState {
         if self.committed < steps {
             return self.enter(Phase::Training);
         }
-        match self.spec.eval_after.clone() {
-            Some(plan) => self.start_eval(Stage::After, plan),
-            None => self.enter(Phase::Done),
+        match (self.spec.eval_after.clone(), &self.after) {
+            (Some(plan), None) => self.start_eval(Stage::After, plan),
+            _ => self.enter(Phase::Done),
         }
     }
 
     pub(super) fn after_commit(&mut self) {
         let steps = self.spec.training.as_ref().map_or(0, |training| training.steps);
-        match self.spec.eval_every.clone() {
-            Some((every, plan))
-                if self.committed < steps && self.committed.is_multiple_of(every) =>
-            {
-                self.start_eval(Stage::During, plan);
-            }
-            _ if self.committed == steps => self.train_or_finish(),
-            _ => {}
+        match self.due_eval() {
+            Some(plan) => self.start_eval(Stage::During, plan),
+            None if self.committed == steps => self.train_or_finish(),
+            None => {}
         }
+    }
+
+    /// Where a run that was resumed stands.
+    fn go_on(&mut self) {
+        match self.due_eval() {
+            Some(plan) => self.start_eval(Stage::During, plan),
+            None => self.train_or_finish(),
+        }
+    }
+
+    /// The interleaved evaluation that comes after the last committed step and is not done yet.
+    fn due_eval(&self) -> Option<EvalPlan> {
+        let steps = self.spec.training.as_ref().map_or(0, |training| training.steps);
+        let (every, plan) = self.spec.eval_every.clone()?;
+        let between = self.committed > 0 && self.committed < steps;
+        let due = between && self.committed.is_multiple_of(every);
+        (due && self.evaluated != Some(self.committed)).then_some(plan)
     }
 
     pub(super) fn start_eval(&mut self, stage: Stage, plan: EvalPlan) {
@@ -74,9 +88,14 @@ impl RunState {
         }
         match stage {
             Stage::Before => self.before = Some(result.clone()),
-            Stage::During => {}
+            Stage::During => self.evaluated = Some(self.committed),
             Stage::After => self.after = Some(result.clone()),
         }
+        self.entries.push(JournalEntry::Evaluated {
+            stage: stage.into(),
+            step: self.committed,
+            result: serde_json::to_string(&result).expect("numbers and names have a JSON form"),
+        });
         self.events.push(Event::Evaluated { stage, step: self.committed, result });
         match stage {
             Stage::Before | Stage::During => self.train_or_finish(),

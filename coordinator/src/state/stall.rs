@@ -39,10 +39,17 @@ impl RunState {
     /// A member is gone. Its groups go to others; for one that nobody can stand in for the run
     /// waits until it is back.
     pub(super) fn lose(&mut self, member: MemberId) {
-        let Some(gone) = self.members.leave(member) else { return };
+        if let Some(name) = self.remove(member) {
+            self.events.push(Event::Left(name));
+        }
+    }
+
+    /// What it was called, if it was still there.
+    pub(super) fn remove(&mut self, member: MemberId) -> Option<String> {
+        let gone = self.members.leave(member)?;
         self.release(member);
         self.unform(member);
-        self.events.push(Event::Left(gone.name()));
+        Some(gone.name())
     }
 
     /// Fails a run in which nothing has moved for too long, and says what it waited for.

@@ -14,11 +14,11 @@ use types::{Epoch, Finish, GroupId};
 use super::*;
 use crate::fixtures::{Script, group};
 
-const STEPS: u32 = 6;
-const GROUPS: u64 = 3;
+pub(super) const STEPS: u32 = 6;
+pub(super) const GROUPS: u64 = 3;
 const SAMPLES: u32 = 4;
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.train.steps = STEPS;
     settings.train.problems_per_step = GROUPS as u32;
@@ -34,17 +34,17 @@ fn state(settings: &Settings, actors: u32) -> RunState {
     RunState::new(RunSpec::launch(settings, &source, actors).unwrap(), source)
 }
 
-fn register(state: &mut RunState, role: Role, index: u32) -> MemberId {
+pub(super) fn register(state: &mut RunState, role: Role, index: u32) -> MemberId {
     let (address, admin_address) = (format!("{}:{index}", role.name()), String::new());
     let ring_address = String::new();
     state.register(Registration { role, index, address, admin_address, ring_address }).unwrap()
 }
 
-fn version(step: u32) -> PolicyVersion {
+pub(super) fn version(step: u32) -> PolicyVersion {
     PolicyVersion::new(1, step)
 }
 
-fn ask(member: MemberId, applied: u32, max_rollouts: u32) -> LeaseAsk {
+pub(super) fn ask(member: MemberId, applied: u32, max_rollouts: u32) -> LeaseAsk {
     LeaseAsk {
         member,
         max_rollouts,
@@ -53,7 +53,7 @@ fn ask(member: MemberId, applied: u32, max_rollouts: u32) -> LeaseAsk {
     }
 }
 
-fn record(learner: MemberId, step: u32) -> StepRecord {
+pub(super) fn record(learner: MemberId, step: u32) -> StepRecord {
     StepRecord {
         member: learner,
         step,
@@ -62,6 +62,10 @@ fn record(learner: MemberId, step: u32) -> StepRecord {
         groups_trained: GROUPS as u32,
         ..StepRecord::default()
     }
+}
+
+pub(super) fn commit(state: &mut RunState, record: &StepRecord) -> Result<bool, StateError> {
+    state.commit(record, Duration::ZERO)
 }
 
 /// What an actor says once the first ranks have taken the item's group.
@@ -100,7 +104,7 @@ fn staleness_bounds_what_is_dealt() {
     let mut other = ask(actors[0], 1, 1_000);
     other.applied_version = Some(PolicyVersion::new(2, 9));
     assert_eq!(state.lease(&other, zero).unwrap(), [], "weights of another generation");
-    assert!(state.commit(&record(learner, 1)).unwrap());
+    assert!(commit(&mut state, &record(learner, 1)).unwrap());
 }
 
 #[test]
@@ -252,7 +256,7 @@ fn an_actor_that_is_gone_gives_its_groups_to_others() {
 }
 
 /// Runs an evaluation and returns (schedule, temperature, key, problem) of all its work.
-fn evaluate(state: &mut RunState, actor: MemberId, step: u32) -> BTreeSet<String> {
+pub(super) fn evaluate(state: &mut RunState, actor: MemberId, step: u32) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     while matches!(state.phase(), Phase::Evaluating(_)) {
         let items = state.lease(&ask(actor, step, 5), Duration::ZERO).unwrap();
@@ -299,7 +303,7 @@ fn evaluations_before_and_after_draw_the_same() {
             "the evaluation waits for its weights"
         );
         state.publish(version(step)).unwrap();
-        state.commit(&record(learner, step)).unwrap();
+        commit(&mut state, &record(learner, step)).unwrap();
         if step == 2 {
             assert_eq!(*state.phase(), Phase::Evaluating(Stage::During));
             assert_eq!(state.lease(&ask(actor, 1, 5), Duration::ZERO).unwrap(), [], "old weights");
@@ -355,7 +359,8 @@ fn supervised_examples_repeat_and_need_no_weights() {
     state.publish(version(0)).unwrap();
     for step in 1..=STEPS {
         let groups = Vec::new();
-        state.commit(&StepRecord { groups, groups_trained: 48, ..record(learner, step) }).unwrap();
+        commit(&mut state, &StepRecord { groups, groups_trained: 48, ..record(learner, step) })
+            .unwrap();
     }
     assert_eq!(*state.phase(), Phase::Done);
     assert_eq!(state.totals().consumed, 48 * u64::from(STEPS));

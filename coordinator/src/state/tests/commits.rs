@@ -3,7 +3,7 @@
 use super::*;
 
 fn refused(state: &mut RunState, record: &StepRecord) -> StateError {
-    state.commit(record).unwrap_err()
+    commit(state, record).unwrap_err()
 }
 
 #[test]
@@ -13,8 +13,8 @@ fn commits_come_in_order_once() {
     assert_eq!(early, StateError::Step { found: 2, expected: 1 });
     assert_eq!(state.totals().trained_twice, 0);
     state.publish(version(1)).unwrap();
-    assert_eq!(state.commit(&record(learner, 1)), Ok(true));
-    assert_eq!(state.commit(&record(learner, 1)), Ok(false), "its answer was lost");
+    assert_eq!(commit(&mut state, &record(learner, 1)), Ok(true));
+    assert_eq!(commit(&mut state, &record(learner, 1)), Ok(false), "its answer was lost");
     assert_eq!((state.totals().consumed, state.totals().trained_twice), (GROUPS, 0));
     assert_eq!(state.take_events().iter().filter(|e| matches!(e, Event::Committed(_))).count(), 1);
     let mut mixed = record(learner, 2);
@@ -22,7 +22,7 @@ fn commits_come_in_order_once() {
     let fault = StateError::Count { step: 2, found: 1, expected: GROUPS };
     assert_eq!(refused(&mut state, &mixed), fault);
     mixed.groups_zero_variance = 2;
-    assert_eq!(state.commit(&mixed), Ok(true));
+    assert_eq!(commit(&mut state, &mixed), Ok(true));
     let totals = state.totals();
     assert_eq!((totals.consumed, totals.trained, totals.zero_variance), (6, GROUPS + 1, 2));
 }
@@ -30,7 +30,7 @@ fn commits_come_in_order_once() {
 #[test]
 fn a_learner_that_repeats_a_group_is_found_out() {
     let (mut state, _, learner) = training(1);
-    state.commit(&record(learner, 1)).unwrap();
+    commit(&mut state, &record(learner, 1)).unwrap();
     let mut repeated = record(learner, 2);
     repeated.groups = [2, 4, 5].map(GroupId).to_vec();
     let text = refused(&mut state, &repeated).to_string();

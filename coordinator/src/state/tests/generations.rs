@@ -37,17 +37,17 @@ fn ranks_form_when_all_are_there_in_their_order() {
 fn a_rank_that_comes_back_makes_another_generation() {
     let (mut state, _, [first, _]) = on_two_ranks();
     state.publish(version(1)).unwrap();
-    state.commit(&record(first, 1)).unwrap();
+    commit(&mut state, &record(first, 1)).unwrap();
     state.ended(Role::Learner, 1);
     assert_eq!(generation(&state), None);
     register(&mut state, Role::Learner, 1);
     assert_eq!(generation(&state), Some((2, 1)));
     // The rank that stayed may finish what it had in hand.
     state.publish(version(2)).unwrap();
-    state.commit(&record(first, 2)).unwrap();
+    commit(&mut state, &record(first, 2)).unwrap();
     state.publish(PolicyVersion::new(2, 2)).unwrap();
     let late = StepRecord { groups: vec![], ..record(first, 3) };
-    let refusal = state.commit(&late).unwrap_err().to_string();
+    let refusal = commit(&mut state, &late).unwrap_err().to_string();
     assert_eq!(refusal, "step 3 is of generation 1, but 2 is published");
 }
 
@@ -85,7 +85,7 @@ fn going_on_from_an_earlier_step_undoes_the_later_ones() {
         let items = state.lease(&ask(actors[0], step - 1, 1_000), Duration::ZERO).unwrap();
         assert!(!items.is_empty());
         state.publish(version(step)).unwrap();
-        state.commit(&StepRecord { strong_tokens: 10, ..record(learner, step) }).unwrap();
+        commit(&mut state, &StepRecord { strong_tokens: 10, ..record(learner, step) }).unwrap();
         totals.push(*state.totals());
     }
     state.take_events();
@@ -103,7 +103,7 @@ fn going_on_from_an_earlier_step_undoes_the_later_ones() {
     assert_eq!(dealt, [(3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1)]);
     let version = PolicyVersion::new(2, 2);
     state.publish(version).unwrap();
-    state.commit(&StepRecord { version, strong_tokens: 10, ..record(learner, 2) }).unwrap();
+    commit(&mut state, &StepRecord { version, strong_tokens: 10, ..record(learner, 2) }).unwrap();
     assert_eq!(*state.totals(), totals[1]);
 }
 
@@ -137,7 +137,7 @@ fn an_evaluation_of_undone_weights_is_given_up() {
     evaluate(&mut state, actor, 0);
     for step in 1..=2 {
         state.publish(version(step)).unwrap();
-        state.commit(&record(learner, step)).unwrap();
+        commit(&mut state, &record(learner, step)).unwrap();
     }
     assert_eq!(*state.phase(), Phase::Evaluating(Stage::During));
     state.ended(Role::Learner, 0);

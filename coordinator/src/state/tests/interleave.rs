@@ -140,7 +140,7 @@ fn interleave(seed: u64) {
                 let version = PolicyVersion::new(generation, step);
                 state.publish(version).unwrap();
                 let record = StepRecord { version, ..record(learner, step) };
-                assert_eq!(state.commit(&record), Ok(true), "{seed}");
+                assert_eq!(commit(&mut state, &record), Ok(true), "{seed}");
                 if step == STEPS {
                     break;
                 }

@@ -84,7 +84,7 @@ fn every_kind_of_progress_gives_the_run_new_time() {
     state.complete(actor, &[done(&items[0])]).unwrap();
     later(&mut state);
     state.publish(version(1)).unwrap();
-    state.commit(&record(learner, 1)).unwrap();
+    commit(&mut state, &record(learner, 1)).unwrap();
     later(&mut state);
 }
 
@@ -156,7 +156,7 @@ fn nobody_misses_a_learner_whose_work_is_done() {
     state.publish(version(0)).unwrap();
     evaluate(&mut state, actor, 0);
     state.publish(version(1)).unwrap();
-    state.commit(&record(learner, 1)).unwrap();
+    commit(&mut state, &record(learner, 1)).unwrap();
     assert_eq!(*state.phase(), Phase::Evaluating(Stage::After));
     vanish(&mut state, learner);
     assert_eq!(*state.phase(), Phase::Evaluating(Stage::After));

@@ -1,0 +1,184 @@
+//! `coordinator launch --resume`: what a run left in its directory, checked against what is asked of
+//! it now. Taking it further is `launch`'s.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use settings::{Layers, Settings};
+use toml::{Table, Value};
+
+use crate::cli::{ConfigArgs, LaunchArgs, UsageError, shorthand};
+use crate::journal::{JournalFile, Surviving, surviving};
+use crate::launch::make_absolute;
+use crate::membership::MemberCounts;
+use crate::run_dir::RunDir;
+
+/// A run's journal and what it says.
+#[derive(Debug)]
+pub struct History {
+    pub journal: JournalFile,
+    pub surviving: Surviving,
+}
+
+/// How many processes a run has; a resumed one may have others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Processes {
+    pub actors: u32,
+    pub learners: u32,
+    pub weak_servers: u32,
+}
+
+impl Processes {
+    /// What the flags say, and otherwise what was before.
+    #[must_use]
+    pub fn of(args: &LaunchArgs, before: Self) -> Self {
+        Self {
+            actors: args.actors.unwrap_or(before.actors),
+            learners: args.learners.unwrap_or(before.learners),
+            weak_servers: args.weak_servers.unwrap_or(before.weak_servers),
+        }
+    }
+
+    #[must_use]
+    pub fn counts(self) -> MemberCounts {
+        let Self { actors, learners, weak_servers } = self;
+        MemberCounts { actors, weak_servers, learners }
+    }
+
+    /// # Errors
+    /// A file that is missing or holds something else.
+    pub fn read(run_dir: &RunDir) -> anyhow::Result<Self> {
+        let path = run_dir.launched();
+        let text = fs::read_to_string(&path);
+        let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+}
+
+impl Default for Processes {
+    fn default() -> Self {
+        Self { actors: 1, learners: 1, weak_servers: 1 }
+    }
+}
+
+/// The settings of the run in this directory.
+///
+/// # Errors
+/// No run there, or settings that are given now and differ: each by its name.
+pub fn settings(run_dir: &RunDir, args: &LaunchArgs) -> anyhow::Result<Settings> {
+    let path = run_dir.config().to_string_lossy().into_owned();
+    let stored =
+        Layers { file: Some(path.clone()), set: Vec::new(), environment: Some(Vec::new()) };
+    let stored = stored.load().with_context(|| format!("{path} is damaged"))?;
+    let ConfigArgs { config, set } = &args.config;
+    let asked = ConfigArgs { config: config.clone().or(Some(path)), set: set.clone() };
+    let mut asked = asked.with(shorthand(args.steps, args.seed))?;
+    for path in [&mut asked.strong.model, &mut asked.weak.model, &mut asked.data.path] {
+        make_absolute(path);
+    }
+    asked.run.dir.clone_from(&stored.run.dir);
+    let differing = differences(&stored, &asked);
+    if !differing.is_empty() {
+        let text = format!(
+            "the run in {} was started with other settings:\n{}leave them out, or start another \
+             run",
+            run_dir.shown(),
+            differing.concat()
+        );
+        return Err(UsageError(text).into());
+    }
+    Ok(stored)
+}
+
+/// A line for each setting that is not the same.
+fn differences(stored: &Settings, asked: &Settings) -> Vec<String> {
+    let leaves = |settings: &Settings| {
+        let table: Table = settings.to_toml().parse().expect("the canonical text is TOML");
+        let mut found = Vec::new();
+        collect("", &Value::Table(table), &mut found);
+        found
+    };
+    let pairs = leaves(stored).into_iter().zip(leaves(asked));
+    let differing = pairs.filter(|((_, was), (_, is))| was != is);
+    differing.map(|((key, was), (_, is))| format!("  {key} was {was} and is {is}\n")).collect()
+}
+
+fn collect(prefix: &str, value: &Value, found: &mut Vec<(String, String)>) {
+    let Value::Table(table) = value else {
+        found.push((prefix.to_owned(), value.to_string()));
+        return;
+    };
+    for (key, value) in table {
+        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        collect(&name, value, found);
+    }
+}
+
+/// The journal of a run, written anew with only what still counts.
+///
+/// # Errors
+/// A journal that cannot be used, or none.
+pub fn history(run_dir: &RunDir) -> anyhow::Result<History> {
+    let path = run_dir.journal();
+    if !path.is_file() {
+        bail!("{} has no journal: it is not of a run that can be resumed", run_dir.shown());
+    }
+    let (journal, recovered) = JournalFile::open(&path)?;
+    if let Some(torn) = recovered.cut {
+        eprintln!(
+            "the journal's torn end was cut off: {} bytes that nobody was answered for",
+            torn.bytes
+        );
+    }
+    let surviving = surviving(recovered.entries)?;
+    let journal = journal.rewrite(&surviving.entries())?;
+    Ok(History { journal, surviving })
+}
+
+/// # Errors
+/// The run is complete, or was never begun.
+pub fn check_unfinished(run_dir: &RunDir, summary: &Path) -> anyhow::Result<()> {
+    if summary.is_file() {
+        let shown = run_dir.shown();
+        bail!("the run in {shown} is complete: see it with `coordinator eval {shown}`");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_differ_are_named_with_both_values() {
+        let stored = Settings::default();
+        let mut asked = stored.clone();
+        asked.train.steps = 7;
+        asked.eval.schedules.pop();
+        let found = differences(&stored, &asked);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found.contains(&"  train.steps was 80 and is 7\n".to_owned()), "{found:?}");
+        assert!(found.iter().any(|line| line.starts_with("  eval.schedules was [")), "{found:?}");
+        assert!(differences(&stored, &stored).is_empty());
+    }
+
+    #[test]
+    fn flags_win_over_what_was_before() {
+        let args = |text: &str| {
+            use clap::Parser;
+            let words = format!("coordinator launch {text}");
+            match crate::cli::Cli::parse_from(words.split_whitespace()).command {
+                crate::cli::Command::Launch(args) => args,
+                other => panic!("{other:?}"),
+            }
+        };
+        let before = Processes { actors: 4, learners: 2, weak_servers: 1 };
+        assert_eq!(Processes::of(&args("--resume --run-dir x"), before), before);
+        let fewer = Processes::of(&args("--resume --run-dir x --actors 1"), before);
+        assert_eq!(fewer, Processes { actors: 1, ..before });
+        assert_eq!(Processes::of(&args(""), Processes::default()).counts().actors, 1);
+    }
+}

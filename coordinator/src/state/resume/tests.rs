@@ -1,0 +1,115 @@
+//! Runs that end anywhere and go on from what they wrote down.
+
+use std::time::Duration;
+
+use proto::{JournalEntry, StepRecord};
+use settings::Settings;
+use types::{GroupId, Hash, PolicyVersion};
+
+use crate::journal::surviving;
+use crate::source::Source;
+use crate::spec::RunSpec;
+use crate::state::tests::{GROUPS, ask, commit, evaluate, record, register, settings, version};
+use crate::state::{Phase, RunState, Stage};
+
+fn opened() -> Vec<JournalEntry> {
+    let run = Hash::of(b"a run");
+    vec![JournalEntry::Opened { run, format: proto::JOURNAL_FORMAT }]
+}
+
+fn resumed(settings: &Settings, entries: &[JournalEntry]) -> RunState {
+    let source = Source::open(settings).unwrap();
+    let spec = RunSpec::launch(settings, &source, 1).unwrap();
+    let surviving = surviving(entries.to_vec()).unwrap();
+    // The shortest journal says the same.
+    assert_eq!(crate::journal::surviving(surviving.entries()).unwrap(), surviving);
+    RunState::resumed(spec, source, &surviving).unwrap()
+}
+
+/// Three processes, the weights of a generation at a step.
+fn start(state: &mut RunState, version: PolicyVersion) -> [types::MemberId; 2] {
+    let actor = register(state, proto::Role::Actor, 0);
+    register(state, proto::Role::WeakServer, 0);
+    let learner = register(state, proto::Role::Learner, 0);
+    state.publish(version).unwrap();
+    [actor, learner]
+}
+
+#[test]
+fn a_run_goes_on_after_its_last_committed_step_and_evaluates_nothing_twice() {
+    let mut settings = settings();
+    settings.train.steps = 4;
+    settings.eval.every_steps = 2;
+    settings.eval.every_problems = 2;
+    let mut entries = opened();
+    let mut state = resumed(&settings, &entries);
+    let [actor, learner] = start(&mut state, version(0));
+    assert_eq!(*state.phase(), Phase::Evaluating(Stage::Before));
+    evaluate(&mut state, actor, 0);
+    for step in 1..=2 {
+        state.lease(&ask(actor, step - 1, 1_000), Duration::ZERO).unwrap();
+        state.publish(version(step)).unwrap();
+        commit(&mut state, &record(learner, step)).unwrap();
+    }
+    assert_eq!(*state.phase(), Phase::Evaluating(Stage::During));
+    entries.extend(state.take_entries());
+    let (before, totals) = (state.before().cloned(), *state.totals());
+    assert!(before.is_some());
+
+    // It ends here, before the interleaved evaluation is done.
+    let mut state = resumed(&settings, &entries);
+    assert_eq!((state.committed(), state.before().cloned()), (2, before));
+    assert_eq!(*state.totals(), totals);
+    let [actor, learner] = start(&mut state, PolicyVersion::new(2, 2));
+    assert_eq!(*state.phase(), Phase::Evaluating(Stage::During), "it is begun anew");
+    let mut fresh = ask(actor, 0, 1_000);
+    fresh.applied_version = Some(PolicyVersion::new(2, 2));
+    assert_eq!(state.take_events().len(), 2, "ranks, and no evaluation before training");
+    assert!(!state.lease(&fresh, Duration::ZERO).unwrap().is_empty());
+
+    // It ends again, and its learner finds only the checkpoint of step 1.
+    entries.extend(state.take_entries());
+    let mut state = resumed(&settings, &entries);
+    let [actor, learner_again] = start(&mut state, PolicyVersion::new(3, 1));
+    assert_ne!((actor, learner), (learner_again, learner_again));
+    assert_eq!((state.phase(), state.committed()), (&Phase::Training, 1));
+    fresh.applied_version = Some(PolicyVersion::new(3, 1));
+    fresh.member = actor;
+    let items = state.lease(&fresh, Duration::ZERO).unwrap();
+    assert_eq!(items[0].group, GroupId(GROUPS));
+    assert!(items.iter().all(|item| item.epoch.0 > 0), "fenced off against earlier copies");
+    entries.extend(state.take_entries());
+    assert_eq!(surviving(entries).unwrap().step(), 1);
+}
+
+#[test]
+fn the_repetition_of_the_last_commit_is_no_news_after_a_restart() {
+    let mut settings = settings();
+    settings.eval.enabled = false;
+    let mut entries = opened();
+    let mut state = resumed(&settings, &entries);
+    let [_, learner] = start(&mut state, version(0));
+    commit(&mut state, &record(learner, 1)).unwrap();
+    entries.extend(state.take_entries());
+    let mut state = resumed(&settings, &entries);
+    let [_, learner] = start(&mut state, PolicyVersion::new(2, 1));
+    let again = StepRecord { member: learner, ..record(learner, 1) };
+    assert_eq!(commit(&mut state, &again), Ok(false));
+    assert_eq!((state.committed(), state.totals().trained_twice), (1, 0));
+}
+
+#[test]
+fn a_finished_training_only_evaluates() {
+    let mut settings = settings();
+    settings.train.steps = 1;
+    let mut entries = opened();
+    let mut state = resumed(&settings, &entries);
+    let [actor, learner] = start(&mut state, version(0));
+    evaluate(&mut state, actor, 0);
+    state.publish(version(1)).unwrap();
+    commit(&mut state, &record(learner, 1)).unwrap();
+    entries.extend(state.take_entries());
+    let mut state = resumed(&settings, &entries);
+    start(&mut state, PolicyVersion::new(2, 1));
+    assert_eq!(*state.phase(), Phase::Evaluating(Stage::After));
+}
