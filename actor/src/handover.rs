@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use model::Decoder;
 use proto::{Open, SpanWritten, WorkItem};
-use types::{Epoch, GroupId, LeaseId, PolicyVersion, Purpose, RolloutGroup, TokenId};
+use types::{Epoch, GroupId, PolicyVersion, Purpose, RolloutGroup, TokenId};
 
 /// Names a rollout while it is being written, in this process only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,6 +98,3 @@ pub struct Status {
     pub admitted: u64,
     pub version: Option<PolicyVersion>,
 }
-
-/// A lease whose group was delivered.
-pub type CompletedLease = LeaseId;

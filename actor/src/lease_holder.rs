@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use proto::{CoordinatorClient, ErrorCode, LeaseAsk};
+use proto::{Completion, CoordinatorClient, ErrorCode, LeaseAsk};
 use runtime::{RetryPolicy, Shutdown};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
-use types::{LeaseId, MemberId, PolicyVersion};
+use types::{MemberId, PolicyVersion};
 
-use crate::handover::{Command, CompletedLease, Status};
+use crate::handover::{Command, Status};
 
 /// Deliveries are reported after this long even where no work is asked for.
 const REPORT_MAX: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ pub struct LeaseHolder {
     pub status: watch::Receiver<Status>,
     /// The version that the engine is to have; leases are for actors that have it.
     pub wanted: watch::Receiver<Option<PolicyVersion>>,
-    pub completed: mpsc::Receiver<CompletedLease>,
+    pub completed: mpsc::Receiver<Completion>,
     pub engine: mpsc::Sender<Command>,
     /// Rollouts that must fit before it is worth asking: `train.samples_per_problem`.
     pub group_samples: u32,
@@ -44,7 +44,7 @@ impl LeaseHolder {
 
     async fn hold(&mut self) -> anyhow::Result<()> {
         let mut leased = 0;
-        let mut delivered: Vec<LeaseId> = Vec::new();
+        let mut delivered: Vec<Completion> = Vec::new();
         let mut refusal = None;
         let mut failures = 0;
         loop {
@@ -94,12 +94,12 @@ impl LeaseHolder {
         &mut self,
         leased: u64,
         refusal: Option<Refusal>,
-        delivered: &mut Vec<LeaseId>,
+        delivered: &mut Vec<Completion>,
     ) -> Option<u32> {
         let mut report_at = None;
         loop {
-            while let Ok(lease) = self.completed.try_recv() {
-                delivered.push(lease);
+            while let Ok(completion) = self.completed.try_recv() {
+                delivered.push(completion);
             }
             let now = Instant::now();
             if !delivered.is_empty() && report_at.is_none() {
@@ -125,8 +125,8 @@ impl LeaseHolder {
             let news = tokio::select! {
                 changed = self.status.changed() => changed.is_ok(),
                 changed = self.wanted.changed() => changed.is_ok(),
-                Some(lease) = self.completed.recv() => {
-                    delivered.push(lease);
+                Some(completion) = self.completed.recv() => {
+                    delivered.push(completion);
                     true
                 }
                 () = tokio::time::sleep_until(limit.into()) => true,

@@ -14,6 +14,7 @@ mod reports;
 mod slots;
 mod span_book;
 mod uplink;
+mod uplinks;
 mod weak_source;
 mod weight_sync;
 mod writer;
@@ -24,8 +25,8 @@ mod tests;
 pub use engine::{Engine, Ports};
 pub use groups::Rules;
 pub use handover::{
-    Command, CompletedLease, Ended, FailedGroup, Report, RolloutId, SpanAsk, SpanOutcome,
-    SpanTaken, Status, WeakWork,
+    Command, Ended, FailedGroup, Report, RolloutId, SpanAsk, SpanOutcome, SpanTaken, Status,
+    WeakWork,
 };
 pub use lease_holder::LeaseHolder;
 pub use models::Models;
@@ -33,6 +34,7 @@ pub use reports::Reporter;
 pub use slots::Waiting;
 pub use span_book::{SpanBook, SpanLimits};
 pub use uplink::Uplink;
+pub use uplinks::Uplinks;
 pub use weak_source::{WeakSource, WeakSourceSettings};
 pub use weight_sync::{WeightSync, decoder};
 pub use writer::{Output, Tick, Writer};
@@ -54,7 +56,7 @@ const COMMANDS: usize = 256;
 /// Models that cannot be read or do not fit the settings, or no coordinator.
 pub async fn run(process: Process) -> anyhow::Result<()> {
     let models = Models::read(&process.settings)?;
-    let membership = process.join(String::new()).await?;
+    let membership = process.join(String::new(), String::new()).await?;
     start(&process, membership, models)
 }
 
@@ -91,7 +93,8 @@ pub fn start(process: &Process, membership: Membership, models: Models) -> anyho
         commands.clone(),
     );
     tasks.spawn("weak source", source.run(shutdown.clone()));
-    let uplink = Uplink {
+    let uplinks = Uplinks {
+        tasks: tasks.clone(),
         channel: process.channel_settings(),
         directives: directives.clone(),
         groups,
@@ -99,7 +102,7 @@ pub fn start(process: &Process, membership: Membership, models: Models) -> anyho
         reports: coordinator_reports,
         groups_max: uplink_groups,
     };
-    tasks.spawn("uplink", uplink.run(shutdown.clone()));
+    tasks.spawn("uplinks", uplinks.run(shutdown.clone()));
     let message_bytes_max = process.channel_settings().message_bytes_max;
     let reporter =
         Reporter { coordinator: coordinator.clone(), member, reports, message_bytes_max };

@@ -1,27 +1,31 @@
-//! The stream of whole training groups to the learner. A group stays here until its receipt; after
+//! The stream of whole training groups to one rank of the learner. A group stays here until its receipt; after
 //! a break all that have none are sent again, and the learner refuses copies.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use proto::{ChannelSettings, Directive, LearnerClient, Receipt, ReceiptCode, ReceiptStream};
+use proto::{
+    ChannelSettings, Completion, Directive, LearnerClient, Receipt, ReceiptCode, ReceiptStream,
+};
 use runtime::{RetryPolicy, Shutdown};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, info, warn};
 use types::RolloutGroup;
 
-use crate::handover::{CompletedLease, Report};
+use crate::handover::Report;
 use crate::metrics;
 use crate::parcels::too_large;
 
 pub struct Uplink {
+    /// Whose groups these are.
+    pub rank: usize,
     pub channel: ChannelSettings,
     pub directives: watch::Receiver<Directive>,
-    /// From the engine.
+    /// From the engine, of this rank.
     pub groups: mpsc::Receiver<RolloutGroup>,
     /// To the lease holder.
-    pub completed: mpsc::Sender<CompletedLease>,
+    pub completed: mpsc::Sender<Completion>,
     /// To the reporter: groups that fit into no message.
     pub reports: mpsc::Sender<Report>,
     /// `actor.uplink_groups`: sent and without receipt.
@@ -73,9 +77,12 @@ impl Uplink {
 
     /// Opens a stream and puts `unanswered` on it.
     async fn connect(&mut self, unanswered: &VecDeque<RolloutGroup>) -> anyhow::Result<Line> {
-        let known = self.directives.wait_for(|directive| !directive.learner.is_empty()).await;
-        let address =
-            known.map_err(|_| anyhow::anyhow!("the coordinator is gone"))?.learner.clone();
+        let rank = self.rank;
+        let address = {
+            let known = self.directives.wait_for(|known| address_of(known, rank).is_some()).await;
+            let known = known.map_err(|_| anyhow::anyhow!("the coordinator is gone"))?;
+            address_of(&known, rank).unwrap_or_default().to_owned()
+        };
         let channel = proto::connect(&address, &self.channel).await?;
         let mut client = LearnerClient::new(channel, &self.channel);
         // Never more than `groups_max` are unanswered, so this channel is never full.
@@ -115,7 +122,9 @@ impl Uplink {
                     Err(error) => return Some(error.to_string()),
                 },
                 changed = self.directives.changed() => {
-                    let moved = self.directives.borrow().learner != line.address;
+                    // While a rank is missing the others may still be where they were.
+                    let moved = address_of(&self.directives.borrow(), self.rank)
+                        .is_some_and(|address| address != line.address);
                     if changed.is_err() || moved {
                         return Some("the learner has moved".to_owned());
                     }
@@ -152,7 +161,8 @@ impl Uplink {
         match receipt.code {
             ReceiptCode::Accepted | ReceiptCode::Duplicate => {
                 // Closed only while the process stops.
-                let _ = self.completed.send(group.lease).await;
+                let completion = Completion { lease: group.lease, generation: receipt.generation };
+                let _ = self.completed.send(completion).await;
             }
             // In both cases the learner itself returns the group to the coordinator.
             ReceiptCode::Replaced => {}
@@ -161,6 +171,11 @@ impl Uplink {
             }
         }
     }
+}
+
+fn address_of(directive: &Directive, rank: usize) -> Option<&str> {
+    let formation = directive.formation.as_ref()?;
+    Some(formation.ranks.get(rank)?.address.as_str())
 }
 
 fn pause(failures: u32) -> Duration {

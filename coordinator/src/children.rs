@@ -1,11 +1,12 @@
-//! The processes that this one started: found beside it, started, watched, ended. None is
-//! restarted.
+//! The processes that this one started: found beside it, started, watched, started again, ended.
+//! Which of them are started again is decided outside.
 
 use std::ffi::OsString;
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::task::Poll;
+use std::time::Duration;
 
 use runtime::{Child, ChildError, ChildSpec, describe_exit};
 use tokio::time::Instant;
@@ -61,7 +62,7 @@ impl Launcher<'_> {
 /// A child that has ended.
 #[derive(Debug)]
 pub struct Exit {
-    pub name: String,
+    pub process: ProcessPlan,
     pub status: ExitStatus,
     log_path: PathBuf,
     last_lines: Vec<String>,
@@ -71,7 +72,7 @@ impl Exit {
     /// In words, with the end of its log.
     #[must_use]
     pub fn report(&self) -> String {
-        let mut text = format!("{} {}", self.name, describe_exit(self.status));
+        let mut text = format!("{} {}", self.process.name(), describe_exit(self.status));
         if self.last_lines.is_empty() {
             text.push_str(&format!("; its log {} is empty", self.log_path.display()));
         } else {
@@ -85,42 +86,89 @@ impl Exit {
     }
 }
 
-/// Running children. Dropping them kills what still runs.
+/// Running children, and those that are to run again. Dropping them kills what still runs.
 #[derive(Debug)]
-pub struct Children {
-    running: Vec<Child>,
+pub struct Children<'a> {
+    running: Vec<Running>,
+    /// When each is started.
+    waiting: Vec<(Instant, ProcessPlan)>,
+    launcher: Launcher<'a>,
+    /// Where the programs lie.
+    beside: PathBuf,
 }
 
-impl Children {
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    process: ProcessPlan,
+}
+
+impl<'a> Children<'a> {
     /// # Errors
     /// A program that is missing beside this one, or cannot be started. What was started by then
     /// is killed.
-    pub fn start(plan: &Plan, launcher: &Launcher) -> Result<Self, ChildrenError> {
+    pub fn start(plan: &Plan, launcher: Launcher<'a>) -> Result<Self, ChildrenError> {
         let own = std::env::current_exe().map_err(ChildrenError::Own)?;
-        let programs = programs(plan, own.parent().unwrap_or(Path::new(".")))?;
-        let mut running = Vec::with_capacity(programs.len());
-        for (process, program) in plan.processes.iter().zip(programs) {
-            running.push(Child::spawn(&launcher.spec(process, program))?);
+        let beside = own.parent().unwrap_or(Path::new(".")).to_owned();
+        // All are looked for before any is started.
+        for process in &plan.processes {
+            program(process, &beside)?;
         }
-        Ok(Self { running })
+        let mut children = Self { running: Vec::new(), waiting: Vec::new(), launcher, beside };
+        for process in &plan.processes {
+            children.spawn(process.clone())?;
+        }
+        Ok(children)
+    }
+
+    /// Starts a process that has ended once more, when `delay` has passed.
+    pub fn start_again(&mut self, process: ProcessPlan, delay: Duration) {
+        self.waiting.push((Instant::now() + delay, process));
+    }
+
+    fn spawn(&mut self, process: ProcessPlan) -> Result<(), ChildrenError> {
+        let program = program(&process, &self.beside)?;
+        let child = Child::spawn(&self.launcher.spec(&process, program))?;
+        self.running.push(Running { child, process });
+        Ok(())
+    }
+
+    fn spawn_due(&mut self) -> Result<(), ChildrenError> {
+        let now = Instant::now();
+        let due = self.waiting.extract_if(.., |(at, _)| *at <= now);
+        let due: Vec<_> = due.map(|(_, process)| process).collect();
+        due.into_iter().try_for_each(|process| self.spawn(process))
     }
 
     /// Name and process id of each.
     #[must_use]
     pub fn ids(&self) -> Vec<(String, Option<u32>)> {
-        self.running.iter().map(|child| (child.name().to_owned(), child.id())).collect()
+        self.running.iter().map(|one| (one.child.name().to_owned(), one.child.id())).collect()
     }
 
-    /// The next child to end; never, where none is left. Cancel-safe.
+    /// The next child to end; never, where none is left. Starts those whose time has come.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// A child that cannot be waited for.
+    /// A child that cannot be started or waited for.
     pub async fn next_exit(&mut self) -> Result<Exit, ChildrenError> {
+        loop {
+            self.spawn_due()?;
+            let due = self.waiting.iter().map(|(at, _)| *at).min();
+            let Some(due) = due else { return self.next_of_running().await };
+            if let Ok(exit) = tokio::time::timeout_at(due, self.next_of_running()).await {
+                return exit;
+            }
+        }
+    }
+
+    async fn next_of_running(&mut self) -> Result<Exit, ChildrenError> {
         if self.running.is_empty() {
             return std::future::pending().await;
         }
         let (index, status) = {
-            let mut waits: Vec<_> = self.running.iter_mut().map(|c| Box::pin(c.wait())).collect();
+            let running = self.running.iter_mut();
+            let mut waits: Vec<_> = running.map(|one| Box::pin(one.child.wait())).collect();
             poll_fn(|context| {
                 for (index, wait) in waits.iter_mut().enumerate() {
                     if let Poll::Ready(status) = wait.as_mut().poll(context) {
@@ -131,9 +179,9 @@ impl Children {
             })
             .await
         };
-        let child = self.running.remove(index);
+        let Running { child, process } = self.running.remove(index);
         Ok(Exit {
-            name: child.name().to_owned(),
+            process,
             status: status?,
             log_path: child.log_path().to_owned(),
             last_lines: child.last_log_lines(LOG_LINES),
@@ -147,15 +195,16 @@ impl Children {
     /// A child that cannot be waited for or signalled.
     pub async fn end(&mut self, plan: &StopPlan) -> Result<Ended, ChildrenError> {
         let wished = Instant::now();
+        self.waiting.clear();
         let mut ended = Ended::default();
         self.gather(wished + plan.terminate, &mut ended).await?;
-        ended.forced = self.running.iter().map(|child| child.name().to_owned()).collect();
-        for child in &mut self.running {
-            child.terminate()?;
+        ended.forced = self.running.iter().map(|one| one.child.name().to_owned()).collect();
+        for one in &mut self.running {
+            one.child.terminate()?;
         }
         self.gather(wished + plan.kill, &mut ended).await?;
-        for child in &mut self.running {
-            child.kill()?;
+        for one in &mut self.running {
+            one.child.kill()?;
         }
         self.gather(Instant::now() + COLLECT_GRACE, &mut ended).await?;
         Ok(ended)
@@ -180,20 +229,29 @@ pub struct Ended {
     pub forced: Vec<String>,
 }
 
-fn programs(plan: &Plan, beside: &Path) -> Result<Vec<PathBuf>, ChildrenError> {
-    let found = plan.processes.iter().map(|process| {
-        let path = beside.join(process.program());
-        if path.is_file() { Ok(path) } else { Err(ChildrenError::Missing(path)) }
-    });
-    found.collect()
+fn program(process: &ProcessPlan, beside: &Path) -> Result<PathBuf, ChildrenError> {
+    let path = beside.join(process.program());
+    if path.is_file() { Ok(path) } else { Err(ChildrenError::Missing(path)) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use proto::Role;
 
     use super::*;
-    use crate::membership::MemberCounts;
+
+    fn process(index: u32) -> ProcessPlan {
+        ProcessPlan { role: Role::Actor, index, cores: 1, gpu: None, publishes_only: false }
+    }
+
+    fn children(run_dir: &RunDir, running: Vec<Child>) -> Children<'_> {
+        let launcher =
+            Launcher { run_dir, coordinator: String::new(), overrides: &[], log_prefix: "" };
+        let running = (0..).zip(running);
+        let running = running.map(|(index, child)| Running { child, process: process(index) });
+        let beside = run_dir.path().to_owned();
+        Children { running: running.collect(), waiting: Vec::new(), launcher, beside }
+    }
 
     fn child(dir: &Path, name: &str, script: &str) -> Child {
         let spec = ChildSpec {
@@ -209,6 +267,7 @@ mod tests {
     #[tokio::test]
     async fn a_death_is_reported_with_the_end_of_its_log() {
         let dir = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::create(Some(&dir.path().join("run")), "test").unwrap();
         let running = vec![
             child(dir.path(), "sleeper", "read line"),
             child(
@@ -217,16 +276,16 @@ mod tests {
                 "i=0; while [ $i -lt 30 ]; do i=$((i+1)); echo line $i; done; exit 7",
             ),
         ];
-        let mut children = Children { running };
+        let mut children = children(&run_dir, running);
         let exit = children.next_exit().await.unwrap();
         let report = exit.report();
-        assert!(report.starts_with("victim exited with code 7; the end of "), "{report}");
+        assert!(report.starts_with("actor-1 exited with code 7; the end of "), "{report}");
         assert!(
             report.ends_with("line 29\n  line 30") && !report.contains("line 10\n"),
             "{report}"
         );
         assert_eq!(children.ids().len(), 1);
-        children.running[0].close_lifeline();
+        children.running[0].child.close_lifeline();
         let ended = children.end(&StopPlan::new(Duration::from_secs(20))).await.unwrap();
         assert_eq!((ended.exits.len(), ended.forced.len()), (1, 0));
     }
@@ -234,23 +293,39 @@ mod tests {
     #[tokio::test]
     async fn those_that_do_not_end_are_forced() {
         let dir = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::create(Some(&dir.path().join("run")), "test").unwrap();
         let deaf = child(
             dir.path(),
             "deaf",
             "trap '' TERM; echo ready; while :; do read l || sleep 1; done",
         );
-        let mut children = Children { running: vec![deaf] };
+        let mut children = children(&run_dir, vec![deaf]);
         let ended = children.end(&StopPlan::new(Duration::from_millis(1))).await.unwrap();
         assert_eq!(ended.forced, ["deaf"]);
         assert_eq!(ended.exits.len(), 1);
         assert!(!ended.exits[0].status.success());
     }
 
+    #[tokio::test]
+    async fn what_is_started_again_runs_when_its_time_has_come_and_not_while_all_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::create(Some(&dir.path().join("run")), "test").unwrap();
+        let program = run_dir.path().join("actor");
+        std::os::unix::fs::symlink("/bin/false", program).unwrap();
+        let mut children = children(&run_dir, Vec::new());
+        children.start_again(process(3), Duration::from_millis(1));
+        let exit = children.next_exit().await.unwrap();
+        assert_eq!((exit.process, exit.status.code()), (process(3), Some(1)));
+        children.start_again(process(4), Duration::from_millis(1));
+        let ended = children.end(&StopPlan::new(Duration::from_millis(50))).await.unwrap();
+        assert_eq!(ended.exits.len(), 0);
+        assert!(!run_dir.log("actor-4").exists());
+    }
+
     #[test]
     fn a_missing_program_is_named_with_the_way_out() {
         let dir = tempfile::tempdir().unwrap();
-        let counts = MemberCounts { actors: 1, weak_servers: 0, learners: 0 };
-        let text = programs(&Plan::new(counts, 1, true), dir.path()).unwrap_err().to_string();
+        let text = program(&process(0), dir.path()).unwrap_err().to_string();
         assert!(
             text.contains("/actor is missing") && text.contains("cargo build --release"),
             "{text}"

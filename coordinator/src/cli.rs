@@ -58,7 +58,7 @@ pub struct LaunchArgs {
     /// Actor processes.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub actors: u32,
-    /// Learner ranks; more than one only with --dry-run.
+    /// Learner ranks, which share every step.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub learners: u32,
     /// Weak-server processes; actors are spread over them in turn.

@@ -15,7 +15,7 @@ use crate::output::say;
 use crate::overrides;
 use crate::pass_table::pass_table;
 use crate::run_dir::RunDir;
-use crate::session::{self, Ending, Finished, Job};
+use crate::session::{self, Ending, Finished, GIVEN, Job};
 use crate::source::Source;
 use crate::spec::{RunSpec, held_out};
 use crate::summary::write_json;
@@ -61,7 +61,7 @@ pub fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
     let learners = u32::from(bytes.is_none());
     let spec = RunSpec::evaluation(&settings, plan, args.actors, learners);
     let log = run_dir.log(&format!("{log_prefix}coordinator"));
-    let version = PolicyVersion::new(settings.learner.generation, step);
+    let version = PolicyVersion { generation: GIVEN, step };
     let weights = match bytes {
         Some(bytes) => Some((manifest_of(version, &bytes)?, bytes)),
         None => None,

@@ -9,9 +9,20 @@ use tokio::sync::watch;
 use types::{PolicyVersion, WeightManifest};
 
 use crate::metrics;
-use crate::metrics_log::MetricsLog;
+use crate::metrics_log::{LogError, MetricsLog};
 use crate::state::{RunState, StateError};
 use crate::weight_store::{CheckedWeights, WeightStore, WeightStoreError};
+
+/// Why a version was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error(transparent)]
+    Weights(#[from] WeightStoreError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
 
 /// Shared by the service and the session; clones are the same hub.
 #[derive(Clone, Debug)]
@@ -82,16 +93,14 @@ impl Hub {
     }
 
     /// Checks and stores a version, then announces it. It reads every byte, so it is called off
-    /// the async workers; nothing is locked meanwhile.
+    /// the async workers; nothing is locked meanwhile. Where it undoes steps, their lines are gone
+    /// from `metrics.jsonl` before anyone knows of it.
     ///
     /// # Errors
-    /// Weights that are not what they should be; the current version stays.
-    pub fn publish(
-        &self,
-        manifest: WeightManifest,
-        bytes: Vec<u8>,
-    ) -> Result<(), WeightStoreError> {
+    /// Weights that are not what they should be or not what comes next; the current version stays.
+    pub fn publish(&self, manifest: WeightManifest, bytes: Vec<u8>) -> Result<(), PublishError> {
         let version = manifest.version;
+        self.with(|state| state.may_publish(version))?;
         let stored = CheckedWeights::new(manifest, bytes).and_then(|checked| {
             let mut weights = lock(&self.0.weights);
             let stored = weights.insert(checked);
@@ -101,7 +110,13 @@ impl Hub {
         let outcome = if stored.is_ok() { "stored" } else { "refused" };
         metrics::PUBLICATIONS.increment(1, &[("outcome", outcome)]);
         if stored? {
-            self.change(|state| state.publish(version));
+            self.change(|state| {
+                if state.publish(version)? > 0 {
+                    let mut log = lock(&self.0.log);
+                    log.as_mut().map_or(Ok(()), |log| log.cut_after(version.step))?;
+                }
+                Ok::<(), PublishError>(())
+            })?;
         }
         Ok(())
     }

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use settings::{Objective, Settings};
+use types::Hash;
 
 use crate::cli::{LaunchArgs, UsageError, refuse_test_set, shorthand};
 use crate::host::{self, Host};
@@ -22,14 +24,6 @@ use crate::table::{Column, table};
 /// # Errors
 /// Wrong settings or flags, or a run that fails.
 pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
-    if args.learners != 1 && !args.dry_run {
-        let text = format!(
-            "--learners {}: this version trains with one; leave the flag out, or add --dry-run to \
-             see how so many would be placed",
-            args.learners
-        );
-        return Err(UsageError(text).into());
-    }
     let mut settings = args.config.with(shorthand(args.steps, args.seed))?;
     if settings.train.objective == Objective::Sft {
         let config = args.config.config.as_deref().unwrap_or("FILE");
@@ -49,6 +43,7 @@ pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let run_dir = create(&mut settings, args.run_dir.as_deref(), &args.config.name())?;
+    spec.run = run_id(&run_dir);
     let shown = run_dir.shown().to_string();
     let ran = host::run(&settings, &run_dir.log("coordinator"), async |host| {
         eprintln!("run directory {}, metrics of this process on {}", shown, host.admin_address);
@@ -64,6 +59,14 @@ pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
         conclude(session::run(job, host).await?, host, &settings, &run_dir)
     });
     ran.with_context(|| format!("the run in {shown} failed"))
+}
+
+/// Tells a run from all others: no two begin in one directory, in one process, at one moment.
+pub(crate) fn run_id(run_dir: &RunDir) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let name = format!("{} {} {now:?}", run_dir.path().display(), std::process::id());
+    let [a, b, c, d, e, f, g, h, ..] = Hash::of(name.as_bytes()).0;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// A fresh run directory with the resolved settings in it; paths in them become absolute, so that

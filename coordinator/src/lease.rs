@@ -34,8 +34,10 @@ impl Hold {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// How often the group was dealt again; a lower epoch is fenced off.
+    /// Raised whenever the group is dealt again; a lower one is fenced off.
     epoch: Epoch,
+    /// How often somebody failed to deliver it.
+    failures: u32,
     hold: Hold,
 }
 
@@ -45,14 +47,49 @@ pub struct GroupTable {
     entries: BTreeMap<GroupId, Entry>,
     waiting: BTreeSet<GroupId>,
     leases: BTreeMap<LeaseId, GroupId>,
+    /// The highest epoch of a group that was closed.
+    closed: Option<Epoch>,
 }
 
 impl GroupTable {
     /// A new group, waiting under epoch 0.
     pub fn open(&mut self, group: GroupId) {
-        let fresh = Entry { epoch: Epoch(0), hold: Hold::Waiting };
+        self.open_under(group, Epoch(0));
+    }
+
+    fn open_under(&mut self, group: GroupId, epoch: Epoch) {
+        let fresh = Entry { epoch, failures: 0, hold: Hold::Waiting };
         if self.entries.insert(group, fresh).is_none() {
             self.waiting.insert(group);
+        }
+    }
+
+    /// From now on no group is dealt under this epoch or a lower one that was closed before.
+    pub fn close_epochs(&mut self, highest: Epoch) {
+        self.closed = self.closed.max(Some(highest));
+    }
+
+    /// Whoever has taken the delivered groups may have lost them: all are dealt again.
+    pub fn reopen_delivered(&mut self) {
+        let delivered =
+            |(group, entry): (&GroupId, &Entry)| (entry.hold == Hold::Delivered).then_some(*group);
+        let groups: Vec<GroupId> = self.entries.iter().filter_map(delivered).collect();
+        for group in groups {
+            self.deal_again(group);
+            self.set_failures(group, 0);
+        }
+    }
+
+    /// Groups of a range are to be dealt anew whatever became of them, the closed ones as well.
+    pub fn rewind(&mut self, groups: Range<GroupId>) {
+        let above = Epoch(self.closed.map_or(0, |closed| closed.0 + 1));
+        for group in (groups.start.0..groups.end.0).map(GroupId) {
+            if self.entries.contains_key(&group) {
+                self.deal_again(group);
+                self.set_failures(group, 0);
+            } else {
+                self.open_under(group, above);
+            }
         }
     }
 
@@ -79,6 +116,15 @@ impl GroupTable {
         let group = self.leases.remove(&lease)?;
         self.entries.get_mut(&group)?.hold = Hold::Delivered;
         Some(group)
+    }
+
+    /// The group of this lease is dealt again, which is nobody's failure.
+    pub fn give_up(&mut self, lease: LeaseId) {
+        if let Some(group) = self.leases.get(&lease).copied() {
+            let failures = self.failures(group);
+            self.deal_again(group);
+            self.set_failures(group, failures);
+        }
     }
 
     /// Its writer gives a group up: it is dealt again under the next epoch, which is returned.
@@ -110,6 +156,7 @@ impl GroupTable {
     pub fn close(&mut self, group: GroupId) -> bool {
         self.waiting.remove(&group);
         let Some(entry) = self.entries.remove(&group) else { return false };
+        self.close_epochs(entry.epoch);
         if let Hold::Out(grant) = entry.hold {
             self.leases.remove(&grant.lease);
         }
@@ -119,6 +166,12 @@ impl GroupTable {
     #[must_use]
     pub fn epoch(&self, group: GroupId) -> Option<Epoch> {
         self.entries.get(&group).map(|entry| entry.epoch)
+    }
+
+    /// How often somebody has failed to deliver a group.
+    #[must_use]
+    pub fn failures(&self, group: GroupId) -> u32 {
+        self.entries.get(&group).map_or(0, |entry| entry.failures)
     }
 
     /// How many groups of a range a member has out.
@@ -162,9 +215,16 @@ impl GroupTable {
             self.leases.remove(&grant.lease);
         }
         entry.epoch = Epoch(entry.epoch.0 + 1);
+        entry.failures += 1;
         entry.hold = Hold::Waiting;
         self.waiting.insert(group);
         entry.epoch
+    }
+
+    fn set_failures(&mut self, group: GroupId, failures: u32) {
+        if let Some(entry) = self.entries.get_mut(&group) {
+            entry.failures = failures;
+        }
     }
 }
 

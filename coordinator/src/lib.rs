@@ -28,6 +28,7 @@ pub mod placement;
 pub mod plan;
 pub mod progress;
 pub mod recipe;
+pub mod restarts;
 pub mod run_dir;
 pub mod service;
 pub mod session;
@@ -49,7 +50,7 @@ use settings::SettingsError;
 use cli::{Cli, Command, DataCommand, ModelCommand, RecipeCommand, UsageError};
 
 const FAILED: u8 = 1;
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 
 /// Without its parent, this process ends by then.
 const PARENT_GRACE: Duration = Duration::from_secs(60);

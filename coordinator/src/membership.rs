@@ -28,10 +28,14 @@ impl MemberCounts {
 
 pub const ROLES: [Role; 3] = [Role::Actor, Role::WeakServer, Role::Learner];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemberError {
     #[error("member {0} is not registered (any more): register again")]
     Unknown(MemberId),
+    #[error(
+        "{0} is here already: give every process of a role its own --index, and start none twice"
+    )]
+    Taken(String),
     #[error("member {member} has the role {found}, but this is for the role {needed}")]
     Role { member: MemberId, found: &'static str, needed: &'static str },
 }
@@ -51,25 +55,57 @@ struct Member {
 #[derive(Clone, Debug, Default)]
 pub struct Membership {
     members: BTreeMap<MemberId, Member>,
+    /// Whoever has registered at some time.
+    known: BTreeSet<(Role, u32)>,
     next: u64,
 }
 
 impl Membership {
-    /// Takes a member in; another of the same role and index is replaced, and returned.
-    pub fn register(&mut self, registration: Registration) -> (MemberId, Option<MemberId>) {
-        let same = |(id, known): (&MemberId, &Member)| {
-            let known = &known.registration;
-            (known.role == registration.role && known.index == registration.index).then_some(*id)
-        };
-        let replaced = self.members.iter().find_map(same);
+    /// Takes a member in; another of the same role and index that watches no more is replaced, and
+    /// returned.
+    ///
+    /// # Errors
+    /// The other one is present: there would be two.
+    pub fn register(
+        &mut self,
+        registration: Registration,
+    ) -> Result<(MemberId, Option<MemberId>), MemberError> {
+        let replaced = self.find(registration.role, registration.index);
         if let Some(old) = replaced {
+            if self.members.get(&old).is_some_and(|known| known.watches > 0) {
+                return Err(MemberError::Taken(registration.name()));
+            }
             self.members.remove(&old);
         }
+        self.known.insert((registration.role, registration.index));
         self.next += 1;
         let member = MemberId(self.next);
         self.members
             .insert(member, Member { registration, watches: 0, absent_since: None, asked: None });
-        (member, replaced)
+        Ok((member, replaced))
+    }
+
+    /// Whether a process of this role and index has registered at some time.
+    #[must_use]
+    pub fn has_been(&self, role: Role, index: u32) -> bool {
+        self.known.contains(&(role, index))
+    }
+
+    #[must_use]
+    pub fn find(&self, role: Role, index: u32) -> Option<MemberId> {
+        let is_it = |known: &Registration| known.role == role && known.index == index;
+        self.members.iter().find(|(_, known)| is_it(&known.registration)).map(|(id, _)| *id)
+    }
+
+    /// The learner's, in their order.
+    #[must_use]
+    pub fn ranks(&self) -> Vec<(MemberId, Registration)> {
+        let learners =
+            self.members.iter().filter(|(_, known)| known.registration.role == Role::Learner);
+        let mut ranks: Vec<_> =
+            learners.map(|(id, known)| (*id, known.registration.clone())).collect();
+        ranks.sort_by_key(|(_, known)| known.index);
+        ranks
     }
 
     /// A watch stream of this member opened; false if it is not registered.
@@ -174,15 +210,15 @@ mod tests {
 
     fn registration(role: Role, index: u32, address: &str) -> Registration {
         let (address, admin_address) = (address.to_owned(), String::new());
-        Registration { role, index, address, admin_address }
+        Registration { role, index, address, admin_address, ring_address: String::new() }
     }
 
     #[test]
     fn a_member_that_comes_back_replaces_itself() {
         let mut members = Membership::default();
-        let (first, none) = members.register(registration(Role::WeakServer, 0, "a:1"));
+        let (first, none) = members.register(registration(Role::WeakServer, 0, "a:1")).unwrap();
         assert_eq!(none, None);
-        let (second, old) = members.register(registration(Role::WeakServer, 0, "a:2"));
+        let (second, old) = members.register(registration(Role::WeakServer, 0, "a:2")).unwrap();
         assert_eq!(old, Some(first));
         assert_eq!(members.expect(first, Role::WeakServer), Err(MemberError::Unknown(first)));
         assert_eq!(members.expect(second, Role::WeakServer), Ok(()));
@@ -193,7 +229,7 @@ mod tests {
     #[test]
     fn roles_are_checked_and_the_missing_named() {
         let mut members = Membership::default();
-        let (actor, _) = members.register(registration(Role::Actor, 1, ""));
+        let (actor, _) = members.register(registration(Role::Actor, 1, "")).unwrap();
         let error = members.expect(actor, Role::Learner).unwrap_err().to_string();
         assert_eq!(error, "member 1 has the role actor, but this is for the role learner");
         let expected = MemberCounts { actors: 2, weak_servers: 0, learners: 1 };
@@ -207,7 +243,7 @@ mod tests {
     #[test]
     fn a_watch_reopened_in_time_is_not_missed() {
         let mut members = Membership::default();
-        let (actor, _) = members.register(registration(Role::Actor, 0, ""));
+        let (actor, _) = members.register(registration(Role::Actor, 0, "")).unwrap();
         let seconds = Duration::from_secs;
         assert!(members.watched(actor) && members.watched(actor));
         members.unwatched(actor, seconds(1));
@@ -218,5 +254,19 @@ mod tests {
         assert!(members.watched(actor));
         assert_eq!(members.absent(seconds(99), seconds(5)), []);
         assert!(!members.watched(MemberId(9)));
+    }
+
+    #[test]
+    fn row_11_a_second_process_of_the_same_name_is_refused_while_the_first_is_there() {
+        let mut members = Membership::default();
+        let (first, _) = members.register(registration(Role::Learner, 0, "a:1")).unwrap();
+        assert!(members.watched(first));
+        let refusal = members.register(registration(Role::Learner, 0, "a:2")).unwrap_err();
+        assert!(refusal.to_string().starts_with("learner-0 is here already"), "{refusal}");
+        assert_eq!(members.find(Role::Learner, 0), Some(first));
+        members.unwatched(first, Duration::ZERO);
+        let (second, old) = members.register(registration(Role::Learner, 0, "a:2")).unwrap();
+        assert_eq!((old, members.find(Role::Learner, 0)), (Some(first), Some(second)));
+        assert!(members.has_been(Role::Learner, 0) && !members.has_been(Role::Learner, 1));
     }
 }

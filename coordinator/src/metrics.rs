@@ -41,6 +41,15 @@ pub static LEASES_OPEN: Gauge =
         .with_labels(&[("purpose", PURPOSES)]);
 pub static MEMBERS: Gauge = Gauge::new("tandem_coordinator_members", "Registered processes.")
     .with_labels(&[("role", &["actor", "weak-server", "learner"])]);
+pub static RESTARTS: Counter = Counter::new(
+    "tandem_coordinator_restarts_total",
+    "Processes that ended unasked and were started again.",
+)
+.with_labels(&[("role", &["actor", "weak-server", "learner"])]);
+pub static ROLLED_BACK: Counter = Counter::new(
+    "tandem_coordinator_rolled_back_steps_total",
+    "Committed steps that were undone because the learner went on from an earlier checkpoint.",
+);
 pub static STEP: Gauge = Gauge::new("tandem_coordinator_step", "Steps committed.");
 pub static STEPS_DUE: Gauge = Gauge::new("tandem_coordinator_steps_due", "Steps of the whole run.");
 pub static POLICY_STEP: Gauge =
@@ -69,6 +78,7 @@ pub static RPC_ERRORS: Counter =
                     "publish_weights",
                     "fetch_weights",
                     "commit_step",
+                    "reform",
                 ],
             ),
             (
@@ -124,6 +134,8 @@ pub static ALL: &[&dyn Metric] = &[
     &TOKENS,
     &LEASES_OPEN,
     &MEMBERS,
+    &RESTARTS,
+    &ROLLED_BACK,
     &STEP,
     &STEPS_DUE,
     &POLICY_STEP,

@@ -1,13 +1,13 @@
 //! `metrics.jsonl`: one line per committed step, on disk before the commit is answered.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proto::StepRecord;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::eval_plan::EvalResult;
 
@@ -67,6 +67,23 @@ impl MetricsLog {
         Ok(Self { path: path.to_owned(), file })
     }
 
+    /// Takes away the lines of later steps. The file is replaced, so that a reader meets the old
+    /// one or the new one.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub fn cut_after(&mut self, step: u32) -> Result<(), LogError> {
+        let fault = |cause| LogError { path: self.path.clone(), cause };
+        let text = fs::read_to_string(&self.path).map_err(fault)?;
+        let kept = text.lines().filter(|line| step_of(line).is_some_and(|of| of <= step));
+        let kept: String = kept.flat_map(|line| [line, "\n"]).collect();
+        let partial = self.path.with_extension("jsonl.partial");
+        fs::write(&partial, kept).map_err(fault)?;
+        fs::rename(&partial, &self.path).map_err(fault)?;
+        *self = Self::create(&self.path)?;
+        Ok(())
+    }
+
     /// # Errors
     /// A write that fails.
     pub fn step(&mut self, record: &StepRecord, wall: Duration) -> Result<(), LogError> {
@@ -108,6 +125,15 @@ impl MetricsLog {
     }
 }
 
+/// `None` for what a crash left of a line.
+fn step_of(line: &str) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Step {
+        step: u32,
+    }
+    Some(serde_json::from_str::<Step>(line).ok()?.step)
+}
+
 fn millis(wall: Duration) -> f64 {
     wall.as_millis() as f64 / 1e3
 }
@@ -146,5 +172,16 @@ mod tests {
         assert_eq!(text.lines().next(), Some(first));
         assert!(text.lines().nth(1).unwrap().contains(r#""checkpoint":"step-000002""#));
         assert_eq!(text.lines().count(), 2);
+
+        record.step = 3;
+        log.step(&record, Duration::from_secs(3)).unwrap();
+        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"st").unwrap();
+        log.cut_after(1).unwrap();
+        record.step = 2;
+        log.step(&record, Duration::from_secs(4)).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().next(), Some(first));
+        let steps: Vec<_> = text.lines().map(step_of).collect();
+        assert_eq!(steps, [Some(1), Some(2)], "{text}");
     }
 }

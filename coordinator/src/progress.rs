@@ -51,6 +51,11 @@ impl Progress {
                 self.line(&evaluated_line(*stage, *step, result));
             }
             Event::Left(name) => self.line(&format!("{name} is gone")),
+            Event::Formed { generation, step } if generation.0 > 1 => {
+                self.line(&format!("the learner is there again after step {step}"));
+            }
+            Event::Formed { .. } => {}
+            Event::RolledBack { step, undone, .. } => self.rolled_back(*step, *undone),
             Event::Dealing(place) if place.epoch > 0 && place.shard == 0 => {
                 self.line(&format!("epoch {} over the problems begins", place.epoch + 1));
             }
@@ -109,6 +114,15 @@ impl Progress {
             (None, Phase::Evaluating(Stage::During)) => {}
             (None, _) => eprintln!("{message}"),
         }
+    }
+
+    fn rolled_back(&mut self, step: u32, undone: u32) {
+        self.step = step;
+        if let Some(bar) = &self.bar {
+            bar.set_position(u64::from(step));
+        }
+        let steps = if undone == 1 { "step is" } else { "steps are" };
+        self.line(&format!("{undone} {steps} undone: the learner goes on after step {step}"));
     }
 
     fn committed(&mut self, record: &StepRecord) {

@@ -14,7 +14,7 @@ use settings::{MESSAGE_BYTES_MIN, Settings};
 use tokio_stream::wrappers::{IntervalStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
-use types::{MemberId, PolicyVersion, RolloutGroup};
+use types::{Generation, MemberId, PolicyVersion, RolloutGroup};
 
 use crate::hub::Hub;
 use crate::membership::MemberError;
@@ -71,6 +71,7 @@ impl Coordinator for Service {
         let registration = Registration::try_from(request.into_inner()).map_err(invalid(RPC))?;
         let (role, index) = (registration.role.name(), registration.index);
         let member = self.hub.change(|state| state.register(registration));
+        let member = member.map_err(|error| refuse(RPC, &error))?;
         tracing::info!(role, index, %member, "registered");
         Ok(Response::new(wire::RegisterReply { member: member.0 }))
     }
@@ -181,6 +182,14 @@ impl Coordinator for Service {
         let record = StepRecord::try_from(request.into_inner()).map_err(invalid(RPC))?;
         let done = self.hub.commit(&record);
         done.map(|()| Response::new(wire::Empty {})).map_err(|error| refuse(RPC, &error))
+    }
+
+    async fn reform(&self, request: Request<wire::ReformRequest>) -> Answer<wire::Empty> {
+        let wire::ReformRequest { member, generation, reason } = request.into_inner();
+        tracing::warn!(member, generation, reason, "the learner's ranks are to form anew");
+        let (member, generation) = (MemberId(member), Generation(generation));
+        let done = self.hub.change(|state| state.reform(member, generation));
+        done.map(|()| Response::new(wire::Empty {})).map_err(|error| refuse("reform", &error))
     }
 }
 

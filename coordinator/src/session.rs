@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use runtime::{Shutdown, StopReason, TaskGroup};
+use runtime::{Shutdown, StopReason, TaskGroup, describe_exit};
 use serde_json::json;
 use settings::Settings;
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
-use types::WeightManifest;
+use types::{Generation, WeightManifest};
 
+use crate::USAGE;
 use crate::children::{Children, Ended, Exit, Launcher};
 use crate::host::Host;
 use crate::hub::Hub;
@@ -21,6 +22,7 @@ use crate::metrics_log::MetricsLog;
 use crate::overrides;
 use crate::placement;
 use crate::progress::Progress;
+use crate::restarts::Restarts;
 use crate::run_dir::RunDir;
 use crate::service::{ServiceLimits, service};
 use crate::shard::Place;
@@ -29,6 +31,9 @@ use crate::spec::RunSpec;
 use crate::state::{Event, Phase, RunState, Stage};
 use crate::stop_plan::StopPlan;
 use crate::summary::write_json;
+
+/// Of weights that no learner publishes.
+pub(crate) const GIVEN: Generation = Generation(1);
 
 /// How often leases are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -98,12 +103,13 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         overrides: &set,
         log_prefix: job.log_prefix,
     };
-    let children = Children::start(&plan, &launcher)?;
+    let children = Children::start(&plan, launcher)?;
     tracing::info!(%address, admin = host.admin_address, "coordinating");
     let mut driver = Driver {
         host,
         hub: hub.clone(),
         children,
+        restarts: Restarts::new(settings.coordinator.restarts_max),
         service: service_tasks.shutdown().clone(),
         progress: Progress::new(steps),
         run_dir: job.run_dir,
@@ -125,7 +131,8 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
 struct Driver<'a> {
     host: &'a Host,
     hub: Hub,
-    children: Children,
+    children: Children<'a>,
+    restarts: Restarts,
     service: Shutdown,
     progress: Progress,
     run_dir: &'a RunDir,
@@ -145,7 +152,7 @@ impl Driver<'_> {
                     return Ok(Ending::Stopped(reason));
                 }
                 () = self.service.wait() => bail!("the coordinator's service ended"),
-                exit = self.children.next_exit() => self.check_exit(&exit?)?,
+                exit = self.children.next_exit() => self.after(&exit?)?,
                 _ = revisions.changed() => {}
                 _ = ticks.tick() => {
                     self.host.health.beat();
@@ -159,9 +166,37 @@ impl Driver<'_> {
         }
     }
 
-    /// Nothing is restarted: a child that ends before it was told to ends the run.
-    fn check_exit(&self, exit: &Exit) -> anyhow::Result<()> {
-        bail!("{}", exit.report())
+    /// A child that ends before it was told to is started again, while that helps. One that the
+    /// run has not seen yet, or that was started wrongly, would end in the same way once more.
+    fn after(&mut self, exit: &Exit) -> anyhow::Result<()> {
+        let (role, index) = (exit.process.role, exit.process.index);
+        let (known, needed, progress) = self.hub.change(|state| {
+            let known = state.members().has_been(role, index);
+            state.ended(role, index);
+            (known, state.needs(role), state.progress())
+        });
+        let name = exit.process.name();
+        if !needed {
+            tracing::info!(name, "has ended and is not needed any more");
+            return Ok(());
+        }
+        if !known || exit.status.code() == Some(i32::from(USAGE)) {
+            bail!("{}", exit.report());
+        }
+        let Some((delay, count)) = self.restarts.next(&name, progress) else {
+            let limit = self.restarts.limit();
+            bail!(
+                "{}\nit was started again {limit} times and the run did not get on \
+                 (coordinator.restarts_max)",
+                exit.report()
+            );
+        };
+        let (how, seconds) = (describe_exit(exit.status), delay.as_secs_f64());
+        tracing::warn!(name, how, seconds, count, "is started again");
+        self.progress.line(&format!("{name} {how} and is started again"));
+        metrics::RESTARTS.increment(1, &[("role", role.name())]);
+        self.children.start_again(exit.process.clone(), delay);
+        Ok(())
     }
 
     /// Passes on what happened; true when the work is done.
@@ -192,6 +227,17 @@ impl Driver<'_> {
                 self.write_processes()?;
             }
             Event::Left(name) => tracing::warn!(name, "a member is gone"),
+            Event::Formed { generation, step } => {
+                tracing::info!(%generation, step, "the learner's ranks are there");
+                self.write_processes()?;
+            }
+            Event::RolledBack { generation, step, undone } => {
+                tracing::warn!(%generation, step, undone, "steps are undone");
+                let evaluations = self.run_dir.evaluations();
+                if evaluations.exists() {
+                    MetricsLog::create(&evaluations)?.cut_after(*step)?;
+                }
+            }
             Event::Dealing(Place { epoch, shard, .. }) => {
                 tracing::info!(epoch, shard, "dealing from a new shard");
             }
@@ -243,7 +289,8 @@ fn complaints(ended: &Ended) -> Vec<String> {
         format!("{name} did not end within its part of shutdown.grace_seconds and was ended")
     });
     let failed = ended.exits.iter().filter(|exit| !exit.status.success());
-    let failed = failed.filter(|exit| !ended.forced.contains(&exit.name)).map(Exit::report);
+    let failed =
+        failed.filter(|exit| !ended.forced.contains(&exit.process.name())).map(Exit::report);
     forced.chain(failed).collect()
 }
 

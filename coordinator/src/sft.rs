@@ -13,7 +13,7 @@ use crate::hub::Hub;
 use crate::launch::{complain, cost, create, report_stop};
 use crate::output::say;
 use crate::run_dir::{CheckpointChoice, CheckpointDir, RunDir};
-use crate::session::{self, Ending, Job};
+use crate::session::{self, Ending, GIVEN, Job};
 use crate::source::Source;
 use crate::spec::{RunSpec, held_out};
 use crate::summary::Summary;
@@ -86,7 +86,7 @@ impl Tuning<'_> {
         let problems = held_out(&self.source, problems);
         let plan = EvalPlan::gates(self.settings, problems, self.source.jargon_tokens());
         let bytes = read(&checkpoint.weights())?;
-        let version = PolicyVersion::new(self.settings.learner.generation, checkpoint.step);
+        let version = PolicyVersion { generation: GIVEN, step: checkpoint.step };
         let mut settings = self.settings.clone();
         // The weak model has no part in the gates and may not exist yet.
         settings.weak.model = checkpoint.path.to_string_lossy().into_owned();

@@ -16,6 +16,8 @@ const ABSENCE_KEEPALIVES: u32 = 10;
 /// The fixed part of the coordinator's state.
 #[derive(Clone, Debug)]
 pub struct RunSpec {
+    /// Tells this run from all others.
+    pub run: u64,
     pub members: MemberCounts,
     /// `None`: nothing is trained.
     pub training: Option<Training>,
@@ -118,6 +120,7 @@ impl RunSpec {
         let limits = &settings.coordinator;
         let millis = |n: u32| Duration::from_millis(u64::from(n));
         Self {
+            run: 0,
             members: MemberCounts::default(),
             training: None,
             eval_before: None,

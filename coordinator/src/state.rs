@@ -3,6 +3,7 @@
 
 mod commit;
 mod deal;
+mod formation;
 mod phases;
 mod stall;
 #[cfg(test)]
@@ -11,8 +12,8 @@ mod tests;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proto::{Directive, Registration, ReturnReason, ReturnedGroup, Role, StepRecord};
-use types::{GroupId, LeaseId, MemberId, PolicyVersion, Problem, Purpose, RolloutGroup};
+use proto::{Completion, Directive, Registration, ReturnReason, ReturnedGroup, Role, StepRecord};
+use types::{Generation, GroupId, MemberId, PolicyVersion, Problem, Purpose, RolloutGroup};
 
 use crate::eval_plan::{EvalFault, EvalResult, EvalRun};
 use crate::lease::GroupTable;
@@ -20,6 +21,7 @@ use crate::membership::{MemberError, Membership};
 use crate::shard::Place;
 use crate::source::Source;
 use crate::spec::{RunSpec, Training, TrainingWork};
+use crate::state::formation::Ranks;
 use crate::state::stall::Progress;
 
 /// Which evaluation.
@@ -64,8 +66,19 @@ pub enum Event {
     },
     /// A shard is dealt from.
     Dealing(Place),
-    /// This member was absent for too long.
+    /// This member is gone.
     Left(String),
+    /// The learner's ranks are all there, after this many steps.
+    Formed {
+        generation: Generation,
+        step: u32,
+    },
+    /// The ranks go on from an earlier step than was committed.
+    RolledBack {
+        generation: Generation,
+        step: u32,
+        undone: u32,
+    },
 }
 
 /// Sums over all committed steps.
@@ -107,6 +120,10 @@ pub enum StateError {
     Groups { step: u32, found: String, expected: String },
     #[error("step {step} is not committed: {fault}")]
     Unwritten { step: u32, fault: String },
+    #[error("step {step} is of generation {found}, but {expected} is published")]
+    Generation { step: u32, found: Generation, expected: Generation },
+    #[error("weights {found} are not what comes next, which is {expected}")]
+    Version { found: PolicyVersion, expected: PolicyVersion },
     #[error("nothing is being trained now")]
     NotTraining,
     #[error("this run deals no supervised examples")]
@@ -131,7 +148,13 @@ pub struct RunState {
     phase: Phase,
     stopping: bool,
     published: Option<PolicyVersion>,
+    /// The last one that formed.
+    generation: Generation,
+    /// None while a rank of the learner is missing.
+    ranks: Option<Ranks>,
     committed: u32,
+    /// Before anything was undone.
+    committed_most: u32,
     /// The last committed report: its repetition is no news.
     last_record: Option<StepRecord>,
     /// The furthest that the problems were dealt.
@@ -148,6 +171,8 @@ pub struct RunState {
     before: Option<EvalResult>,
     after: Option<EvalResult>,
     totals: Totals,
+    /// The totals after each committed step.
+    ledger: Vec<Totals>,
     train_counts: GroupCounts,
     eval_counts: GroupCounts,
     events: Vec<Event>,
@@ -163,7 +188,10 @@ impl RunState {
             phase: Phase::Starting,
             stopping: false,
             published: None,
+            generation: Generation(0),
+            ranks: None,
             committed: 0,
+            committed_most: 0,
             last_record: None,
             dealing: None,
             progress: Progress::default(),
@@ -177,19 +205,33 @@ impl RunState {
             before: None,
             after: None,
             totals: Totals::default(),
+            ledger: Vec::new(),
             train_counts: GroupCounts::default(),
             eval_counts: GroupCounts::default(),
             events: Vec::new(),
         }
     }
 
-    pub fn register(&mut self, registration: Registration) -> MemberId {
-        let (member, replaced) = self.members.register(registration);
+    /// Takes a member in.
+    ///
+    /// # Errors
+    /// Another of the same role and index is present.
+    pub fn register(&mut self, registration: Registration) -> Result<MemberId, StateError> {
+        let (member, replaced) = self.members.register(registration)?;
         if let Some(old) = replaced {
             self.release(old);
+            self.unform(old);
         }
+        self.form();
         self.start_if_ready();
-        member
+        Ok(member)
+    }
+
+    /// The process of this role and index has ended.
+    pub fn ended(&mut self, role: Role, index: u32) {
+        if let Some(member) = self.members.find(role, index) {
+            self.lose(member);
+        }
     }
 
     /// A member's watch opened.
@@ -206,21 +248,21 @@ impl RunState {
         self.members.unwatched(member, now);
     }
 
-    /// A newer version is stored and may be fetched.
-    pub fn publish(&mut self, version: PolicyVersion) {
-        self.published = self.published.max(Some(version));
-        self.start_if_ready();
-    }
-
-    /// The groups of these leases were delivered.
+    /// The groups of these leases were delivered. Those that earlier ranks took are dealt again.
     ///
     /// # Errors
     /// Anyone but a registered actor.
-    pub fn complete(&mut self, member: MemberId, leases: &[LeaseId]) -> Result<(), StateError> {
+    pub fn complete(
+        &mut self,
+        member: MemberId,
+        completions: &[Completion],
+    ) -> Result<(), StateError> {
         self.members.expect(member, Role::Actor)?;
-        for lease in leases {
+        for Completion { lease, generation } in completions {
             // Evaluation groups complete by their report.
-            if self.train.complete(*lease).is_some() {
+            if *generation != self.generation {
+                self.train.give_up(*lease);
+            } else if self.train.complete(*lease).is_some() {
                 self.train_counts.completed += 1;
             }
         }
@@ -241,7 +283,7 @@ impl RunState {
             true => table.reopen(returned.group, returned.epoch),
             false => table.give_back(returned.group, returned.epoch),
         };
-        if let Some(epoch) = reopened {
+        if reopened.is_some() {
             match returned.reason {
                 ReturnReason::Failed => counts.failed += 1,
                 ReturnReason::Stale => counts.stale += 1,
@@ -254,7 +296,7 @@ impl RunState {
                 }
             }
             let why = format!("{}: {}", returned.reason.name(), returned.detail);
-            self.limit_deals(returned.purpose, returned.group, epoch.0, &why);
+            self.limit_deals(returned.purpose, returned.group, &why);
         }
         Ok(())
     }
@@ -274,9 +316,9 @@ impl RunState {
         for group in groups {
             if let Err(fault) = self.take_eval(group) {
                 self.eval_counts.refused += 1;
-                if let Some(epoch) = self.evals.give_back(group.group, group.epoch) {
+                if self.evals.give_back(group.group, group.epoch).is_some() {
                     let why = format!("refused: {fault}");
-                    self.limit_deals(Purpose::Eval, group.group, epoch.0, &why);
+                    self.limit_deals(Purpose::Eval, group.group, &why);
                 }
                 first_fault = first_fault.and(Err(fault.into()));
             }
@@ -319,13 +361,13 @@ impl RunState {
             self.lose(member);
         }
         self.check_progress(now);
-        for (group, epoch) in self.train.expire(now) {
+        for (group, _) in self.train.expire(now) {
             self.train_counts.expired += 1;
-            self.limit_deals(Purpose::Train, group, epoch.0, LEASE_RAN_OUT);
+            self.limit_deals(Purpose::Train, group, LEASE_RAN_OUT);
         }
-        for (group, epoch) in self.evals.expire(now) {
+        for (group, _) in self.evals.expire(now) {
             self.eval_counts.expired += 1;
-            self.limit_deals(Purpose::Eval, group, epoch.0, LEASE_RAN_OUT);
+            self.limit_deals(Purpose::Eval, group, LEASE_RAN_OUT);
         }
     }
 
@@ -351,7 +393,7 @@ impl RunState {
         };
         Directive {
             version: self.published,
-            learner: addresses(Role::Learner).next().unwrap_or_default(),
+            formation: self.ranks.as_ref().map(|ranks| ranks.formation.clone()),
             weak_servers: addresses(Role::WeakServer).collect(),
             stop: self.stopping,
         }
@@ -386,6 +428,12 @@ impl RunState {
     #[must_use]
     pub fn committed(&self) -> u32 {
         self.committed
+    }
+
+    /// Grows as the run gets on and never falls, whatever is undone.
+    #[must_use]
+    pub fn progress(&self) -> u64 {
+        u64::from(self.committed_most) + self.eval_counts.completed
     }
 
     /// How far the problems are dealt; `None` before the first.

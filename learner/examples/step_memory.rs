@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<()> {
     println!("published {} MB", bytes.len() / 1_000_000);
     report("published")?;
     let dir = std::env::temp_dir().join(format!("step-memory-{}", std::process::id()));
-    let mut state = State::new(PolicyVersion::new(1, 2), 1, settings.seed);
+    let mut state = State::new(1, PolicyVersion::new(1, 2), 1, settings.seed);
     state.lora = trainer.lora_state();
     let adapters = &trainer.policy().adapters().clone();
     let (weights, optimizer) = (&bytes, &trainer.optimizer_state()?);

@@ -41,6 +41,9 @@ const RETIRED: &str = ".retired-";
 #[serde(deny_unknown_fields)]
 pub struct State {
     pub format: u32,
+    /// Whose it is, in hexadecimal digits: a run goes on from its own checkpoints only.
+    #[serde(default)]
+    pub run: String,
     /// Steps taken.
     pub step: u32,
     pub generation: u32,
@@ -115,9 +118,10 @@ pub struct Checkpoint {
 impl State {
     /// Without hashes.
     #[must_use]
-    pub fn new(version: types::PolicyVersion, groups_per_step: u64, seed: u64) -> Self {
+    pub fn new(run: u64, version: types::PolicyVersion, groups_per_step: u64, seed: u64) -> Self {
         Self {
             format: FORMAT,
+            run: format!("{run:016x}"),
             step: version.step,
             generation: version.generation.0,
             policy_version: version.to_string(),
@@ -129,6 +133,18 @@ impl State {
             hashes: BTreeMap::new(),
             own_hash: String::new(),
         }
+    }
+
+    /// # Errors
+    /// It is of another run.
+    pub fn check_run(&self, run: u64) -> anyhow::Result<()> {
+        ensure!(
+            self.run == format!("{run:016x}"),
+            "checkpoint {} is of another run: choose another run.dir, or go on with that run by \
+             `coordinator launch --resume --run-dir DIR`",
+            CheckpointStore::name(self.step)
+        );
+        Ok(())
     }
 
     /// Whether a run with these settings may go on from it.
@@ -194,22 +210,35 @@ impl CheckpointStore {
         self.dir.join(Self::name(step)).join(STATE).is_file()
     }
 
-    /// The newest whole checkpoint.
+    /// The directory of a step's checkpoint.
+    #[must_use]
+    pub fn path(&self, step: u32) -> PathBuf {
+        self.dir.join(Self::name(step))
+    }
+
+    /// Deletes the oldest beyond those to keep. What is not committed yet is no reason to delete
+    /// what is: it is called after the commit.
     ///
     /// # Errors
-    /// The directory cannot be read.
-    pub fn newest(&self) -> anyhow::Result<Option<PathBuf>> {
-        Ok(self.newest_step()?.map(|step| self.dir.join(Self::name(step))))
+    /// A directory that cannot be deleted.
+    pub fn prune(&self) -> anyhow::Result<()> {
+        let steps = self.steps()?;
+        steps.iter().rev().skip(self.keep).try_for_each(|step| self.retire(&Self::name(*step)))
     }
 
+    /// Deletes the checkpoints of later steps: the run went back to before them.
+    ///
     /// # Errors
-    /// The directory cannot be read.
-    pub fn newest_step(&self) -> anyhow::Result<Option<u32>> {
-        Ok(self.steps()?.last().copied())
+    /// One of another run, or one that cannot be deleted.
+    pub fn discard_after(&self, step: u32, run: u64) -> anyhow::Result<()> {
+        for later in self.steps()?.into_iter().filter(|of| *of > step) {
+            read_state(&self.path(later))?.check_run(run)?;
+            self.retire(&Self::name(later))?;
+        }
+        Ok(())
     }
 
-    /// Writes a checkpoint under another name, then gives it its own; deletes the oldest beyond
-    /// those to keep. Returns the directory's name.
+    /// Writes a checkpoint under another name, then gives it its own. Returns the directory's name.
     ///
     /// # Errors
     /// A file cannot be written; no checkpoint is changed then.
@@ -223,15 +252,14 @@ impl CheckpointStore {
             let _ = fs::remove_dir_all(&unfinished);
             return Err(error.context(format!("cannot write checkpoint {}", target.display())));
         }
-        let steps = self.steps()?;
-        for step in steps.iter().rev().skip(self.keep) {
-            self.retire(&Self::name(*step))?;
-        }
         Ok(name)
     }
 
     /// Steps of whole checkpoints, ascending.
-    fn steps(&self) -> anyhow::Result<Vec<u32>> {
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn steps(&self) -> anyhow::Result<Vec<u32>> {
         let names = self.names()?;
         let steps = names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok());
         let mut steps: Vec<u32> = steps.filter(|step| self.has(*step)).collect();
@@ -299,11 +327,7 @@ impl CheckpointStore {
 /// # Errors
 /// A directory that holds something else, a missing or damaged file, another format.
 pub fn load_checkpoint(dir: &Path) -> anyhow::Result<Checkpoint> {
-    let state = dir.join(STATE);
-    if !state.is_file() {
-        bail!("{} is no checkpoint, it has no {STATE}: name a step-… directory", dir.display());
-    }
-    let state = sealed::read(&state)?;
+    let state = read_state(dir)?;
     ensure!(
         state.format == format(&state),
         "{} has format {}, this program reads {FORMAT} and, with adapters, {FORMAT_LORA}",
@@ -336,6 +360,14 @@ pub fn load_checkpoint(dir: &Path) -> anyhow::Result<Checkpoint> {
     };
     let adapters = state.lora.is_some().then(|| read(ADAPTERS)).transpose()?;
     Ok(Checkpoint { files, optimizer: read(OPTIMIZER)?, adapters, state })
+}
+
+fn read_state(dir: &Path) -> anyhow::Result<State> {
+    let state = dir.join(STATE);
+    if !state.is_file() {
+        bail!("{} is no checkpoint, it has no {STATE}: name a step-… directory", dir.display());
+    }
+    sealed::read(&state)
 }
 
 fn format(state: &State) -> u32 {

@@ -6,17 +6,64 @@ use grpo::Example;
 use proto::CoordinatorClient;
 use runtime::{Attempt, RetryPolicy, retry};
 use task::Task;
-use tokio::sync::mpsc;
-use types::{MemberId, Problem};
+use telemetry::Health;
+use tokio::sync::{mpsc, watch};
+use types::{Generation, MemberId, PolicyVersion, Problem};
 
-/// What one supervised step learns.
+use crate::inbox::IDLE_BEAT;
+
+/// What one rank learns in one supervised step.
 #[derive(Clone, Debug)]
 pub struct ExampleBatch {
+    /// Of the ranks that it was fetched for.
+    pub generation: Generation,
     pub step: u32,
     pub examples: Vec<Example>,
+    pub of_all_ranks: u32,
 }
 
-/// Where the examples of steps `from` to `until` come from.
+/// From where examples are wanted, and by which of how many ranks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    from: PolicyVersion,
+    rank: usize,
+    world: usize,
+}
+
+/// The training thread's end of the examples.
+pub struct ExampleFeed {
+    wanted: watch::Sender<Wanted>,
+    batches: mpsc::Receiver<ExampleBatch>,
+}
+
+impl ExampleFeed {
+    /// With the end of whoever fetches, who is told what is wanted; `ahead` batches may wait.
+    #[must_use]
+    pub fn new(ahead: usize) -> (Self, watch::Receiver<Wanted>, mpsc::Sender<ExampleBatch>) {
+        let (wanted, wants) = watch::channel(Wanted::default());
+        let (sender, batches) = mpsc::channel(ahead);
+        (Self { wanted, batches }, wants, sender)
+    }
+
+    /// From now on the examples of these ranks are wanted, from this version's step on.
+    pub fn begin(&self, from: PolicyVersion, (rank, world): (usize, usize)) {
+        self.wanted.send_replace(Wanted { from, rank, world });
+    }
+
+    /// The next batch of this generation; `None` where nobody fetches any more. Every look is a
+    /// beat.
+    pub async fn next(&mut self, generation: Generation, health: &Health) -> Option<ExampleBatch> {
+        loop {
+            match tokio::time::timeout(IDLE_BEAT, self.batches.recv()).await {
+                Ok(Some(batch)) if batch.generation != generation => {}
+                Ok(batch) => return batch,
+                Err(_) => health.beat(),
+            }
+        }
+    }
+}
+
+/// Where the examples up to step `until` come from.
 pub(crate) struct ExampleSource {
     pub(crate) coordinator: CoordinatorClient,
     pub(crate) member: MemberId,
@@ -24,26 +71,50 @@ pub(crate) struct ExampleSource {
     /// That the strong model has.
     pub(crate) positions: usize,
     pub(crate) per_step: u32,
-    pub(crate) from: u32,
     pub(crate) until: u32,
 }
 
 impl ExampleSource {
-    /// Sends batch after batch; the channel's bound is how far ahead it fetches.
+    /// Sends batch after batch of what is wanted; the channel's bound is how far ahead it fetches.
     ///
     /// # Errors
     /// The coordinator deals none, or a problem has no solution.
-    pub(crate) async fn feed(self, batches: mpsc::Sender<ExampleBatch>) -> anyhow::Result<()> {
-        for step in self.from..self.until {
-            let problems = self.fetch(step).await?;
-            ensure!(!problems.is_empty(), "the coordinator dealt no examples for step {step}");
-            let examples = problems.iter().map(|problem| self.example(problem));
-            let examples = examples.collect::<anyhow::Result<_>>()?;
-            if batches.send(ExampleBatch { step, examples }).await.is_err() {
-                return Ok(());
+    pub(crate) async fn feed(
+        self,
+        mut wants: watch::Receiver<Wanted>,
+        batches: mpsc::Sender<ExampleBatch>,
+    ) -> anyhow::Result<()> {
+        while wants.changed().await.is_ok() {
+            let wanted = *wants.borrow_and_update();
+            for step in wanted.from.step..self.until {
+                let batch = self.batch(step, wanted).await?;
+                let sent = tokio::select! {
+                    sent = batches.send(batch) => sent.is_ok(),
+                    _ = wants.changed() => {
+                        wants.mark_changed();
+                        break;
+                    }
+                };
+                if !sent {
+                    return Ok(());
+                }
             }
         }
         Ok(())
+    }
+
+    async fn batch(&self, step: u32, wanted: Wanted) -> anyhow::Result<ExampleBatch> {
+        let problems = self.fetch(step).await?;
+        ensure!(!problems.is_empty(), "the coordinator dealt no examples for step {step}");
+        let Wanted { from, rank, world } = wanted;
+        let own = problems.iter().skip(rank).step_by(world.max(1));
+        let examples = own.map(|problem| self.example(problem));
+        Ok(ExampleBatch {
+            generation: from.generation,
+            step,
+            examples: examples.collect::<anyhow::Result<_>>()?,
+            of_all_ranks: u32::try_from(problems.len())?,
+        })
     }
 
     fn example(&self, problem: &Problem) -> anyhow::Result<Example> {

@@ -13,7 +13,7 @@ use types::{
 };
 
 use crate::admission::Admission;
-use crate::assembler::{Assembler, Window};
+use crate::assembler::Window;
 
 /// Two groups of four samples make a step.
 pub(crate) struct Miniature {
@@ -48,8 +48,13 @@ impl Miniature {
         Admission::new(&self.settings, self.task.clone(), vocab).unwrap()
     }
 
-    pub(crate) fn assembler(&self, step: u32) -> Assembler {
-        Assembler::new(Window::new(&self.settings, 0, 1).unwrap(), step)
+    pub(crate) fn window(&self) -> Window {
+        Window::new(&self.settings, 0, 1).unwrap()
+    }
+
+    /// Groups with strong tokens of this step belong to the first generation.
+    pub(crate) fn version(step: u32) -> PolicyVersion {
+        PolicyVersion::new(1, step)
     }
 
     pub(crate) fn problem(&self, id: u64) -> Problem {

@@ -9,10 +9,10 @@ use runtime::{Attempt, RetryPolicy, retry};
 use telemetry::Health;
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, warn};
-use types::{Epoch, GroupId, MemberId, PolicyVersion, Purpose, RolloutGroup};
+use types::{Epoch, Generation, GroupId, MemberId, PolicyVersion, Purpose, RolloutGroup};
 
 use crate::admission::{Admission, Lineage};
-use crate::assembler::{Assembler, Counts, Offer};
+use crate::assembler::{Assembler, Counts, Offer, Window};
 use crate::metrics;
 use crate::refill::Refill;
 
@@ -38,68 +38,103 @@ pub struct Inbox(Arc<Parts>);
 struct Parts {
     admission: Admission,
     refill: Option<Refill>,
-    resumed_step: u32,
     state: Mutex<State>,
     changed: Notify,
     returns: mpsc::Sender<GivenBack>,
 }
 
+#[derive(Default)]
 struct State {
+    /// Of the present ranks or, while they form anew, of the last ones.
+    generation: Generation,
+    open: Option<Open>,
+}
+
+/// What is there while the ranks are.
+struct Open {
     assembler: Assembler,
-    published: Option<PolicyVersion>,
+    lineage: Lineage,
+}
+
+impl State {
+    /// The training thread only asks between `begin` and `suspend`.
+    fn assembler(&mut self) -> &mut Assembler {
+        let open = self.open.as_mut().expect("the ranks have begun and are not suspended");
+        &mut open.assembler
+    }
 }
 
 impl Inbox {
-    /// `returns` takes what is given back; see [`return_groups`].
+    /// `returns` takes what is given back; see [`return_groups`]. Nothing is taken before
+    /// [`Self::begin`].
     #[must_use]
     pub fn new(
         admission: Admission,
         refill: Option<Refill>,
-        assembler: Assembler,
         returns: mpsc::Sender<GivenBack>,
     ) -> Self {
-        let resumed_step = assembler.step();
-        let state = Mutex::new(State { assembler, published: None });
-        let changed = Notify::new();
-        Self(Arc::new(Parts { admission, refill, resumed_step, state, changed, returns }))
+        let (state, changed) = (Mutex::default(), Notify::new());
+        Self(Arc::new(Parts { admission, refill, state, changed, returns }))
+    }
+
+    /// The ranks of a generation go on from this version. What was taken before is dropped: the
+    /// coordinator deals it again.
+    pub fn begin(&self, version: PolicyVersion, window: Window) {
+        let assembler = Assembler::new(window, version.step);
+        let lineage = Lineage { published: version, resumed_step: version.step };
+        let mut state = self.lock();
+        state.generation = version.generation;
+        state.open = Some(Open { assembler, lineage });
+    }
+
+    /// The ranks form anew: until they begin nothing is taken.
+    pub fn suspend(&self) {
+        self.lock().open = None;
     }
 
     /// From now on rollouts of this version may arrive.
     pub fn announce(&self, version: PolicyVersion) {
-        self.lock().published = Some(version);
+        if let Some(open) = &mut self.lock().open {
+            open.lineage.published = version;
+        }
     }
 
     /// Decides on one group. A refused one is given back here, the actor only drops it.
     pub async fn receive(&self, group: RolloutGroup) -> Receipt {
         let (id, epoch, purpose) = (group.group, group.epoch, group.purpose);
-        let early = self.lock().assembler.judge(id, epoch);
+        let judged = self.lock().open.as_mut().map(|open| {
+            let generation = open.lineage.published.generation;
+            (open.assembler.judge(id, epoch), open.lineage, generation)
+        });
+        let Some((early, lineage, generation)) = judged else {
+            let reason = "the learner's ranks are not all there".to_owned();
+            return self.refuse(id, epoch, purpose, reason).await;
+        };
         let offer = match early {
-            Offer::Accepted => match self.check(&group) {
+            Offer::Accepted => match self.0.admission.check(&group, &lineage) {
                 Ok(()) if self.0.refill.is_some_and(|refill| refill.replaces(&group)) => {
-                    let offer = self.lock().assembler.pass_over(id, epoch);
-                    if offer == Offer::Accepted {
+                    let offer = self.offer(generation, |assembler| assembler.pass_over(id, epoch));
+                    if offer == Some(Offer::Accepted) {
                         return self.replace(id, epoch, purpose).await;
                     }
                     offer
                 }
-                Ok(()) => self.lock().assembler.offer(group),
-                Err(reason) => return self.refuse(id, epoch, purpose, reason).await,
+                Ok(()) => self.offer(generation, |assembler| assembler.offer(group)),
+                Err(refusal) => {
+                    return self.refuse(id, epoch, purpose, refusal.to_string()).await;
+                }
             },
-            other => other,
+            other => Some(other),
+        };
+        let Some(offer) = offer else {
+            let reason = "the learner's ranks have formed anew".to_owned();
+            return self.refuse(id, epoch, purpose, reason).await;
         };
         match offer {
-            Offer::Accepted => {
-                let (held, missing) = {
-                    let state = self.lock();
-                    (state.assembler.held(), state.assembler.missing())
-                };
-                metrics::INBOX.set(held as f64, &[]);
-                if missing == 0 {
-                    self.0.changed.notify_one();
-                }
-                receipt(id, epoch, ReceiptCode::Accepted, String::new())
+            Offer::Accepted => receipt(id, epoch, ReceiptCode::Accepted, String::new(), generation),
+            Offer::Duplicate => {
+                receipt(id, epoch, ReceiptCode::Duplicate, String::new(), generation)
             }
-            Offer::Duplicate => receipt(id, epoch, ReceiptCode::Duplicate, String::new()),
             Offer::Ahead => {
                 let reason = "its step is not open yet: the learner takes the current step and \
                               staleness.max_versions more"
@@ -108,9 +143,27 @@ impl Inbox {
             }
             Offer::Elsewhere { rank } => {
                 // Not given back: the actor is to send it there.
-                receipt(id, epoch, ReceiptCode::Refused, format!("it belongs to rank {rank}"))
+                let reason = format!("it belongs to rank {rank}");
+                receipt(id, epoch, ReceiptCode::Refused, reason, generation)
             }
         }
+    }
+
+    /// Offers a group to the ranks that it was checked for; `None` where they are no more.
+    fn offer(
+        &self,
+        generation: Generation,
+        offer: impl FnOnce(&mut Assembler) -> Offer,
+    ) -> Option<Offer> {
+        let mut state = self.lock();
+        let same = state.generation == generation;
+        let open = state.open.as_mut().filter(|_| same)?;
+        let offer = offer(&mut open.assembler);
+        metrics::INBOX.set(open.assembler.held() as f64, &[]);
+        if open.assembler.missing() == 0 {
+            self.0.changed.notify_one();
+        }
+        Some(offer)
     }
 
     /// Another problem is to take the group's place.
@@ -118,7 +171,8 @@ impl Inbox {
         let (reason, detail) = (ReturnReason::Replaced, "it teaches nothing".to_owned());
         debug!(%group, %epoch, detail, "group is replaced");
         self.give_back(GivenBack { group, epoch, purpose, reason, detail }).await;
-        receipt(group, epoch, ReceiptCode::Replaced, String::new())
+        let generation = self.lock().generation;
+        receipt(group, epoch, ReceiptCode::Replaced, String::new(), generation)
     }
 
     /// Refuses what did not even convert to a group.
@@ -132,7 +186,8 @@ impl Inbox {
         warn!(%group, %epoch, reason = detail, "group refused");
         let reason = ReturnReason::Refused;
         self.give_back(GivenBack { group, epoch, purpose, reason, detail: detail.clone() }).await;
-        receipt(group, epoch, ReceiptCode::Refused, detail)
+        let generation = self.lock().generation;
+        receipt(group, epoch, ReceiptCode::Refused, detail, generation)
     }
 
     /// All groups of the current step, once they are there and fresh; stale ones are given back.
@@ -143,14 +198,15 @@ impl Inbox {
             let changed = self.0.changed.notified();
             let (formed, step, missing) = {
                 let mut state = self.lock();
-                let formed = state.assembler.form();
-                (formed, state.assembler.step(), state.assembler.missing())
+                let assembler = state.assembler();
+                let formed = assembler.form();
+                (formed, assembler.step(), assembler.missing())
             };
             for group in &formed.stale {
                 self.give_stale_back(group, step).await;
             }
             if let Some(batch) = formed.batch {
-                metrics::INBOX.set(self.lock().assembler.held() as f64, &[]);
+                metrics::INBOX.set(self.lock().assembler().held() as f64, &[]);
                 return batch;
             }
             health.beat();
@@ -166,14 +222,7 @@ impl Inbox {
     /// Since the last call.
     #[must_use]
     pub fn take_counts(&self) -> Counts {
-        self.lock().assembler.take_counts()
-    }
-
-    fn check(&self, group: &RolloutGroup) -> Result<(), String> {
-        let published = self.lock().published;
-        let published = published.ok_or("no weights are published yet")?;
-        let lineage = Lineage { published, resumed_step: self.0.resumed_step };
-        self.0.admission.check(group, &lineage).map_err(|refusal| refusal.to_string())
+        self.lock().assembler().take_counts()
     }
 
     async fn give_stale_back(&self, group: &RolloutGroup, step: u32) {
@@ -230,7 +279,13 @@ pub async fn return_groups(
     Ok(())
 }
 
-fn receipt(group: GroupId, epoch: Epoch, code: ReceiptCode, reason: String) -> Receipt {
+fn receipt(
+    group: GroupId,
+    epoch: Epoch,
+    code: ReceiptCode,
+    reason: String,
+    generation: Generation,
+) -> Receipt {
     let label = match code {
         ReceiptCode::Accepted => "accepted",
         ReceiptCode::Duplicate => "duplicate",
@@ -238,7 +293,7 @@ fn receipt(group: GroupId, epoch: Epoch, code: ReceiptCode, reason: String) -> R
         ReceiptCode::Replaced => "replaced",
     };
     metrics::GROUPS.increment(1, &[("receipt", label)]);
-    Receipt { group, epoch, code, reason }
+    Receipt { group, epoch, code, reason, generation }
 }
 
 #[cfg(test)]

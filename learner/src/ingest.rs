@@ -106,7 +106,6 @@ async fn answer(inbox: &Inbox, message: rollout::RolloutGroup) -> wire::Receipt 
 mod tests {
     use proto::{ChannelSettings, LearnerClient, ReceiptCode};
     use tokio::sync::mpsc;
-    use types::PolicyVersion;
 
     use super::*;
     use crate::fixtures::{Miniature, with_parts};
@@ -117,8 +116,8 @@ mod tests {
 
     fn inbox(world: &Miniature) -> (Inbox, mpsc::Receiver<crate::inbox::GivenBack>) {
         let (sender, receiver) = mpsc::channel(8);
-        let inbox = Inbox::new(world.admission(), None, world.assembler(0), sender);
-        inbox.announce(PolicyVersion::new(1, 0));
+        let inbox = Inbox::new(world.admission(), None, sender);
+        inbox.begin(Miniature::version(0), world.window());
         (inbox, receiver)
     }
 

@@ -12,15 +12,22 @@ use tokio::runtime::Handle;
 use types::{PolicyVersion, WeightManifest};
 
 use crate::publisher::{CoordinatorOutlet, Outlet};
+use crate::rank_watch::RankWatch;
 
 /// # Errors
 /// A model that cannot be read, no coordinator, a version that does not arrive.
 pub async fn publish_only(process: Process) -> anyhow::Result<()> {
     let settings = Arc::clone(&process.settings);
-    let (manifest, weights) = runtime::off_workers(move || load(&settings)).await?;
+    let (mut manifest, weights) = runtime::off_workers(move || load(&settings)).await?;
     process.readiness.set("model");
     // Nobody sends it anything.
-    let Membership { member, coordinator, .. } = process.join(String::new()).await?;
+    let membership = process.join(String::new(), String::new()).await?;
+    let Membership { member, coordinator, directives } = membership;
+    let mut ranks = RankWatch::new(directives);
+    let Some(formation) = ranks.next(&process.shutdown, &process.health).await else {
+        return Ok(());
+    };
+    manifest.version.generation = formation.generation;
     let (runtime, shutdown) = (Handle::current(), process.shutdown.clone());
     let mut outlet = CoordinatorOutlet::new(runtime, coordinator, member, shutdown.clone());
     let (readiness, health) = (process.readiness.clone(), process.health.clone());
@@ -44,6 +51,6 @@ fn load(settings: &Settings) -> anyhow::Result<(WeightManifest, Vec<u8>)> {
     let source = ModelSource::parse(&settings.strong.model).context("strong.model")?;
     let files = source.load(settings.seed, &Placement::cpu(DType::F32)).context("strong.model")?;
     let weights = model::to_safetensors(&files.tensors)?;
-    let version = PolicyVersion::new(settings.learner.generation, 0);
-    Ok((model::manifest(version, &weights)?, weights))
+    // Of which generation it is becomes known with the ranks.
+    Ok((model::manifest(PolicyVersion::default(), &weights)?, weights))
 }

@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use proto::{CoordinatorClient, RpcError, StepRecord};
 use runtime::{Attempt, RetryPolicy, Shutdown, retry};
 use tokio::runtime::Handle;
-use types::{MemberId, WeightManifest};
+use types::{Generation, MemberId, WeightManifest};
 
 /// A version or a commit that is under way when the stop comes is given so long.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -21,6 +21,12 @@ pub trait Outlet: Send {
     /// # Errors
     /// The step is not known to be committed.
     fn commit(&mut self, record: &StepRecord) -> anyhow::Result<()>;
+
+    /// Asks for ranks after those of this generation.
+    ///
+    /// # Errors
+    /// The coordinator does not take it.
+    fn reform(&mut self, generation: Generation, reason: &str) -> anyhow::Result<()>;
 }
 
 /// The coordinator, called from a thread outside the async runtime.
@@ -83,6 +89,14 @@ impl Outlet for CoordinatorOutlet {
         self.insist(&format!("committing step {}", record.step), |mut coordinator| {
             let record = record.clone();
             async move { coordinator.commit_step(record).await }
+        })
+    }
+
+    fn reform(&mut self, generation: Generation, reason: &str) -> anyhow::Result<()> {
+        let member = self.member;
+        self.insist("asking for other ranks", |mut coordinator| {
+            let reason = reason.to_owned();
+            async move { coordinator.reform(member, generation, reason).await }
         })
     }
 }

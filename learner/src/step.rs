@@ -2,9 +2,11 @@
 //! AdamW. Which rollouts make a step and what becomes of the new weights is decided outside.
 
 mod pass;
+mod share;
 mod start;
 mod update;
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -37,6 +39,8 @@ pub struct Trainer {
     loss: LossSettings,
     train: Train,
     steps_taken: u32,
+    /// A step was broken off between the first and the last of its weights.
+    torn: Cell<bool>,
     collective: Box<dyn Collective>,
 }
 
@@ -104,6 +108,7 @@ impl Trainer {
             loss,
             train,
             steps_taken: 0,
+            torn: Cell::new(false),
             collective,
         })
     }
@@ -324,6 +329,7 @@ impl Trainer {
                 learning_rate,
                 grad_norm_max: self.train.grad_norm_max,
                 sharded: self.train.shard_optimizer,
+                torn: &self.torn,
             };
             let collective = self.collective.as_mut();
             grad_norm = update.take(&mut self.optimizer, &mut sums.gradients, collective)?;

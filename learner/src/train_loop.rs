@@ -11,16 +11,17 @@ use runtime::{Shutdown, within};
 use settings::Settings;
 use telemetry::{Health, Readiness};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tracing::{info, warn};
 use types::{MemberId, PolicyVersion, Rollout, RolloutGroup};
 
-use crate::assembler::oldest_step;
+use crate::assembler::{Counts, oldest_step};
+use crate::census::Census;
 use crate::checkpoint::{CheckpointStore, Contents, State};
-pub use crate::examples::ExampleBatch;
-use crate::inbox::{IDLE_BEAT, Inbox};
+pub use crate::examples::{ExampleBatch, ExampleFeed};
+use crate::inbox::Inbox;
 use crate::metrics;
 use crate::publisher::Outlet;
+use crate::rank_watch::RankWatch;
 pub use crate::report::RolloutFigures;
 use crate::report::{Phases, record, values};
 use crate::rewards::{RewardTable, Tally, estimator, group_weights};
@@ -35,7 +36,7 @@ pub enum Source {
     /// Rollouts from actors.
     Groups(Inbox),
     /// Worked examples, in the order of steps.
-    Examples(mpsc::Receiver<ExampleBatch>),
+    Examples(ExampleFeed),
 }
 
 enum Batch {
@@ -51,19 +52,31 @@ pub struct RunFiles {
     pub texts: Texts,
 }
 
-/// Everything the training thread owns.
+/// Everything the training thread owns besides the model.
 pub struct TrainLoop {
-    pub trainer: Trainer,
     pub source: Source,
     pub outlet: Box<dyn Outlet>,
     pub settings: Arc<Settings>,
     pub files: RunFiles,
     /// The last committed version; before the first step the start's.
     pub version: PolicyVersion,
+    /// The coordinator's name of the run.
+    pub run: u64,
+    pub ranks: RankWatch,
     pub runtime: Handle,
     pub shutdown: Shutdown,
     pub readiness: Readiness,
     pub health: Health,
+}
+
+/// How the steps of a generation ended without a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps are taken.
+    Done,
+    Stopped,
+    /// The ranks are the present ones no more.
+    Superseded,
 }
 
 /// A step that is computed and not yet committed.
@@ -73,69 +86,92 @@ struct Computed {
     /// Groups, or examples.
     trained: u32,
     batch: Batch,
+    census: Census,
     phases: Phases,
 }
 
 impl TrainLoop {
+    /// Takes the steps that are left, from `self.version` on, which is the trainer's.
+    ///
     /// # Errors
-    /// Numbers that are not finite, files that cannot be written, a coordinator that is lost.
-    pub fn run(mut self) -> anyhow::Result<()> {
-        if !self.publish_start()? {
-            return Ok(());
+    /// `Lost` ranks, numbers that are not finite, files that cannot be written, a coordinator that
+    /// is lost.
+    pub fn run(&mut self, trainer: &mut Trainer) -> anyhow::Result<Ended> {
+        if !self.publish_start(trainer)? {
+            return Ok(Ended::Stopped);
         }
         while self.version.step < self.settings.train.steps {
             let started = Instant::now();
-            let Some(batch) = self.wait()? else { break };
-            let wait = started.elapsed();
-            let Some(computed) = self.compute(batch, wait)? else { break };
-            if !self.conclude(computed)? {
-                return Ok(());
+            let batch = match self.wait()? {
+                Some(batch) => batch,
+                None if self.shutdown.requested() => return self.leave(trainer),
+                None => return Ok(Ended::Superseded),
+            };
+            // A version that all ranks have a part in may be out before this one is through.
+            let next = PolicyVersion { step: self.version.step + 1, ..self.version };
+            if let Source::Groups(inbox) = &self.source {
+                inbox.announce(next);
             }
-        }
-        if !self.files.checkpoints.has(self.version.step) {
-            let weights = self.trainer.weights()?;
-            self.write_checkpoint(self.version, &weights)?;
+            trainer.collective().barrier()?;
+            let wait = started.elapsed();
+            let Some(computed) = self.compute(trainer, batch, wait)? else {
+                return self.leave(trainer);
+            };
+            if !self.conclude(trainer, computed)? {
+                return Ok(Ended::Stopped);
+            }
         }
         info!(version = %self.version, "training ended");
         self.health.rest();
-        Ok(())
+        Ok(Ended::Done)
+    }
+
+    /// A stop leaves a checkpoint of the last committed step. Ranks that have parts of the
+    /// optimiser only are not at one place now, so that what they had is not put together.
+    fn leave(&mut self, trainer: &mut Trainer) -> anyhow::Result<Ended> {
+        let step = self.version.step;
+        let leads = trainer.collective().rank() == 0;
+        if leads && trainer.has_all() && !self.files.checkpoints.has(step) {
+            let weights = trainer.weights()?;
+            self.write_checkpoint(trainer, self.version, &weights)?;
+        }
+        Ok(Ended::Stopped)
     }
 
     /// Before any work is leased. `false` where a stop came between.
-    fn publish_start(&mut self) -> anyhow::Result<bool> {
-        let weights = self.trainer.weights()?;
-        let published = self.publish(self.version, &weights);
-        if !self.unless_stopping(published)? {
-            return Ok(false);
+    fn publish_start(&mut self, trainer: &mut Trainer) -> anyhow::Result<bool> {
+        if trainer.collective().rank() == 0 {
+            let weights = trainer.weights()?;
+            let published = self.publish(self.version, &weights);
+            if !self.unless_stopping(published)? {
+                return Ok(false);
+            }
+            info!(version = %self.version, bytes = weights.len(), "published the start");
         }
         self.readiness.set("published");
-        info!(version = %self.version, bytes = weights.len(), "published the start");
         Ok(true)
     }
 
     fn publish(&mut self, version: PolicyVersion, weights: &[u8]) -> anyhow::Result<()> {
         let manifest = model::manifest(version, weights)?;
-        if let Source::Groups(inbox) = &self.source {
-            // Rollouts of it may arrive before the call returns.
-            inbox.announce(version);
-        }
         self.outlet.publish(&manifest, weights)?;
         metrics::POLICY_STEP.set(f64::from(version.step), &[]);
         metrics::POLICY_GENERATION.set(f64::from(version.generation.0), &[]);
         Ok(())
     }
 
-    /// The next step's batch; `None` on a stop.
+    /// The next step's batch; `None` on a stop, or when the ranks are the present ones no more.
     fn wait(&mut self) -> anyhow::Result<Option<Batch>> {
         let (stop, failure) = (self.shutdown.wait(), self.shutdown.wait());
         let (runtime, source, health) = (&self.runtime, &mut self.source, &self.health);
+        let (ranks, generation) = (&mut self.ranks, self.version.generation);
         runtime.block_on(async {
             let next = async {
                 match source {
                     Source::Groups(inbox) => {
                         Ok(Some(Batch::Groups(inbox.next_batch(health).await)))
                     }
-                    Source::Examples(batches) => match next_examples(batches, health).await {
+                    Source::Examples(feed) => match feed.next(generation, health).await {
                         Some(batch) => Ok(Some(Batch::Examples(batch))),
                         // Whoever fetched them has failed; its own error is the one to report.
                         None => within("the stop after a failure", FAILURE_LIMIT, failure)
@@ -148,28 +184,35 @@ impl TrainLoop {
             tokio::select! {
                 biased;
                 () = stop => Ok(None),
+                () = ranks.until_superseded() => Ok(None),
                 batch = next => batch,
             }
         })
     }
 
-    fn compute(&mut self, batch: Batch, wait: Duration) -> anyhow::Result<Option<Computed>> {
-        let step = self.trainer.steps_taken();
+    fn compute(
+        &mut self,
+        trainer: &mut Trainer,
+        batch: Batch,
+        wait: Duration,
+    ) -> anyhow::Result<Option<Computed>> {
+        let step = trainer.steps_taken();
         let (shutdown, health) = (self.shutdown.clone(), self.health.clone());
         // Asked before every micro-batch, so that a long step is seen to go on.
         let abandoned = move || {
             health.beat();
             shutdown.requested()
         };
+        let mut census = Census::default();
         let trained = match &batch {
             Batch::Groups(groups) => {
-                let figures =
-                    train_on_groups(&mut self.trainer, groups, &self.settings, &abandoned);
+                census = self.census(trainer, groups)?;
+                let figures = train_on_groups(trainer, groups, &self.settings, &abandoned);
                 figures.map(|done| done.map(|(report, figures)| (report, Some(figures))))
             }
-            Batch::Examples(ExampleBatch { step: of, examples }) => {
+            Batch::Examples(ExampleBatch { step: of, examples, .. }) => {
                 ensure!(*of == step, "examples of step {of} came for step {step}");
-                let report = self.trainer.sft_step(examples, &abandoned);
+                let report = trainer.sft_step(examples, &abandoned);
                 report.map(|done| done.map(|report| (report, None)))
             }
         };
@@ -179,41 +222,52 @@ impl TrainLoop {
             return Ok(None);
         };
         let trained = match (&batch, &figures) {
-            (Batch::Examples(batch), _) => batch.examples.len() as u32,
+            (Batch::Examples(batch), _) => batch.of_all_ranks,
             (_, Some(figures)) => figures.tally.groups_trained as u32,
             (_, None) => 0,
         };
         let phases = Phases { wait, ..Phases::default() };
-        Ok(Some(Computed { report, figures, trained, batch, phases }))
+        Ok(Some(Computed { report, figures, trained, batch, census, phases }))
     }
 
-    /// Makes a computed step known. `false` where a stop kept it from being committed.
-    fn conclude(&mut self, mut computed: Computed) -> anyhow::Result<bool> {
-        let version = PolicyVersion { step: self.trainer.steps_taken(), ..self.version };
-        let weights = self.trainer.weights()?;
-        let started = Instant::now();
-        let checkpoint =
-            self.is_due(version.step).then(|| self.write_checkpoint(version, &weights));
-        let checkpoint = checkpoint.transpose()?;
-        computed.phases.checkpoint = started.elapsed();
-        if let Batch::Groups(groups) = &computed.batch {
-            self.files.rollouts.write(version.step, groups)?;
-        }
-        let started = Instant::now();
-        let published = self.publish(version, &weights);
-        computed.phases.publish = started.elapsed();
-        let committed = published.and_then(|()| {
-            let record = self.record(&computed, version, checkpoint);
+    fn census(&self, trainer: &mut Trainer, groups: &[RolloutGroup]) -> anyhow::Result<Census> {
+        let counts = match &self.source {
+            Source::Groups(inbox) => inbox.take_counts(),
+            Source::Examples(_) => Counts::default(),
+        };
+        let per_step = self.settings.groups_per_step();
+        let first = u64::from(trainer.steps_taken()) * per_step;
+        Census::take(groups, (first, per_step), counts, trainer.collective())
+    }
+
+    /// Makes a computed step known, which is rank 0's part. `false` where a stop kept it from being
+    /// committed.
+    fn conclude(&mut self, trainer: &mut Trainer, mut computed: Computed) -> anyhow::Result<bool> {
+        let version = PolicyVersion { step: trainer.steps_taken(), ..self.version };
+        let leads = trainer.collective().rank() == 0;
+        if leads {
+            let weights = trainer.weights()?;
             let started = Instant::now();
-            self.outlet.commit(&record)?;
-            let seconds = started.elapsed().as_secs_f64();
-            metrics::STEP_SECONDS.record(seconds, &[("phase", "commit")]);
-            Ok(())
-        });
-        if let Err(error) = committed {
-            let kept = self.keep_uncommitted(version, &weights);
-            kept.with_context(|| format!("after {error:#}"))?;
-            return self.unless_stopping(Err(error));
+            let due = self.is_due(version.step);
+            let checkpoint = due.then(|| self.write_checkpoint(trainer, version, &weights));
+            let checkpoint = checkpoint.transpose()?;
+            computed.phases.checkpoint = started.elapsed();
+            if let Batch::Groups(groups) = &computed.batch {
+                self.files.rollouts.write(version.step, groups)?;
+            }
+            let started = Instant::now();
+            let published = self.publish(version, &weights);
+            computed.phases.publish = started.elapsed();
+            let committed = published.and_then(|()| self.commit(&computed, version, checkpoint));
+            if let Err(error) = committed {
+                let kept = self.keep_uncommitted(trainer, version, &weights);
+                kept.with_context(|| format!("after {error:#}"))?;
+                return self.unless_stopping(Err(error));
+            }
+            self.files.checkpoints.prune()?;
+        } else if self.is_due(version.step) && !trainer.has_all() {
+            // Rank 0 writes it and needs this rank's part.
+            trainer.optimizer_state()?;
         }
         self.version = version;
         self.health.beat();
@@ -225,22 +279,29 @@ impl TrainLoop {
         Ok(true)
     }
 
+    fn commit(
+        &mut self,
+        computed: &Computed,
+        version: PolicyVersion,
+        checkpoint: Option<String>,
+    ) -> anyhow::Result<()> {
+        let record = self.record(computed, version, checkpoint);
+        let started = Instant::now();
+        self.outlet.commit(&record)?;
+        let seconds = started.elapsed().as_secs_f64();
+        metrics::STEP_SECONDS.record(seconds, &[("phase", "commit")]);
+        Ok(())
+    }
+
     fn record(
         &self,
         computed: &Computed,
         version: PolicyVersion,
         checkpoint: Option<String>,
     ) -> StepRecord {
-        let counts = match &self.source {
-            Source::Groups(inbox) => inbox.take_counts(),
-            Source::Examples(_) => Default::default(),
-        };
+        let Census { groups, counts } = computed.census.clone();
         let tally = computed.figures.map(|figures| figures.tally);
         let strong_tokens = tally.map_or(computed.report.tokens, |t| t.strong_tokens as u64);
-        let groups = match &computed.batch {
-            Batch::Groups(groups) => groups.iter().map(|group| group.group).collect(),
-            Batch::Examples(_) => Vec::new(),
-        };
         let mut values = values(&computed.report, computed.figures.as_ref(), &computed.phases);
         if self.settings.train.refill {
             values.insert("replaced_groups".to_owned(), f64::from(counts.replaced));
@@ -262,13 +323,17 @@ impl TrainLoop {
         }
     }
 
-    /// The weights are those of a step that nobody may know of, the ones before it are gone.
-    /// Checkpoints are written before their step is committed anyway, so this one is better than
-    /// one from before the last committed step.
-    fn keep_uncommitted(&mut self, version: PolicyVersion, weights: &[u8]) -> anyhow::Result<()> {
-        let newest = self.files.checkpoints.newest_step()?;
-        if newest.is_none_or(|newest| newest < self.version.step) {
-            self.write_checkpoint(version, weights)?;
+    /// The weights are those of a step that nobody may know of, the ones before it are gone. Where
+    /// the coordinator has it after all, nothing is lost; otherwise it is passed over.
+    fn keep_uncommitted(
+        &mut self,
+        trainer: &mut Trainer,
+        version: PolicyVersion,
+        weights: &[u8],
+    ) -> anyhow::Result<()> {
+        let kept = [self.version.step, version.step].map(|of| self.files.checkpoints.has(of));
+        if trainer.has_all() && kept == [false, false] {
+            self.write_checkpoint(trainer, version, weights)?;
         }
         Ok(())
     }
@@ -280,11 +345,12 @@ impl TrainLoop {
 
     fn write_checkpoint(
         &mut self,
+        trainer: &mut Trainer,
         version: PolicyVersion,
         weights: &[u8],
     ) -> anyhow::Result<String> {
-        let (trainer, settings) = (&mut self.trainer, &self.settings);
-        let mut state = State::new(version, settings.groups_per_step(), settings.seed);
+        let settings = &self.settings;
+        let mut state = State::new(self.run, version, settings.groups_per_step(), settings.seed);
         state.optimizer_updates = trainer.optimizer().step_count();
         state.learning_rate = trainer.last_learning_rate();
         state.lora = trainer.lora_state();
@@ -307,18 +373,6 @@ impl TrainLoop {
                 Ok(false)
             }
             Err(error) => Err(error),
-        }
-    }
-}
-
-async fn next_examples(
-    batches: &mut mpsc::Receiver<ExampleBatch>,
-    health: &Health,
-) -> Option<ExampleBatch> {
-    loop {
-        match tokio::time::timeout(IDLE_BEAT, batches.recv()).await {
-            Ok(batch) => return batch,
-            Err(_) => health.beat(),
         }
     }
 }

@@ -22,6 +22,6 @@ pub use journal::{EvalStage, JOURNAL_FORMAT, JournalEntry, JournalEntryError};
 pub use span::{Open, SpanFailure, SpanFault, SpanReply, SpanRequest, SpanWritten, WeakMessage};
 pub use status::{ErrorCode, RpcError};
 pub use work::{
-    Directive, LeaseAsk, Receipt, ReceiptCode, Registration, ReturnReason, ReturnedGroup, Role,
-    StepRecord, WorkItem,
+    Completion, Directive, Formation, LeaseAsk, Rank, Receipt, ReceiptCode, Registration,
+    ReturnReason, ReturnedGroup, Role, StepRecord, WorkItem,
 };

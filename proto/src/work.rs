@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use types::{Epoch, GroupId, LeaseId, MemberId, PolicyVersion, Problem, Purpose, Sampling};
+use types::{
+    Epoch, Generation, GroupId, LeaseId, MemberId, PolicyVersion, Problem, Purpose, Sampling,
+};
 
 /// What a process does in the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +41,8 @@ pub struct Registration {
     /// `host:port` where peers reach it; empty for an actor.
     pub address: String,
     pub admin_address: String,
+    /// `host:port` where the previous rank reaches a learner; empty for others.
+    pub ring_address: String,
 }
 
 impl Registration {
@@ -53,11 +57,31 @@ impl Registration {
 pub struct Directive {
     /// The current weights; none before the first publication.
     pub version: Option<PolicyVersion>,
-    /// Empty while no learner is registered.
-    pub learner: String,
+    /// None while a rank of the learner is missing.
+    pub formation: Option<Formation>,
     pub weak_servers: Vec<String>,
     /// Finish or abandon what is in hand and exit 0.
     pub stop: bool,
+}
+
+/// The learner's ranks, in their order, as one generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Formation {
+    pub generation: Generation,
+    /// Steps committed when it formed.
+    pub committed: u32,
+    /// Checkpoints of other runs are not gone on from.
+    pub run: u64,
+    pub ranks: Vec<Rank>,
+}
+
+/// Where one rank is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rank {
+    /// By actors.
+    pub address: String,
+    /// By the previous rank.
+    pub ring_address: String,
 }
 
 /// One leased group to write.
@@ -85,7 +109,15 @@ pub struct LeaseAsk {
     pub max_rollouts: u32,
     pub applied_version: Option<PolicyVersion>,
     /// Leases whose groups were delivered since the last ask.
-    pub completed: Vec<LeaseId>,
+    pub completed: Vec<Completion>,
+}
+
+/// A group was delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    pub lease: LeaseId,
+    /// Of the ranks that took it; what earlier ones took they may have lost.
+    pub generation: Generation,
 }
 
 /// Why a group was given up.
@@ -130,6 +162,8 @@ pub struct Receipt {
     pub epoch: Epoch,
     pub code: ReceiptCode,
     pub reason: String,
+    /// Of the ranks when they decided.
+    pub generation: Generation,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

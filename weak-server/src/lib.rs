@@ -45,7 +45,7 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     let (listener, address) = member::bind(&settings.weak_server.listen).await?;
     start(&settings, model, listener, &process.tasks, process.health.clone())?;
     tracing::info!(%address, model = settings.weak_model(), "serving spans");
-    let _membership = process.join(address.to_string()).await?;
+    let _membership = process.join(address.to_string(), String::new()).await?;
     process.shutdown.wait().await;
     Ok(())
 }

@@ -190,4 +190,11 @@ impl Coordinator for ServedCoordinator {
     ) -> Result<Response<wire::Empty>, Status> {
         not_scripted()
     }
+
+    async fn reform(
+        &self,
+        _: Request<wire::ReformRequest>,
+    ) -> Result<Response<wire::Empty>, Status> {
+        Err(Status::unimplemented("this coordinator has no learner"))
+    }
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use proto::wire::learner as wire;
 use proto::wire::learner::learner_server::{Learner, LearnerServer};
-use proto::{ChannelSettings, Directive, Receipt, ReceiptCode};
+use proto::{ChannelSettings, Completion, Directive, Formation, Rank, Receipt, ReceiptCode};
 use runtime::{Shutdown, TaskGroup, within};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
+
+use types::Generation;
 
 use super::*;
 use crate::{Report, Uplink};
@@ -48,7 +50,8 @@ impl Learner for FakeLearner {
                 73 => ReceiptCode::Refused,
                 _ => ReceiptCode::Accepted,
             };
-            Ok(Receipt { group, epoch, code, reason: String::new() }.into())
+            let (reason, generation) = (String::new(), Generation(4));
+            Ok(Receipt { group, epoch, code, reason, generation }.into())
         });
         Ok(Response::new(Box::pin(receipts)))
     }
@@ -70,7 +73,10 @@ async fn groups_without_receipt_are_sent_again_and_each_lease_completes_once() {
             ended = server.serve_with_incoming(incoming) => Ok(ended?),
         }
     });
-    let directive = Directive { learner: address, ..Directive::default() };
+    let other = Rank { address: "127.0.0.1:1".to_owned(), ring_address: String::new() };
+    let ranks = vec![other.clone(), Rank { address, ..other }];
+    let formation = Formation { generation: Generation(4), committed: 0, run: 1, ranks };
+    let directive = Directive { formation: Some(formation), ..Directive::default() };
     let (_directing, directives) = watch::channel(directive);
     let (sender, groups) = mpsc::channel(8);
     let (completed, mut completions) = mpsc::channel(8);
@@ -79,7 +85,7 @@ async fn groups_without_receipt_are_sent_again_and_each_lease_completes_once() {
     // One group is larger than any message may be.
     let bytes = (70..76).map(|number| proto::group_bytes(&weak_alone(number, 2))).max();
     let channel = ChannelSettings { message_bytes_max: bytes.unwrap(), ..channel };
-    let uplink = Uplink { channel, directives, groups, completed, reports, groups_max: 4 };
+    let uplink = Uplink { rank: 1, channel, directives, groups, completed, reports, groups_max: 4 };
     tasks.spawn("uplink", uplink.run(shutdown.clone()));
 
     let mut done = Vec::new();
@@ -91,8 +97,10 @@ async fn groups_without_receipt_are_sent_again_and_each_lease_completes_once() {
         sender.send(weak_alone(number, 2)).await.unwrap();
     }
     while done.len() < 5 {
-        let lease = within("a receipt", Duration::from_secs(120), completions.recv()).await;
-        done.push(lease.unwrap().unwrap().0);
+        let done_one = within("a receipt", Duration::from_secs(120), completions.recv()).await;
+        let Completion { lease, generation } = done_one.unwrap().unwrap();
+        assert_eq!(generation, Generation(4));
+        done.push(lease.0);
     }
     done.sort_unstable();
     // The lease of the refused group is not this actor's to complete.

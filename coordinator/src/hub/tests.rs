@@ -5,7 +5,7 @@ use std::task::{Context, Wake, Waker};
 
 use proto::{Registration, Role};
 use settings::Settings;
-use types::GroupId;
+use types::{GroupId, MemberId};
 
 use super::*;
 use crate::source::Source;
@@ -19,6 +19,12 @@ fn hub(log: Option<MetricsLog>) -> Hub {
     let source = Source::open(&settings).unwrap();
     let spec = RunSpec::launch(&settings, &source, 1).unwrap();
     Hub::new(RunState::new(spec, source), 2, log)
+}
+
+fn register(hub: &Hub, role: Role) -> MemberId {
+    let [address, admin_address, ring_address] = Default::default();
+    let registration = Registration { role, index: 0, address, admin_address, ring_address };
+    hub.change(|state| state.register(registration)).unwrap()
 }
 
 /// Is woken in the middle of an announcement, and looks whether the state could change meanwhile.
@@ -37,13 +43,14 @@ impl Wake for Probe {
 #[test]
 fn directives_cannot_go_back_for_none_overtakes_another() {
     let hub = hub(None);
+    register(&hub, Role::Learner);
     let mut directives = hub.directives();
     let probe = Arc::new(Probe { hub: hub.clone(), found_locked: Mutex::default() });
     let mut news = Box::pin(directives.changed());
     let waker = Waker::from(Arc::clone(&probe));
     assert!(news.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    let version = PolicyVersion::new(1, 3);
-    hub.change(|state| state.publish(version));
+    let version = PolicyVersion::new(1, 0);
+    hub.change(|state| state.publish(version)).unwrap();
     drop(news);
     assert_eq!(directives.borrow().version, Some(version));
     assert_eq!(*lock(&probe.found_locked), [true]);
@@ -52,15 +59,10 @@ fn directives_cannot_go_back_for_none_overtakes_another() {
 #[test]
 fn a_step_whose_line_cannot_be_written_fails_the_run_even_if_it_is_the_last() {
     let hub = hub(Some(MetricsLog::create(Path::new("/dev/full")).unwrap()));
-    let register = |role: Role| {
-        let (address, admin_address) = (String::new(), String::new());
-        let registration = Registration { role, index: 0, address, admin_address };
-        hub.change(|state| state.register(registration))
-    };
-    let learner = register(Role::Learner);
-    register(Role::Actor);
-    register(Role::WeakServer);
-    hub.change(|state| state.publish(PolicyVersion::new(1, 0)));
+    let learner = register(&hub, Role::Learner);
+    register(&hub, Role::Actor);
+    register(&hub, Role::WeakServer);
+    hub.change(|state| state.publish(PolicyVersion::new(1, 0))).unwrap();
     let record = StepRecord {
         member: learner,
         step: 1,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use miniature::{TensorSpec, random_safetensors};
-use proto::{ChannelSettings, CoordinatorClient, Role};
+use proto::{ChannelSettings, Completion, CoordinatorClient, Role};
 use runtime::{Shutdown, TaskGroup};
 use tokio::net::TcpListener;
 use types::{Hash, LeaseId, WeightManifest};
@@ -40,7 +40,8 @@ async fn client(address: SocketAddr) -> CoordinatorClient {
 
 async fn register(client: &mut CoordinatorClient, role: Role) -> MemberId {
     let address = format!("{}:1", role.name());
-    let registration = Registration { role, index: 0, address, admin_address: String::new() };
+    let (admin_address, ring_address) = (String::new(), String::new());
+    let registration = Registration { role, index: 0, address, admin_address, ring_address };
     client.register(registration).await.unwrap()
 }
 
@@ -74,7 +75,7 @@ async fn weights_travel_and_work_follows_them() {
         member,
         max_rollouts: 64,
         applied_version: Some(version),
-        completed: vec![LeaseId(77)],
+        completed: vec![Completion { lease: LeaseId(77), generation: Generation(1) }],
     };
     assert_eq!(actor.lease(ask.clone()).await.unwrap(), [], "no work before there are weights");
     learner.publish_weights(manifest.clone(), &bytes).await.unwrap();
@@ -85,7 +86,9 @@ async fn weights_travel_and_work_follows_them() {
         seen = directives.next().await.unwrap().unwrap();
     }
     assert_eq!((seen.version, seen.stop), (Some(version), false));
-    assert_eq!((seen.learner.as_str(), seen.weak_servers.len()), ("learner:1", 1));
+    let ranks = seen.formation.unwrap().ranks;
+    assert_eq!((ranks.len(), ranks[0].address.as_str()), (1, "learner:1"));
+    assert_eq!(seen.weak_servers.len(), 1);
     assert_eq!(actor.fetch_weights(version, 1 << 30).await.unwrap(), (manifest, bytes));
 
     let unknown = actor.watch(MemberId(99)).await.unwrap_err();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proto::{Role, StepRecord};
 use types::GroupId;
 
-use super::{Event, Phase, RunState, StateError};
+use super::{Event, Phase, RunState, StateError, Totals};
 use crate::spec::{Training, TrainingWork};
 
 impl RunState {
@@ -19,6 +19,12 @@ impl RunState {
         let training = self.spec.training.clone().ok_or(StateError::NotTraining)?;
         if self.last_record.as_ref() == Some(record) {
             return Ok(false);
+        }
+        let published = self.published.map(|version| version.generation);
+        if published != Some(record.version.generation) {
+            let (step, found) = (record.step, record.version.generation);
+            let expected = published.unwrap_or_default();
+            return Err(StateError::Generation { step, found, expected });
         }
         self.totals.trained_twice += self.consumed_before(record, &training);
         let expected = self.committed + 1;
@@ -47,7 +53,9 @@ impl RunState {
             self.replaced.remove(&GroupId(group));
         });
         self.committed = record.step;
+        self.committed_most = self.committed_most.max(record.step);
         self.add(record);
+        self.ledger.push(self.totals);
         self.last_record = Some(record.clone());
         self.events.push(Event::Committed(record.clone()));
         self.after_commit();
@@ -60,6 +68,13 @@ impl RunState {
         let mut seen = BTreeSet::new();
         let again = |group: &&GroupId| group.0 < consumed || !seen.insert(**group);
         record.groups.iter().filter(again).count() as u64
+    }
+
+    /// What a broken learner reported twice stays known after its steps are undone.
+    pub(super) fn totals_after(&self, step: u32) -> Totals {
+        let last = step.checked_sub(1).and_then(|last| self.ledger.get(last as usize));
+        let trained_twice = self.totals.trained_twice;
+        Totals { trained_twice, ..last.copied().unwrap_or_default() }
     }
 
     fn add(&mut self, record: &StepRecord) {

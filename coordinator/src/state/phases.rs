@@ -103,10 +103,14 @@ impl RunState {
         self.eval_counts.expired += self.evals.release(member).len() as u64;
     }
 
-    pub(super) fn limit_deals(&mut self, purpose: Purpose, group: GroupId, epoch: u32, why: &str) {
+    pub(super) fn limit_deals(&mut self, purpose: Purpose, group: GroupId, why: &str) {
+        let failures = match purpose {
+            Purpose::Train => self.train.failures(group),
+            Purpose::Eval => self.evals.failures(group),
+        };
         let (most, name) = (self.spec.group_deals_max, purpose.name());
         self.progress.note_return(format!("{name} group {group}, {why}"));
-        if epoch >= most {
+        if failures >= most {
             self.fail(format!(
                 "{name} group {group} was dealt {most} times without success, the last time {why} \
                  (coordinator.group_deals_max)"

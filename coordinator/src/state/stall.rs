@@ -36,20 +36,13 @@ impl Progress {
 }
 
 impl RunState {
-    /// A member has been absent for too long. Its groups go to others; where nobody can take its
-    /// place the run fails.
+    /// A member is gone. Its groups go to others; for one that nobody can stand in for the run
+    /// waits until it is back.
     pub(super) fn lose(&mut self, member: MemberId) {
         let Some(gone) = self.members.leave(member) else { return };
         self.release(member);
-        let name = gone.name();
-        self.events.push(Event::Left(name.clone()));
-        if self.needs(gone.role) {
-            let seconds = self.spec.absence_max.as_secs_f64();
-            self.fail(format!(
-                "{name} is gone: it has not followed the coordinator for {seconds} s, and the run \
-                 cannot go on without it"
-            ));
-        }
+        self.unform(member);
+        self.events.push(Event::Left(gone.name()));
     }
 
     /// Fails a run in which nothing has moved for too long, and says what it waited for.
@@ -81,14 +74,15 @@ impl RunState {
         }
     }
 
-    /// The actors share their work; the others are one of a kind.
-    fn needs(&self, role: Role) -> bool {
+    /// Whether there is still work for a process of this role.
+    #[must_use]
+    pub fn needs(&self, role: Role) -> bool {
         let steps = self.spec.training.as_ref().map_or(0, |training| training.steps);
         match (&self.phase, role) {
-            (Phase::Done | Phase::Failed(_), _) | (_, Role::Actor) => false,
-            (Phase::Evaluating(Stage::After), Role::Learner) => false,
-            (_, Role::Learner) => self.committed < steps,
-            (_, Role::WeakServer) => self.spec.members.weak_servers > 0,
+            (Phase::Done | Phase::Failed(_), _) => false,
+            (Phase::Evaluating(Stage::After), Role::Learner) => self.published.is_none(),
+            (_, Role::Learner) => self.committed < steps || self.published.is_none(),
+            (_, Role::Actor | Role::WeakServer) => true,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The transitions one by one.
 
 mod commits;
+mod generations;
 mod interleave;
 mod stall;
 
@@ -35,7 +36,8 @@ fn state(settings: &Settings, actors: u32) -> RunState {
 
 fn register(state: &mut RunState, role: Role, index: u32) -> MemberId {
     let (address, admin_address) = (format!("{}:{index}", role.name()), String::new());
-    state.register(Registration { role, index, address, admin_address })
+    let ring_address = String::new();
+    state.register(Registration { role, index, address, admin_address, ring_address }).unwrap()
 }
 
 fn version(step: u32) -> PolicyVersion {
@@ -62,6 +64,11 @@ fn record(learner: MemberId, step: u32) -> StepRecord {
     }
 }
 
+/// What an actor says once the first ranks have taken the item's group.
+fn done(item: &WorkItem) -> Completion {
+    Completion { lease: item.lease, generation: Generation(1) }
+}
+
 /// A run whose evaluations are off, past its start: (state, actors, learner).
 fn training(actors: u32) -> (RunState, Vec<MemberId>, MemberId) {
     let mut settings = settings();
@@ -71,7 +78,7 @@ fn training(actors: u32) -> (RunState, Vec<MemberId>, MemberId) {
     register(&mut state, Role::WeakServer, 0);
     let learner = register(&mut state, Role::Learner, 0);
     assert_eq!(*state.phase(), Phase::Starting);
-    state.publish(version(0));
+    state.publish(version(0)).unwrap();
     assert_eq!(*state.phase(), Phase::Training);
     (state, ids, learner)
 }
@@ -86,7 +93,7 @@ fn staleness_bounds_what_is_dealt() {
     let zero = Duration::ZERO;
     let items = state.lease(&ask(actors[0], 0, 1_000), zero).unwrap();
     assert_eq!(groups(&items), (0..2 * GROUPS).collect::<Vec<_>>(), "steps 0 and 1");
-    state.publish(version(1));
+    state.publish(version(1)).unwrap();
     assert_eq!(state.lease(&ask(actors[0], 0, 1_000), zero).unwrap(), [], "too old an actor");
     let items = state.lease(&ask(actors[0], 1, 1_000), zero).unwrap();
     assert_eq!(groups(&items), [6, 7, 8]);
@@ -145,7 +152,7 @@ fn data_progress_is_counted_in_shards() {
     let actor = register(&mut state, Role::Actor, 0);
     register(&mut state, Role::WeakServer, 0);
     register(&mut state, Role::Learner, 0);
-    state.publish(version(0));
+    state.publish(version(0)).unwrap();
     assert_eq!(state.dealing(), None);
     let begun = |state: &mut RunState| -> Vec<u64> {
         let places = state.take_events().into_iter().filter_map(|event| match event {
@@ -207,7 +214,7 @@ fn a_group_that_keeps_failing_fails_the_run_by_name() {
     let actor = register(&mut state, Role::Actor, 0);
     register(&mut state, Role::WeakServer, 0);
     register(&mut state, Role::Learner, 0);
-    state.publish(version(0));
+    state.publish(version(0)).unwrap();
     for epoch in 0..3 {
         let items = state.lease(&ask(actor, 0, SAMPLES), Duration::ZERO).unwrap();
         assert_eq!((items[0].group, items[0].epoch), (GroupId(0), Epoch(epoch)));
@@ -274,7 +281,7 @@ fn evaluations_before_and_after_draw_the_same() {
     let actor = register(&mut state, Role::Actor, 0);
     register(&mut state, Role::WeakServer, 0);
     let learner = register(&mut state, Role::Learner, 0);
-    state.publish(version(0));
+    state.publish(version(0)).unwrap();
     assert_eq!(*state.phase(), Phase::Evaluating(Stage::Before));
     let mut old = ask(actor, 0, 5);
     old.applied_version = None;
@@ -291,7 +298,7 @@ fn evaluations_before_and_after_draw_the_same() {
             latest.is_none_or(|latest| latest <= pause),
             "the evaluation waits for its weights"
         );
-        state.publish(version(step));
+        state.publish(version(step)).unwrap();
         state.commit(&record(learner, step)).unwrap();
         if step == 2 {
             assert_eq!(*state.phase(), Phase::Evaluating(Stage::During));
@@ -319,7 +326,7 @@ fn a_refused_evaluation_group_is_dealt_again() {
     let actor = register(&mut state, Role::Actor, 0);
     register(&mut state, Role::WeakServer, 0);
     register(&mut state, Role::Learner, 0);
-    state.publish(version(0));
+    state.publish(version(0)).unwrap();
     let items = state.lease(&ask(actor, 0, 2), Duration::ZERO).unwrap();
     let good = group(&items[1], Script::right(version(0)));
     let bad = group(&items[0], Script::right(version(7)));
@@ -345,6 +352,7 @@ fn supervised_examples_repeat_and_need_no_weights() {
     let second = state.examples(learner, 1, 3).unwrap();
     assert_eq!(state.examples(learner, 0, 3).unwrap(), first);
     assert!(first.iter().all(|problem| !second.contains(problem) && problem.solution.is_some()));
+    state.publish(version(0)).unwrap();
     for step in 1..=STEPS {
         let groups = Vec::new();
         state.commit(&StepRecord { groups, groups_trained: 48, ..record(learner, step) }).unwrap();

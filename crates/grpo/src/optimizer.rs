@@ -194,6 +194,31 @@ impl AdamW {
         })
     }
 
+    /// Both moments of its part, in the flat order.
+    ///
+    /// # Errors
+    /// A device that does not give them.
+    pub fn moments(&self) -> Result<[Vec<f32>; 2], Error> {
+        Ok([self.first.to_host()?.into_owned(), self.second.to_host()?.into_owned()])
+    }
+
+    /// Goes on from the moments of another rank, which has taken `step` updates.
+    ///
+    /// # Errors
+    /// Moments of another part; nothing is changed then.
+    pub fn set_moments(&mut self, [first, second]: [Vec<f32>; 2], step: u64) -> Result<(), Error> {
+        let expected = self.part.len();
+        for found in [first.len(), second.len()] {
+            if found != expected {
+                return Err(Error::Length { what: "moments of another part", found, expected });
+            }
+        }
+        self.first.set(first)?;
+        self.second.set(second)?;
+        self.step = step;
+        Ok(())
+    }
+
     /// The moments of all parts: `gather` completes a buffer in which its part is filled in.
     ///
     /// # Errors

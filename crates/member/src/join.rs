@@ -35,20 +35,24 @@ impl std::error::Error for Stopped {}
 
 impl Process {
     /// Connects, registers and follows directives; `address` is where peers reach this process,
-    /// empty for an actor. A stop directive, or a coordinator that is lost for good, triggers the
+    /// empty for an actor, and `ring_address` where the previous rank reaches a learner. A stop directive, or a coordinator that is lost for good, triggers the
     /// shutdown.
     ///
     /// # Errors
     /// The coordinator does not answer or refuses the registration, or the stop comes before.
-    pub async fn join(&self, address: String) -> anyhow::Result<Membership> {
+    pub async fn join(&self, address: String, ring_address: String) -> anyhow::Result<Membership> {
         tokio::select! {
             biased;
             () = self.shutdown.wait() => Err(Stopped.into()),
-            joined = self.join_unless_stopped(address) => joined,
+            joined = self.join_unless_stopped(address, ring_address) => joined,
         }
     }
 
-    async fn join_unless_stopped(&self, address: String) -> anyhow::Result<Membership> {
+    async fn join_unless_stopped(
+        &self,
+        address: String,
+        ring_address: String,
+    ) -> anyhow::Result<Membership> {
         let at = &self.settings.coordinator.address;
         let channel_settings = self.channel_settings();
         let mut coordinator = connect(at, &channel_settings).await?;
@@ -57,6 +61,7 @@ impl Process {
             index: self.index,
             address,
             admin_address: self.admin_address.clone(),
+            ring_address,
         };
         let member = coordinator.register(registration).await?;
         let stream = coordinator.watch(member).await?;
@@ -194,7 +199,7 @@ mod tests {
         let (silent, address) = crate::bind("127.0.0.1:0").await.unwrap();
         let process = process(&address.to_string());
         let joined = async {
-            let join = process.join(String::new());
+            let join = process.join(String::new(), String::new());
             let stop = async {
                 // It is connected and waits for an answer.
                 let connection = silent.accept().await.unwrap();

@@ -25,7 +25,7 @@ mod tokenizer;
 mod train;
 mod weights;
 
-pub use candle_core::DType;
+pub use candle_core::{DType, Device};
 pub use config::{Activation, Family, Local, ModelConfig, Rope, RopeScaling};
 pub use decode::{RaggedEngine, RowInput, StepOutput, Want, Wanted};
 pub use decoder::Decoder;

@@ -397,8 +397,13 @@ section! {
         inbox_groups: u32 = 64,
         /// Rollouts of one step that are written to `rollouts/`.
         sampled_rollouts: u32 = 8,
-        /// Raised by every restart.
-        generation: u32 = 1,
+        /// Where the previous rank reaches this one, for sums over several ranks.
+        ring_listen: String = "127.0.0.1:0".to_owned(),
+        /// All ranks must have found each other by then, once all are known.
+        ring_join_timeout_ms: u32 = 60_000,
+        /// One sum over all ranks, from the first that is ready for it to the last: more than the
+        /// difference of their forward and backward passes. A rank that has died is noticed at once.
+        ring_call_timeout_ms: u32 = 600_000,
     }
 }
 
@@ -434,6 +439,9 @@ section! {
         lease_deadline_ms: u32 = 240_000,
         /// How often one group is dealt before the run fails.
         group_deals_max: u32 = 16,
+        /// How often a process that ends unasked is started again before the run fails, without a
+        /// step or an evaluation rollout in between.
+        restarts_max: u32 = 5,
         /// Versions whose bytes are kept.
         weights_kept: u32 = 3,
         /// Directives are repeated at least so often.

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, bail};
 use device::{Wish, open};
-use model::{DType, Placement};
+use model::{DType, Device, Placement};
 use settings::{DeviceChoice, Precision, Settings};
 
 /// The device of a process, for all of its threads.
@@ -44,6 +44,11 @@ impl Compute {
     #[must_use]
     pub fn device_name(&self) -> &'static str {
         if self.placement.device.is_cpu() { "cpu" } else { "cuda" }
+    }
+
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.placement.device
     }
 
     /// The same device in f32, for what is never rounded.

@@ -46,6 +46,12 @@ id! {
 }
 
 impl GroupId {
+    /// Group i belongs to rank i mod `world`.
+    #[must_use]
+    pub fn rank(self, world: usize) -> usize {
+        (self.0 % world.max(1) as u64) as usize
+    }
+
     /// The number in whose name the group's replacement draws (`train.refill`). No group has it, so
     /// that a replacement shares no coin with what it replaces.
     #[must_use]

@@ -6,6 +6,7 @@ use grpo::{AdamW, AdamWSettings, Parameters};
 use super::*;
 use types::PolicyVersion;
 
+const RUN: u64 = 3;
 const TOKENIZER: fn() -> String = miniature::tokenizer_json;
 
 pub(super) fn contents<'a>(
@@ -19,7 +20,7 @@ pub(super) fn contents<'a>(
         ("chat_template.jinja", "{{ messages }}".to_owned()),
     ];
     let texts = Box::leak(Box::new(texts.map(|(name, text)| (name.to_owned(), text)).into()));
-    let state = State::new(PolicyVersion::new(1, step), 8, 5);
+    let state = State::new(RUN, PolicyVersion::new(1, step), 8, 5);
     Contents { state, texts, weights, optimizer, adapters: Box::leak(Tensors::new().into()) }
 }
 
@@ -45,8 +46,10 @@ fn the_newest_stay_and_leftovers_go() {
         let name = store.write(contents(step, &weights, &moments)).unwrap();
         assert_eq!(name, CheckpointStore::name(step));
     }
+    assert_eq!(store.steps().unwrap(), [2, 4, 10], "until the step is committed");
+    store.prune().unwrap();
     assert_eq!(store.steps().unwrap(), [4, 10]);
-    assert_eq!(store.newest().unwrap().unwrap(), store.dir.join("step-000010"));
+    assert_eq!(newest(&store), store.dir.join("step-000010"));
     fs::create_dir(store.dir.join(".unfinished-step-000012")).unwrap();
     let again = CheckpointStore::open(store.dir.clone(), 2).unwrap();
     let mut names = again.names().unwrap();
@@ -60,7 +63,7 @@ fn what_is_read_back_is_what_was_written() {
     let store = CheckpointStore::open(dir.path().to_owned(), 1).unwrap();
     let weights = miniature::fresh_weights(miniature::Role::Strong, 1);
     store.write(contents(20, &weights, &moments())).unwrap();
-    let checkpoint = load_checkpoint(&store.newest().unwrap().unwrap()).unwrap();
+    let checkpoint = load_checkpoint(&newest(&store)).unwrap();
     assert_eq!(to_safetensors(&checkpoint.files.tensors).unwrap().len(), weights.len());
     let extras = checkpoint.files.extras;
     assert_eq!(extras["chat_template.jinja"], "{{ messages }}");
@@ -85,7 +88,7 @@ fn adapters_are_a_format_of_their_own() {
     contents.state.lora = Some(lora.clone());
     contents.adapters = &adapters;
     store.write(contents).unwrap();
-    let path = store.newest().unwrap().unwrap();
+    let path = newest(&store);
     let checkpoint = load_checkpoint(&path).unwrap();
     assert_eq!((checkpoint.state.format, checkpoint.state.lora), (2, Some(lora)));
     assert_eq!(checkpoint.adapters.unwrap()["a"].to_vec1::<f32>().unwrap(), [1.5, -2.0]);
@@ -106,7 +109,7 @@ fn damage_and_other_directories_are_named() {
     let store = CheckpointStore::open(dir.path().to_owned(), 1).unwrap();
     let weights = miniature::fresh_weights(miniature::Role::Strong, 1);
     store.write(contents(3, &weights, &moments())).unwrap();
-    let path = store.newest().unwrap().unwrap();
+    let path = newest(&store);
     let file = path.join("model.safetensors");
     let mut bytes = fs::read(&file).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -142,10 +145,10 @@ fn a_replacement_that_broke_off_leaves_the_old_checkpoint() {
     // Between the two renames.
     fs::rename(dir.path().join("step-000004"), dir.path().join(".replaced-step-000004")).unwrap();
     fs::create_dir(dir.path().join(".unfinished-step-000004")).unwrap();
-    assert_eq!(store.newest().unwrap(), None);
+    assert_eq!(store.steps().unwrap(), [0_u32; 0]);
     let again = CheckpointStore::open(dir.path().to_owned(), 9).unwrap();
     assert_eq!(names(&again), ["step-000004"]);
-    load_checkpoint(&again.newest().unwrap().unwrap()).unwrap();
+    load_checkpoint(&newest(&again)).unwrap();
     assert_eq!(fs::read(dir.path().join("step-000004/model.safetensors")).unwrap(), old);
 }
 
@@ -158,7 +161,7 @@ fn a_replacement_that_is_done_leaves_the_new_checkpoint() {
     fs::write(aside.join("state.json"), "old").unwrap();
     let again = CheckpointStore::open(dir.path().to_owned(), 9).unwrap();
     assert_eq!(names(&again), ["step-000004"]);
-    load_checkpoint(&again.newest().unwrap().unwrap()).unwrap();
+    load_checkpoint(&newest(&again)).unwrap();
 }
 
 #[test]
@@ -177,7 +180,23 @@ fn a_checkpoint_that_was_being_deleted_is_gone() {
     again
         .write(contents(8, &miniature::fresh_weights(miniature::Role::Strong, 8), &moments()))
         .unwrap();
+    again.prune().unwrap();
     assert_eq!(names(&again), ["step-000008"]);
+}
+
+#[test]
+fn later_checkpoints_of_the_same_run_are_discarded_and_anothers_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_of(dir.path(), &[4, 6, 8]);
+    store.discard_after(6, RUN).unwrap();
+    assert_eq!(names(&store), ["step-000004", "step-000006"]);
+    let error = store.discard_after(4, RUN + 1).unwrap_err().to_string();
+    assert!(error.contains("step-000006 is of another run: choose another run.dir"), "{error}");
+    assert_eq!(names(&store), ["step-000004", "step-000006"]);
+}
+
+fn newest(store: &CheckpointStore) -> PathBuf {
+    store.path(*store.steps().unwrap().last().unwrap())
 }
 
 #[test]
@@ -188,5 +207,5 @@ fn a_failed_replacement_puts_the_old_checkpoint_back() {
     let error = store.put("step-000004").unwrap_err().to_string();
     assert!(error.contains("cannot rename"), "{error}");
     assert_eq!(names(&store), ["step-000004"]);
-    load_checkpoint(&store.newest().unwrap().unwrap()).unwrap();
+    load_checkpoint(&newest(&store)).unwrap();
 }

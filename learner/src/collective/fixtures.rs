@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use types::Generation;
 
-use super::{Ring, RingPlan};
+use super::{Interrupt, Ring, RingPlan};
 
 const JOIN: Duration = Duration::from_secs(20);
 
@@ -16,8 +16,16 @@ pub(crate) fn plans(world: usize, call_deadline: Duration) -> Vec<(RingPlan, Tcp
         (0..world).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
     let plan = |(rank, listener)| {
-        let (addresses, generation) = (addresses.clone(), Generation(4));
-        (RingPlan { rank, addresses, generation, join_deadline: JOIN, call_deadline }, listener)
+        let plan = RingPlan {
+            rank,
+            addresses: addresses.clone(),
+            generation: Generation(4),
+            join_deadline: JOIN,
+            call_deadline,
+            barrier_deadline: JOIN,
+            interrupt: Interrupt::never(),
+        };
+        (plan, listener)
     };
     listeners.into_iter().enumerate().map(plan).collect()
 }

@@ -6,6 +6,9 @@
 pub(crate) mod fixtures;
 #[cfg(feature = "nccl")]
 mod nccl;
+#[cfg(feature = "nccl")]
+mod on_devices;
+mod patience;
 mod ring;
 mod solo;
 
@@ -13,6 +16,9 @@ use std::ops::Range;
 
 #[cfg(feature = "nccl")]
 pub use nccl::{NCCL_ID_BYTES, Nccl, NcclPlan, nccl_id};
+#[cfg(feature = "nccl")]
+pub use on_devices::OnDevices;
+pub use patience::Interrupt;
 pub use ring::{Ring, RingPlan};
 pub use solo::Solo;
 
@@ -23,6 +29,14 @@ use types::Generation;
 pub fn shard(len: usize, rank: usize, world: usize) -> Range<usize> {
     let part = len.div_ceil(world);
     (part * rank).min(len)..(part * (rank + 1)).min(len)
+}
+
+/// The ranks cannot go on together: a rank is gone, hangs or does something else, or the wait for it
+/// was called off. Forming anew may help. It is found in the chain of such errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the ranks of generation {generation} cannot go on")]
+pub struct Lost {
+    pub generation: Generation,
 }
 
 /// The ranks of one generation.
@@ -59,6 +73,17 @@ pub trait Collective: Send {
     /// As [`Collective::all_reduce_sum`].
     fn all_gather(&mut self, values: &mut [f32]) -> anyhow::Result<()>;
 
+    /// Gives every rank the values of one of them. The others' are not looked at.
+    ///
+    /// # Errors
+    /// As [`Collective::all_reduce_sum`].
+    fn broadcast(&mut self, from: usize, values: &mut [f32]) -> anyhow::Result<()> {
+        if self.rank() != from {
+            values.fill(0.0);
+        }
+        self.all_reduce_sum(values)
+    }
+
     /// Whether [`Collective::all_reduce_sum_on_device`] is there.
     fn sums_on_device(&self) -> bool {
         false
@@ -72,7 +97,7 @@ pub trait Collective: Send {
         anyhow::bail!("these ranks sum on the host")
     }
 
-    /// Returns once every rank has called it.
+    /// Returns once every rank has called it, however long the others' work before it takes.
     ///
     /// # Errors
     /// A rank is gone.

@@ -16,7 +16,7 @@ use candle_core::cuda_backend::cudarc::nccl::safe::{Comm, Id, NcclType, ReduceOp
 use candle_core::{CpuStorage, CudaDevice, CudaStorage, Device, InplaceOp1, Layout, Tensor};
 use types::Generation;
 
-use super::{Collective, shard};
+use super::{Collective, Lost, shard};
 
 /// Between two looks at whether the device is done.
 const LOOK: Duration = Duration::from_micros(100);
@@ -93,10 +93,11 @@ impl Nccl {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(error),
             // It waits inside NCCL for the missing ranks and ends with the process.
-            Err(_) => bail!(
-                "not all of the {world} ranks of generation {generation} have joined within {} ms",
-                deadline.as_millis()
-            ),
+            Err(_) => {
+                let limit = deadline.as_millis();
+                let error = anyhow!("not all of the {world} ranks have joined within {limit} ms");
+                return Err(error.context(Lost { generation }));
+            }
         }
         Ok(Self { rank, world, generation, deadline, thread: Some((work, thread)) })
     }
@@ -131,7 +132,8 @@ impl Nccl {
             // The thread ends by itself; one that is stuck in NCCL cannot be waited for.
             self.thread = None;
         }
-        outcome.with_context(|| format!("rank {} in generation {generation}", self.rank))
+        let outcome = outcome.with_context(|| format!("rank {} over NCCL", self.rank));
+        outcome.context(Lost { generation })
     }
 }
 

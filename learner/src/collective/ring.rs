@@ -13,12 +13,13 @@ use std::io;
 use std::net::TcpStream;
 use std::ops::Range;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use types::Generation;
 
-use super::{Collective, shard};
+use super::patience::{Interrupt, Patience};
+use super::{Collective, Lost, shard};
 use frame::{Frame, Number, Refusal};
 pub use join::RingPlan;
 
@@ -33,6 +34,8 @@ pub struct Ring {
     generation: Generation,
     /// One whole call must end within it.
     deadline: Duration,
+    barrier_deadline: Duration,
+    interrupt: Interrupt,
     next: TcpStream,
     previous: TcpStream,
     /// Calls entered so far.
@@ -65,17 +68,28 @@ impl Ring {
         values: &mut [T],
         rounds: &[Round],
     ) -> anyhow::Result<()> {
+        self.run_within(self.deadline, call, values, rounds)
+    }
+
+    fn run_within<T: Number>(
+        &mut self,
+        limit: Duration,
+        call: Call,
+        values: &mut [T],
+        rounds: &[Round],
+    ) -> anyhow::Result<()> {
         self.calls += 1;
-        let until = Instant::now() + self.deadline;
+        let patience = Patience::of(limit, &self.interrupt);
         let head = Frame { call: call as u8, number: self.calls, values: values.len() as u64 };
         for round in rounds {
-            if let Err((guilty, error)) = self.exchange(values, round, &head, until) {
+            if let Err((guilty, error)) = self.exchange(values, round, &head, &patience) {
                 // The next rank may be gone itself; its own deadline tells it then.
-                let _ = frame::write_abort(&mut self.next, guilty, until + ABORT_GRACE);
+                let _ = frame::write_abort(&mut self.next, guilty, &patience.and(ABORT_GRACE));
                 let call = self.calls;
-                return Err(
-                    error.context(format!("rank {guilty} failed in collective call {call}"))
-                );
+                let lost = Lost { generation: self.generation };
+                return Err(error
+                    .context(format!("rank {guilty} failed in collective call {call}"))
+                    .context(lost));
             }
         }
         Ok(())
@@ -88,14 +102,14 @@ impl Ring {
         values: &mut [T],
         round: &Round,
         head: &Frame,
-        until: Instant,
+        patience: &Patience,
     ) -> Result<(), (usize, anyhow::Error)> {
         let (next_rank, previous_rank) = (self.next_rank(), self.previous_rank());
         let (outgoing, incoming) = round.split(values);
         let (next, previous) = (&mut self.next, &mut self.previous);
         let (sent, received) = thread::scope(|scope| {
-            let sender = scope.spawn(|| frame::write(next, head, outgoing, until));
-            let received = frame::read(previous, head, (incoming, round.adds), until);
+            let sender = scope.spawn(|| frame::write(next, head, outgoing, patience));
+            let received = frame::read(previous, head, (incoming, round.adds), patience);
             (sender.join().expect("writing to a socket does not panic"), received)
         });
         received.map_err(|refusal| match refusal {
@@ -194,7 +208,10 @@ impl Collective for Ring {
     }
 
     fn barrier(&mut self) -> anyhow::Result<()> {
-        self.all_reduce_sum_f64(&mut [0.0])
+        let mut nothing = [0.0_f64];
+        let mut rounds = self.scatter_rounds(nothing.len());
+        rounds.extend(self.gather_rounds(nothing.len()));
+        self.run_within(self.barrier_deadline, Call::SumF64, &mut nothing, &rounds)
     }
 }
 
@@ -202,6 +219,9 @@ fn describe(error: &io::Error, deadline: Duration) -> String {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             format!("did not answer within {} ms", deadline.as_millis())
+        }
+        io::ErrorKind::ConnectionAborted => {
+            "is waited for no longer: the ranks form anew, or this process stops".to_owned()
         }
         io::ErrorKind::UnexpectedEof
         | io::ErrorKind::ConnectionReset

@@ -160,7 +160,7 @@ fn saved_and_restored(world: &Miniature, trainer: &mut Trainer) -> Trainer {
 fn saved(world: &Miniature, trainer: &mut Trainer, dir: &Path) -> Checkpoint {
     let store = CheckpointStore::open(dir.to_owned(), 1).unwrap();
     let version = PolicyVersion::new(1, trainer.steps_taken());
-    let mut state = State::new(version, 2, world.settings.seed);
+    let mut state = State::new(1, version, 2, world.settings.seed);
     state.optimizer_updates = trainer.optimizer().step_count();
     state.lora = trainer.lora_state();
     let adapters = &trainer.policy().adapters().clone();
@@ -173,7 +173,7 @@ fn saved(world: &Miniature, trainer: &mut Trainer, dir: &Path) -> Checkpoint {
         adapters,
     };
     store.write(contents).unwrap();
-    load_checkpoint(&store.newest().unwrap().unwrap()).unwrap()
+    load_checkpoint(&store.path(version.step)).unwrap()
 }
 
 /// Both trainers take the next step to the same bits.

@@ -1,20 +1,24 @@
 //! The end of a step: sums over all ranks, clipping, AdamW, on every rank alike or each on its own
 //! part. What the gradients are of is not known here.
 
+use std::cell::Cell;
+
 use anyhow::{Context, bail};
 use grpo::{AdamW, Gradients};
 
 use super::ADVICE;
 use crate::collective::Collective;
 
-pub(super) struct Update {
+pub(super) struct Update<'a> {
     pub(super) learning_rate: f64,
     pub(super) grad_norm_max: f64,
     /// Each rank updates its part and gets the others' from them.
     pub(super) sharded: bool,
+    /// Set while some weights are of this step and some of the one before.
+    pub(super) torn: &'a Cell<bool>,
 }
 
-impl Update {
+impl Update<'_> {
     /// Gives the norm before clipping. The gradients are used up.
     ///
     /// # Errors
@@ -57,6 +61,7 @@ impl Update {
             bail!("a gradient is not finite in another rank's part: {ADVICE}");
         }
         gradients.clip_in(&part, norm, self.grad_norm_max)?;
+        self.torn.set(true);
         optimizer.step(gradients, self.learning_rate)?;
         let parameters = optimizer.parameters();
         gradients.on_host(|flat| {
@@ -67,6 +72,7 @@ impl Update {
             }
             Ok::<(), anyhow::Error>(())
         })?;
+        self.torn.set(false);
         Ok(norm)
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Mutex;
 
-use proto::ReceiptCode;
+use proto::{Directive, Formation, Rank, ReceiptCode};
 use settings::Objective;
+use tokio::sync::{mpsc, watch};
 use types::{Generation, Hash, WeightManifest};
 
 use super::*;
@@ -13,12 +14,24 @@ use crate::examples::example;
 use crate::fixtures::{Miniature, with_parts};
 
 const LIMIT: Duration = Duration::from_secs(60);
+const RUN: u64 = 7;
+
+fn directive(generation: Option<u32>) -> Directive {
+    let formation = generation.map(|generation| Formation {
+        generation: Generation(generation),
+        committed: 0,
+        run: RUN,
+        ranks: vec![Rank { address: String::new(), ring_address: String::new() }],
+    });
+    Directive { formation, ..Directive::default() }
+}
 
 /// What reached the coordinator.
 #[derive(Default)]
 struct Seen {
     published: Vec<(PolicyVersion, Hash)>,
     committed: Vec<StepRecord>,
+    reformed: Vec<Generation>,
 }
 
 type OnPublish = Box<dyn FnMut(PolicyVersion) + Send>;
@@ -35,6 +48,11 @@ impl Outlet for Recorder {
         assert_eq!((manifest.hash, manifest.bytes), (Hash::of(bytes), bytes.len() as u64));
         self.seen.lock().unwrap().published.push((manifest.version, manifest.hash));
         (self.on_publish)(manifest.version);
+        Ok(())
+    }
+
+    fn reform(&mut self, generation: Generation, _: &str) -> anyhow::Result<()> {
+        self.seen.lock().unwrap().reformed.push(generation);
         Ok(())
     }
 
@@ -71,26 +89,41 @@ impl Bench {
 
     fn inbox(&self) -> Inbox {
         let (returns, _) = mpsc::channel(64);
-        Inbox::new(self.world.admission(), None, self.world.assembler(0), returns)
+        let inbox = Inbox::new(self.world.admission(), None, returns);
+        inbox.begin(Miniature::version(0), self.world.window());
+        inbox
+    }
+
+    /// The first generation, present as long as the sender says so.
+    fn ranks(&self) -> (watch::Sender<Directive>, RankWatch) {
+        let (sender, receiver) = watch::channel(directive(Some(1)));
+        let mut ranks = RankWatch::new(receiver);
+        self.runtime.block_on(ranks.next(&self.shutdown, &self.health)).unwrap();
+        (sender, ranks)
     }
 
     fn run(&self, source: Source, on_publish: OnPublish) {
         self.outcome(source, on_publish).unwrap();
     }
 
-    fn outcome(&self, source: Source, on_publish: OnPublish) -> anyhow::Result<()> {
-        let world = &self.world;
+    fn outcome(&self, source: Source, on_publish: OnPublish) -> anyhow::Result<Ended> {
+        let (_present, ranks) = self.ranks();
         let solo = Box::new(Solo::new(Generation(1)));
-        let trainer =
+        let world = &self.world;
+        let mut trainer =
             Trainer::new(&world.settings, world.files.clone(), world.task.stops(), solo).unwrap();
+        self.train_loop(source, on_publish, ranks).run(&mut trainer)
+    }
+
+    fn train_loop(&self, source: Source, on_publish: OnPublish, ranks: RankWatch) -> TrainLoop {
+        let world = &self.world;
         let (dir, tokenizer) = (self.dir.path(), world.files.tokenizer.clone());
         let files = RunFiles {
             checkpoints: CheckpointStore::open(dir.join("checkpoints"), 3).unwrap(),
             rollouts: RolloutLog::open(dir.join("rollouts"), tokenizer, 8).unwrap(),
             texts: world.files.texts(),
         };
-        let train_loop = TrainLoop {
-            trainer,
+        TrainLoop {
             source,
             outlet: Box::new(Recorder {
                 seen: Arc::clone(&self.seen),
@@ -100,12 +133,13 @@ impl Bench {
             settings: Arc::clone(&world.settings),
             files,
             version: PolicyVersion::new(1, 0),
+            run: RUN,
+            ranks,
             runtime: self.runtime.handle().clone(),
             shutdown: self.shutdown.clone(),
             readiness: Readiness::new(&["published"]),
             health: self.health.clone(),
-        };
-        train_loop.run()
+        }
     }
 
     /// An actor that writes each step's groups as soon as its weights are out.
@@ -225,7 +259,7 @@ fn a_stop_before_the_first_commit_still_leaves_a_checkpoint() {
 }
 
 /// Steps 1 and 2 are committed, step 3 is not; a checkpoint every `every` steps.
-fn left_after_a_lost_commit(every: u32, stops: bool) -> (anyhow::Result<()>, Vec<String>) {
+fn left_after_a_lost_commit(every: u32, stops: bool) -> (anyhow::Result<Ended>, Vec<String>) {
     let world = Miniature::with(|s| (s.checkpoint.every_steps, s.train.steps) = (every, 4));
     let bench = Bench { takes_commits: 2, ..Bench::new(world) };
     let inbox = bench.inbox();
@@ -268,7 +302,7 @@ fn a_checkpoint_older_than_the_last_committed_step_is_not_enough() {
     let none = grpo::Parameters::new(std::collections::BTreeMap::new()).unwrap();
     let none = grpo::AdamW::new(none, grpo::AdamWSettings::default()).unwrap();
     let contents = Contents {
-        state: State::new(PolicyVersion::new(1, 1), 2, world.settings.seed),
+        state: State::new(RUN, PolicyVersion::new(1, 1), 2, world.settings.seed),
         texts: &world.files.texts(),
         weights: &model::to_safetensors(&world.files.tensors).unwrap(),
         optimizer: &none.state().unwrap(),
@@ -279,6 +313,28 @@ fn a_checkpoint_older_than_the_last_committed_step_is_not_enough() {
     let actor = bench.actor(&inbox, as_is);
     bench.outcome(Source::Groups(inbox), actor).unwrap_err();
     assert_eq!(bench.files("checkpoints"), ["step-000001", "step-000003"]);
+}
+
+#[test]
+fn ranks_that_are_the_present_ones_no_more_end_the_wait_for_a_batch() {
+    let bench = Bench::new(Miniature::small());
+    let inbox = bench.inbox();
+    let (present, ranks) = bench.ranks();
+    let mut actor = bench.actor(&inbox, as_is);
+    let until_second: OnPublish = Box::new(move |version| match version.step {
+        0 => actor(version),
+        _ => {
+            present.send_replace(directive(None));
+        }
+    });
+    let solo = Box::new(Solo::new(Generation(1)));
+    let world = &bench.world;
+    let mut trainer =
+        Trainer::new(&world.settings, world.files.clone(), world.task.stops(), solo).unwrap();
+    let mut train = bench.train_loop(Source::Groups(inbox), until_second, ranks);
+    assert_eq!(train.run(&mut trainer).unwrap(), Ended::Superseded);
+    assert_eq!((train.version, trainer.steps_taken()), (PolicyVersion::new(1, 1), 1));
+    assert!(bench.files("checkpoints").is_empty(), "the ranks that follow go on from it");
 }
 
 #[test]
@@ -305,13 +361,15 @@ fn supervised_steps_run_through_the_same_loop() {
         s.train.objective = Objective::Sft;
         s.train.steps = 2;
     }));
-    let (sender, batches) = mpsc::channel(2);
+    let (feed, _wants, sender) = ExampleFeed::new(2);
     for step in 0..2 {
         let problems = (0..4).map(|id| bench.world.problem(id));
         let examples = problems.map(|p| example(&bench.world.task, &p).unwrap()).collect();
-        sender.try_send(ExampleBatch { step, examples }).unwrap();
+        let (generation, of_all_ranks) = (Generation(1), 4);
+        let batch = ExampleBatch { generation, step, examples, of_all_ranks };
+        sender.try_send(batch).unwrap();
     }
-    bench.run(Source::Examples(batches), Box::new(|_| ()));
+    bench.run(Source::Examples(feed), Box::new(|_| ()));
     let seen = bench.seen.lock().unwrap();
     assert_eq!((seen.published.len(), seen.committed.len()), (3, 2));
     let losses: Vec<f64> = seen.committed.iter().map(|record| record.values["loss"]).collect();

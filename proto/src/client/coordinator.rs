@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
-use types::{MemberId, PolicyVersion, Problem, RolloutGroup, WeightManifest};
+use types::{Generation, MemberId, PolicyVersion, Problem, RolloutGroup, WeightManifest};
 
 use super::{call, upload};
 use crate::channel::ChannelSettings;
@@ -125,5 +125,16 @@ impl CoordinatorClient {
     pub async fn commit_step(&mut self, record: StepRecord) -> Result<(), RpcError> {
         let request = wire::StepRecord::from(record);
         call("commit_step", self.timeout, self.stub.commit_step(request)).await.map(drop)
+    }
+
+    /// Asks for another generation after this one.
+    pub async fn reform(
+        &mut self,
+        member: MemberId,
+        generation: Generation,
+        reason: String,
+    ) -> Result<(), RpcError> {
+        let request = wire::ReformRequest { member: member.0, generation: generation.0, reason };
+        call("reform", self.timeout, self.stub.reform(request)).await.map(drop)
     }
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use types::{Epoch, GroupId, LeaseId, MemberId, PolicyVersion};
+use types::{Epoch, Generation, GroupId, LeaseId, MemberId, PolicyVersion};
 
 use super::rollout::{purpose_from_wire, purpose_to_wire};
 use super::{ConvertError, required, unknown};
 use crate::wire::{coordinator as wire, learner};
 use crate::work::{
-    Directive, LeaseAsk, Receipt, ReceiptCode, Registration, ReturnReason, ReturnedGroup, Role,
-    StepRecord, WorkItem,
+    Completion, Directive, Formation, LeaseAsk, Rank, Receipt, ReceiptCode, Registration,
+    ReturnReason, ReturnedGroup, Role, StepRecord, WorkItem,
 };
 
 fn millis(duration: Duration) -> u32 {
@@ -28,6 +28,7 @@ impl From<Registration> for wire::RegisterRequest {
             index: r.index,
             address: r.address,
             admin_address: r.admin_address,
+            ring_address: r.ring_address,
         }
     }
 }
@@ -42,7 +43,13 @@ impl TryFrom<wire::RegisterRequest> for Registration {
             Ok(wire::Role::Learner) => Role::Learner,
             _ => return Err(unknown("role", r.role)),
         };
-        Ok(Self { role, index: r.index, address: r.address, admin_address: r.admin_address })
+        Ok(Self {
+            role,
+            index: r.index,
+            address: r.address,
+            admin_address: r.admin_address,
+            ring_address: r.ring_address,
+        })
     }
 }
 
@@ -50,9 +57,33 @@ impl From<Directive> for wire::Directive {
     fn from(d: Directive) -> Self {
         Self {
             version: d.version.map(PolicyVersion::packed),
-            learner: d.learner,
+            formation: d.formation.map(Into::into),
             weak_servers: d.weak_servers,
             stop: d.stop,
+        }
+    }
+}
+
+impl From<Formation> for wire::Formation {
+    fn from(f: Formation) -> Self {
+        let rank = |r: Rank| wire::Rank { address: r.address, ring_address: r.ring_address };
+        Self {
+            generation: f.generation.0,
+            committed: f.committed,
+            run: f.run,
+            ranks: f.ranks.into_iter().map(rank).collect(),
+        }
+    }
+}
+
+impl From<wire::Formation> for Formation {
+    fn from(f: wire::Formation) -> Self {
+        let rank = |r: wire::Rank| Rank { address: r.address, ring_address: r.ring_address };
+        Self {
+            generation: Generation(f.generation),
+            committed: f.committed,
+            run: f.run,
+            ranks: f.ranks.into_iter().map(rank).collect(),
         }
     }
 }
@@ -61,7 +92,7 @@ impl From<wire::Directive> for Directive {
     fn from(d: wire::Directive) -> Self {
         Self {
             version: d.version.map(PolicyVersion::unpack),
-            learner: d.learner,
+            formation: d.formation.map(Into::into),
             weak_servers: d.weak_servers,
             stop: d.stop,
         }
@@ -74,7 +105,7 @@ impl From<LeaseAsk> for wire::LeaseRequest {
             member: a.member.0,
             max_rollouts: a.max_rollouts,
             applied_version: a.applied_version.map(PolicyVersion::packed),
-            completed: a.completed.into_iter().map(|l| l.0).collect(),
+            completed: a.completed.into_iter().map(completion).collect(),
         }
     }
 }
@@ -85,9 +116,17 @@ impl From<wire::LeaseRequest> for LeaseAsk {
             member: MemberId(a.member),
             max_rollouts: a.max_rollouts,
             applied_version: a.applied_version.map(PolicyVersion::unpack),
-            completed: a.completed.into_iter().map(LeaseId).collect(),
+            completed: a.completed.into_iter().map(of_completion).collect(),
         }
     }
+}
+
+fn completion(c: Completion) -> wire::Completion {
+    wire::Completion { lease: c.lease.0, generation: c.generation.0 }
+}
+
+fn of_completion(c: wire::Completion) -> Completion {
+    Completion { lease: LeaseId(c.lease), generation: Generation(c.generation) }
 }
 
 impl From<WorkItem> for wire::WorkItem {
@@ -218,7 +257,13 @@ impl From<Receipt> for learner::Receipt {
             ReceiptCode::Refused => learner::ReceiptCode::Refused,
             ReceiptCode::Replaced => learner::ReceiptCode::Replaced,
         };
-        Self { group: r.group.0, epoch: r.epoch.0, code: code.into(), reason: r.reason }
+        Self {
+            group: r.group.0,
+            epoch: r.epoch.0,
+            code: code.into(),
+            reason: r.reason,
+            generation: r.generation.0,
+        }
     }
 }
 
@@ -233,6 +278,12 @@ impl TryFrom<learner::Receipt> for Receipt {
             Ok(learner::ReceiptCode::Replaced) => ReceiptCode::Replaced,
             _ => return Err(unknown("code", r.code)),
         };
-        Ok(Self { group: GroupId(r.group), epoch: Epoch(r.epoch), code, reason: r.reason })
+        Ok(Self {
+            group: GroupId(r.group),
+            epoch: Epoch(r.epoch),
+            code,
+            reason: r.reason,
+            generation: Generation(r.generation),
+        })
     }
 }

@@ -12,7 +12,7 @@ fn commits_come_in_order_once() {
     let early = refused(&mut state, &record(learner, 2));
     assert_eq!(early, StateError::Step { found: 2, expected: 1 });
     assert_eq!(state.totals().trained_twice, 0);
-    state.publish(version(1));
+    state.publish(version(1)).unwrap();
     assert_eq!(state.commit(&record(learner, 1)), Ok(true));
     assert_eq!(state.commit(&record(learner, 1)), Ok(false), "its answer was lost");
     assert_eq!((state.totals().consumed, state.totals().trained_twice), (GROUPS, 0));

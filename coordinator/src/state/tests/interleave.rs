@@ -51,6 +51,14 @@ impl Learner {
         epoch
     }
 
+    /// Another process in its place goes on from a checkpoint: what is after it was never done.
+    fn restart(&mut self, step: u32) {
+        self.held.clear();
+        self.seen.clear();
+        self.fences.clear();
+        self.times.retain(|group, _| *group < u64::from(step) * GROUPS);
+    }
+
     fn consume(&mut self, step: u32) {
         for group in groups_of(step) {
             self.held.remove(&group);
@@ -64,30 +72,43 @@ fn groups_of(step: u32) -> std::ops::Range<u64> {
 }
 
 /// Actors that finish, fail, forget and come late, and say so late; a learner that finds groups
-/// stale.
+/// stale, dies and comes back from a checkpoint.
 fn interleave(seed: u64) {
-    let (mut state, actors, learner) = training(3);
+    let (mut state, actors, mut learner) = training(3);
     let mut dice = Dice(seed);
     let mut now = Duration::ZERO;
     let mut step = 0;
     let mut out: Vec<WorkItem> = Vec::new();
-    let mut delivered: Vec<LeaseId> = Vec::new();
-    let mut applied = vec![0; actors.len()];
+    let mut delivered: Vec<Completion> = Vec::new();
+    let (mut generation, mut checkpoint) = (1, 0);
+    let mut applied = vec![version(0); actors.len()];
     let mut epochs: BTreeMap<u64, Epoch> = BTreeMap::new();
     let mut inbox = Learner::default();
     for _ in 0..100_000 {
         let which = dice.roll(actors.len() as u64) as usize;
         let actor = actors[which];
         match dice.roll(11) {
-            0 => applied[which] = step,
+            0 => applied[which] = PolicyVersion::new(generation, step),
+            1 if dice.roll(40) == 0 => {
+                state.ended(Role::Learner, 0);
+                learner = register(&mut state, Role::Learner, 0);
+                generation += 1;
+                inbox.restart(checkpoint);
+                step = checkpoint;
+                // Until the new ranks say from where they go on, work is dealt as before.
+                let items = state.lease(&ask_with(actor, applied[which], 9), now).unwrap();
+                out.extend(items);
+                state.publish(PolicyVersion::new(generation, step)).unwrap();
+                assert_eq!(state.committed(), step, "{seed}");
+            }
             1 => {
                 now += Duration::from_millis(dice.roll(400));
                 state.tick(now);
             }
             2..=4 => {
                 let room = dice.roll(20) as u32;
-                let items = state.lease(&ask(actor, applied[which], room), now).unwrap();
-                check_dealt(&items, applied[which], room, &mut epochs);
+                let items = state.lease(&ask_with(actor, applied[which], room), now).unwrap();
+                check_dealt(&items, applied[which].step, room, &mut epochs);
                 out.extend(items);
             }
             5 if !out.is_empty() => {
@@ -99,12 +120,13 @@ fn interleave(seed: u64) {
                 if item.group.0 >= u64::from(step) * GROUPS {
                     inbox.offer(&item);
                 }
-                delivered.push(item.lease);
+                let generation = Generation(generation);
+                delivered.push(Completion { lease: item.lease, generation });
             }
             8 if !delivered.is_empty() => {
-                let lease = delivered.swap_remove(dice.roll(delivered.len() as u64) as usize);
+                let one = delivered.swap_remove(dice.roll(delivered.len() as u64) as usize);
                 if dice.roll(8) > 0 {
-                    state.complete(actor, &[lease]).unwrap();
+                    state.complete(actor, &[one]).unwrap();
                 }
             }
             _ if inbox.has_all(step) && dice.roll(3) == 0 => {
@@ -115,10 +137,15 @@ fn interleave(seed: u64) {
             _ if inbox.has_all(step) => {
                 inbox.consume(step);
                 step += 1;
-                state.publish(version(step));
-                assert_eq!(state.commit(&record(learner, step)), Ok(true), "{seed}");
+                let version = PolicyVersion::new(generation, step);
+                state.publish(version).unwrap();
+                let record = StepRecord { version, ..record(learner, step) };
+                assert_eq!(state.commit(&record), Ok(true), "{seed}");
                 if step == STEPS {
                     break;
+                }
+                if dice.roll(3) == 0 {
+                    checkpoint = step;
                 }
             }
             _ => {}
@@ -126,6 +153,10 @@ fn interleave(seed: u64) {
     }
     assert_eq!(*state.phase(), Phase::Done, "{seed}: stuck at step {step}");
     check_consumed(&state, &inbox, seed);
+}
+
+fn ask_with(member: MemberId, applied: PolicyVersion, max_rollouts: u32) -> LeaseAsk {
+    LeaseAsk { applied_version: Some(applied), ..ask(member, 0, max_rollouts) }
 }
 
 fn check_dealt(items: &[WorkItem], applied: u32, room: u32, epochs: &mut BTreeMap<u64, Epoch>) {
@@ -152,7 +183,8 @@ fn stale(learner: MemberId, group: u64, epoch: Epoch) -> ReturnedGroup {
 fn check_consumed(state: &RunState, inbox: &Learner, seed: u64) {
     assert_eq!(inbox.times.len() as u64, u64::from(STEPS) * GROUPS, "{seed}");
     assert!(inbox.times.values().all(|times| *times == 1), "{seed}");
-    assert_eq!(state.totals().trained_twice, 0, "{seed}");
+    let totals = state.totals();
+    assert_eq!((totals.trained_twice, totals.consumed), (0, u64::from(STEPS) * GROUPS), "{seed}");
     assert_eq!(state.leases_open(Purpose::Train), 0, "{seed}: nothing of a consumed step is out");
 }
 

@@ -37,7 +37,7 @@ fn leases_that_expire_for_ever_fail_the_run_with_the_groups_waited_for() {
     let (mut state, actors, _) = training(1);
     let limit = state.spec().stall_max;
     let items = state.lease(&ask(actors[0], 0, 2 * SAMPLES), Duration::ZERO).unwrap();
-    state.complete(actors[0], &[items[0].lease]).unwrap();
+    state.complete(actors[0], &[done(&items[0])]).unwrap();
     let why = fails_after(&mut state, SECOND, limit);
     let expected = "no progress for 1800 s: waiting for train groups 1 with nobody, 2 with nobody; \
                     dealt again last: train group 1, its lease ran out \
@@ -50,8 +50,8 @@ fn a_wedged_learner_is_named_once_all_groups_are_there() {
     let (mut state, actors, _) = training(1);
     let limit = state.spec().stall_max;
     let items = state.lease(&ask(actors[0], 0, 3 * SAMPLES), Duration::ZERO).unwrap();
-    let leases: Vec<LeaseId> = items.iter().map(|item| item.lease).collect();
-    state.complete(actors[0], &leases).unwrap();
+    let delivered: Vec<Completion> = items.iter().map(done).collect();
+    state.complete(actors[0], &delivered).unwrap();
     let why = fails_after(&mut state, Duration::ZERO, limit);
     assert!(why.contains("waiting for the learner to commit step 1 ("), "{why}");
 }
@@ -71,19 +71,19 @@ fn every_kind_of_progress_gives_the_run_new_time() {
         assert!(!matches!(state.phase(), Phase::Failed(_)), "{:?}", state.phase());
         now
     };
-    state.publish(version(0));
+    state.publish(version(0)).unwrap();
     let now = later(&mut state);
     let items = state.lease(&ask(actor, 0, 20), now).unwrap();
-    let done: Vec<_> = items.iter().map(|i| group(i, Script::right(version(0)))).collect();
-    state.report_eval(actor, &done[..1]).unwrap();
+    let written: Vec<_> = items.iter().map(|i| group(i, Script::right(version(0)))).collect();
+    state.report_eval(actor, &written[..1]).unwrap();
     later(&mut state);
-    state.report_eval(actor, &done[1..]).unwrap();
+    state.report_eval(actor, &written[1..]).unwrap();
     assert_eq!(*state.phase(), Phase::Training);
     let now = later(&mut state);
     let items = state.lease(&ask(actor, 0, SAMPLES), now).unwrap();
-    state.complete(actor, &[items[0].lease]).unwrap();
+    state.complete(actor, &[done(&items[0])]).unwrap();
     later(&mut state);
-    state.publish(version(1));
+    state.publish(version(1)).unwrap();
     state.commit(&record(learner, 1)).unwrap();
     later(&mut state);
 }
@@ -94,7 +94,7 @@ fn an_evaluation_names_the_first_groups_it_waits_for() {
     let actors = [0, 1].map(|index| register(&mut state, Role::Actor, index));
     register(&mut state, Role::WeakServer, 0);
     register(&mut state, Role::Learner, 0);
-    state.publish(version(0));
+    state.publish(version(0)).unwrap();
     let limit = state.spec().stall_max;
     state.tick(Duration::ZERO);
     let late = limit - Duration::from_millis(500);
@@ -115,16 +115,22 @@ fn vanish(state: &mut RunState, member: MemberId) {
 }
 
 #[test]
-fn a_needed_member_that_is_gone_fails_the_run_by_name() {
+fn a_run_waits_for_a_member_that_nobody_can_stand_in_for_and_names_it() {
     let (mut state, _, learner) = training(2);
     vanish(&mut state, learner);
-    assert!(failure(&state).starts_with("learner-0 is gone: "), "{}", failure(&state));
+    assert_eq!((state.phase(), state.needs(Role::Learner)), (&Phase::Training, true));
     assert!(state.take_events().contains(&Event::Left("learner-0".to_owned())));
+    assert_eq!(state.directive().formation, None);
+    let (limit, gone) = (state.spec().stall_max, SECOND + state.spec().absence_max);
+    let why = fails_after(&mut state, gone, limit);
+    assert!(why.contains("waiting for learner-0 to register; train groups 0 with nobody"), "{why}");
 
     let mut state = super::state(&settings(), 1);
     let weak = register(&mut state, Role::WeakServer, 0);
     vanish(&mut state, weak);
-    assert!(failure(&state).starts_with("weak-server-0 is gone: "), "{}", failure(&state));
+    assert!(state.needs(Role::WeakServer) && *state.phase() == Phase::Starting);
+    register(&mut state, Role::WeakServer, 0);
+    assert_eq!(state.directive().weak_servers, ["weak-server:0"]);
 }
 
 #[test]
@@ -147,11 +153,12 @@ fn nobody_misses_a_learner_whose_work_is_done() {
     let actor = register(&mut state, Role::Actor, 0);
     register(&mut state, Role::WeakServer, 0);
     let learner = register(&mut state, Role::Learner, 0);
-    state.publish(version(0));
+    state.publish(version(0)).unwrap();
     evaluate(&mut state, actor, 0);
-    state.publish(version(1));
+    state.publish(version(1)).unwrap();
     state.commit(&record(learner, 1)).unwrap();
     assert_eq!(*state.phase(), Phase::Evaluating(Stage::After));
     vanish(&mut state, learner);
     assert_eq!(*state.phase(), Phase::Evaluating(Stage::After));
+    assert!(!state.needs(Role::Learner) && state.needs(Role::Actor));
 }

@@ -17,6 +17,7 @@ pub(super) fn faults(s: &Settings, faults: &mut Vec<String>) {
         ("coordinator.listen", &s.coordinator.listen),
         ("coordinator.address", &s.coordinator.address),
         ("learner.listen", &s.learner.listen),
+        ("learner.ring_listen", &s.learner.ring_listen),
         ("weak_server.listen", &s.weak_server.listen),
     ];
     for (key, address) in addresses {

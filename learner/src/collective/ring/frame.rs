@@ -3,7 +3,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+
+use crate::collective::patience::Patience;
 
 /// In the place of a call: the sender has failed, and the number is the rank whose fault it is.
 const ABORT: u8 = 0;
@@ -87,23 +88,27 @@ impl Frame {
     }
 }
 
-pub(super) fn write_abort(to: &mut TcpStream, guilty: usize, until: Instant) -> io::Result<()> {
+pub(super) fn write_abort(
+    to: &mut TcpStream,
+    guilty: usize,
+    patience: &Patience,
+) -> io::Result<()> {
     let head = Frame { call: ABORT, number: guilty as u64, values: 0 };
-    put(to, &head.bytes(), until)
+    put(to, &head.bytes(), patience)
 }
 
 pub(super) fn write<T: Number>(
     to: &mut TcpStream,
     head: &Frame,
     values: &[T],
-    until: Instant,
+    patience: &Patience,
 ) -> io::Result<()> {
-    put(to, &head.bytes(), until)?;
+    put(to, &head.bytes(), patience)?;
     let mut bytes = Vec::with_capacity(PIECE * T::BYTES);
     for piece in values.chunks(PIECE) {
         bytes.clear();
         piece.iter().for_each(|value| value.append(&mut bytes));
-        put(to, &bytes, until)?;
+        put(to, &bytes, patience)?;
     }
     Ok(())
 }
@@ -113,10 +118,10 @@ pub(super) fn read<T: Number>(
     from: &mut TcpStream,
     expected: &Frame,
     (values, adds): (&mut [T], bool),
-    until: Instant,
+    patience: &Patience,
 ) -> Result<(), Refusal> {
     let mut head = [0; HEAD_BYTES];
-    fill(from, &mut head, until)?;
+    fill(from, &mut head, patience)?;
     let head = Frame::parse(head);
     if head.call == ABORT {
         return Err(Refusal::Aborted(head.number as usize));
@@ -130,7 +135,7 @@ pub(super) fn read<T: Number>(
     let mut bytes = vec![0; PIECE * T::BYTES];
     for piece in values.chunks_mut(PIECE) {
         let bytes = &mut bytes[..piece.len() * T::BYTES];
-        fill(from, bytes, until)?;
+        fill(from, bytes, patience)?;
         for (to, bytes) in piece.iter_mut().zip(bytes.chunks_exact(T::BYTES)) {
             let value = T::read(bytes);
             *to = if adds { to.plus(value) } else { value };
@@ -139,36 +144,28 @@ pub(super) fn read<T: Number>(
     Ok(())
 }
 
-pub(super) fn put(to: &mut TcpStream, mut bytes: &[u8], until: Instant) -> io::Result<()> {
+pub(super) fn put(to: &mut TcpStream, mut bytes: &[u8], patience: &Patience) -> io::Result<()> {
     while !bytes.is_empty() {
-        to.set_write_timeout(Some(left(until)?))?;
+        to.set_write_timeout(Some(patience.slice()?))?;
         match to.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::BrokenPipe.into()),
             Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if Patience::outlasts(&error) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(())
 }
 
-pub(super) fn fill(from: &mut TcpStream, mut to: &mut [u8], until: Instant) -> io::Result<()> {
+pub(super) fn fill(from: &mut TcpStream, mut to: &mut [u8], patience: &Patience) -> io::Result<()> {
     while !to.is_empty() {
-        from.set_read_timeout(Some(left(until)?))?;
+        from.set_read_timeout(Some(patience.slice()?))?;
         match from.read(to) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => to = &mut to[read..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if Patience::outlasts(&error) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(())
-}
-
-/// A socket takes no timeout of 0.
-pub(super) fn left(until: Instant) -> io::Result<Duration> {
-    match until.checked_duration_since(Instant::now()) {
-        Some(left) if !left.is_zero() => Ok(left),
-        _ => Err(io::ErrorKind::TimedOut.into()),
-    }
 }

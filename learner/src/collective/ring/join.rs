@@ -4,12 +4,14 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use types::Generation;
 
 use super::{Ring, describe, frame};
+use crate::collective::Lost;
+use crate::collective::patience::{Interrupt, Patience};
 
 const MAGIC: [u8; 8] = *b"tdmring1";
 const HELLO_BYTES: usize = 8 + 3 * 4;
@@ -29,6 +31,10 @@ pub struct RingPlan {
     pub join_deadline: Duration,
     /// For one collective call, from the first rank's entry to the last's exit.
     pub call_deadline: Duration,
+    /// The same for a barrier, at which ranks may have to wait for each other's work.
+    pub barrier_deadline: Duration,
+    /// Ends every wait.
+    pub interrupt: Interrupt,
 }
 
 /// What a rank says when it calls, and what it is answered.
@@ -49,19 +55,22 @@ impl Ring {
         let (rank, world) = (plan.rank, plan.addresses.len());
         ensure!(world > 1, "a ring needs at least 2 ranks, not {world}: one rank is `Solo`");
         ensure!(rank < world, "rank {rank} is not among the {world} ranks");
-        let until = Instant::now() + plan.join_deadline;
+        let patience = Patience::of(plan.join_deadline, &plan.interrupt);
         let (next, previous) = thread::scope(|scope| {
-            let calling = scope.spawn(|| call(plan, until));
-            let previous = answer(plan, listener, until);
+            let calling = scope.spawn(|| call(plan, &patience));
+            let previous = answer(plan, listener, &patience);
             (calling.join().expect("calling a socket does not panic"), previous)
         });
+        let lost = Lost { generation: plan.generation };
         Ok(Self {
             rank,
             world,
             generation: plan.generation,
             deadline: plan.call_deadline,
-            next: next?,
-            previous: previous?,
+            barrier_deadline: plan.barrier_deadline,
+            interrupt: plan.interrupt.clone(),
+            next: next.context(lost)?,
+            previous: previous.context(lost)?,
             calls: 0,
         })
     }
@@ -84,9 +93,9 @@ impl Hello {
         bytes
     }
 
-    fn read(from: &mut TcpStream, until: Instant) -> io::Result<Self> {
+    fn read(from: &mut TcpStream, patience: &Patience) -> io::Result<Self> {
         let mut bytes = [0; HELLO_BYTES];
-        frame::fill(from, &mut bytes, until)?;
+        frame::fill(from, &mut bytes, patience)?;
         if bytes[..8] != MAGIC {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no rank of a ring"));
         }
@@ -99,16 +108,16 @@ impl Hello {
 }
 
 /// The connection to the next rank, which may still have to start.
-fn call(plan: &RingPlan, until: Instant) -> anyhow::Result<TcpStream> {
+fn call(plan: &RingPlan, patience: &Patience) -> anyhow::Result<TcpStream> {
     let hello = plan.hello();
     let next = (plan.rank + 1) % plan.addresses.len();
     let address = plan.addresses[next];
     let expected = Hello { rank: next as u32, ..hello };
     let attempt = || -> io::Result<(TcpStream, Hello)> {
-        let mut stream = TcpStream::connect_timeout(&address, frame::left(until)?)?;
+        let mut stream = TcpStream::connect_timeout(&address, patience.slice()?)?;
         stream.set_nodelay(true)?;
-        frame::put(&mut stream, &hello.bytes(), until)?;
-        let answer = Hello::read(&mut stream, until)?;
+        frame::put(&mut stream, &hello.bytes(), patience)?;
+        let answer = Hello::read(&mut stream, patience)?;
         Ok((stream, answer))
     };
     // Who is there says more than that nobody is any longer.
@@ -122,10 +131,11 @@ fn call(plan: &RingPlan, until: Instant) -> anyhow::Result<TcpStream> {
             }
             Err(error) => error,
         };
-        if frame::left(until).is_err() {
-            let error = match other {
-                Some(other) => anyhow!("there is {other:?}, expected {expected:?}"),
-                None => error.into(),
+        if let Err(over) = patience.slice() {
+            let error = match (other, over.kind()) {
+                (_, io::ErrorKind::ConnectionAborted) => over.into(),
+                (Some(other), _) => anyhow!("there is {other:?}, expected {expected:?}"),
+                (None, _) => error.into(),
             };
             let limit = plan.join_deadline.as_millis();
             return Err(
@@ -137,13 +147,17 @@ fn call(plan: &RingPlan, until: Instant) -> anyhow::Result<TcpStream> {
 }
 
 /// The connection from the previous rank. Whoever else calls is told who is here, and dropped.
-fn answer(plan: &RingPlan, listener: &TcpListener, until: Instant) -> anyhow::Result<TcpStream> {
+fn answer(
+    plan: &RingPlan,
+    listener: &TcpListener,
+    patience: &Patience,
+) -> anyhow::Result<TcpStream> {
     let hello = plan.hello();
     let previous = (plan.rank + plan.addresses.len() - 1) % plan.addresses.len();
     let expected = Hello { rank: previous as u32, ..hello };
     listener.set_nonblocking(true).context("cannot listen for the ring")?;
     let mut last = String::from("nobody called");
-    while frame::left(until).is_ok() {
+    while patience.slice().is_ok() {
         let mut stream = match listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -152,7 +166,7 @@ fn answer(plan: &RingPlan, listener: &TcpListener, until: Instant) -> anyhow::Re
             }
             Err(error) => return Err(error).context("cannot listen for the ring"),
         };
-        match greet(&mut stream, hello, until) {
+        match greet(&mut stream, hello, patience) {
             Ok(caller) if caller == expected => return Ok(stream),
             Ok(caller) => last = format!("{caller:?} called, expected {expected:?}"),
             Err(error) => last = format!("a caller {}", describe(&error, HELLO_LIMIT)),
@@ -162,11 +176,11 @@ fn answer(plan: &RingPlan, listener: &TcpListener, until: Instant) -> anyhow::Re
     Err(anyhow!(last).context(format!("rank {previous} did not call within {limit} ms")))
 }
 
-fn greet(stream: &mut TcpStream, hello: Hello, until: Instant) -> io::Result<Hello> {
+fn greet(stream: &mut TcpStream, hello: Hello, patience: &Patience) -> io::Result<Hello> {
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
-    let until = until.min(Instant::now() + HELLO_LIMIT);
-    let caller = Hello::read(stream, until)?;
-    frame::put(stream, &hello.bytes(), until)?;
+    let patience = patience.at_most(HELLO_LIMIT);
+    let caller = Hello::read(stream, &patience)?;
+    frame::put(stream, &hello.bytes(), &patience)?;
     Ok(caller)
 }

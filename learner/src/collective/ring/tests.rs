@@ -150,3 +150,41 @@ fn a_stranger_at_the_door_is_no_rank() {
     });
     assert_eq!(sums, [3.0, 3.0]);
 }
+
+#[test]
+fn a_wait_that_is_called_off_ends_before_its_deadline_and_forming_anew_may_help() {
+    let mut plans = plans(2, SOON);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let order = std::sync::atomic::Ordering::SeqCst;
+    let asked = std::sync::Arc::clone(&stop);
+    plans[0].0.interrupt = Interrupt::new(move || asked.load(order));
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let (done, wait) = (std::sync::Mutex::new(Some(done)), std::sync::Mutex::new(wait));
+    let found = on_ranks(plans, |mut ring| {
+        if ring.rank() == 1 {
+            stop.store(true, order);
+            // Until the other has given up.
+            let _ = wait.lock().unwrap().recv_timeout(SOON);
+            return None;
+        }
+        let error = ring.barrier().unwrap_err();
+        drop(done.lock().unwrap().take());
+        Some(error)
+    });
+    let error = found[0].as_ref().unwrap();
+    assert!(format!("{error:#}").contains("is waited for no longer"), "{error:#}");
+    assert_eq!(error.downcast_ref(), Some(&Lost { generation: Generation(4) }));
+}
+
+#[test]
+fn one_ranks_values_reach_all() {
+    let found = on_ranks(plans(3, SOON), |mut ring| {
+        let mut values = own(ring.rank(), 50);
+        if ring.rank() == 2 {
+            values[0] = f32::NAN;
+        }
+        ring.broadcast(1, &mut values).unwrap();
+        values
+    });
+    assert!(found.iter().all(|values| *values == own(1, 50)));
+}

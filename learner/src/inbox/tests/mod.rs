@@ -15,8 +15,8 @@ const AMPLE: Duration = Duration::from_secs(60);
 
 fn inbox(world: &Miniature) -> (Inbox, mpsc::Receiver<GivenBack>) {
     let (sender, receiver) = mpsc::channel(8);
-    let inbox = Inbox::new(world.admission(), None, world.assembler(0), sender);
-    inbox.announce(PolicyVersion::new(1, 0));
+    let inbox = Inbox::new(world.admission(), None, sender);
+    inbox.begin(Miniature::version(0), world.window());
     (inbox, receiver)
 }
 
@@ -53,8 +53,8 @@ async fn a_group_that_teaches_nothing_is_replaced_once() {
     let world = Miniature::with(|s| s.train.refill = true);
     let (sender, mut returns) = mpsc::channel(8);
     let refill = Refill::new(&world.settings);
-    let inbox = Inbox::new(world.admission(), refill, world.assembler(0), sender);
-    inbox.announce(PolicyVersion::new(1, 0));
+    let inbox = Inbox::new(world.admission(), refill, sender);
+    inbox.begin(Miniature::version(0), world.window());
     let receipt = inbox.receive(hopeless(world.group(0, 0))).await;
     assert_eq!(receipt.code, ReceiptCode::Replaced);
     let given = returns.try_recv().unwrap();
@@ -92,20 +92,35 @@ async fn a_refused_group_is_given_back() {
 }
 
 #[tokio::test]
-async fn nothing_is_taken_before_the_first_publication() {
+async fn nothing_is_taken_while_the_ranks_form_and_what_was_taken_before_is_dropped() {
     let world = Miniature::small();
-    let (sender, _receiver) = mpsc::channel(8);
-    let inbox = Inbox::new(world.admission(), None, world.assembler(0), sender);
-    let receipt = inbox.receive(world.group(0, 0)).await;
-    assert!(receipt.reason.contains("no weights are published yet"), "{}", receipt.reason);
+    let (sender, mut returns) = mpsc::channel(8);
+    let inbox = Inbox::new(world.admission(), None, sender);
+    let early = inbox.receive(world.group(0, 0)).await;
+    assert_eq!((early.code, early.generation), (ReceiptCode::Refused, Generation(0)));
+    assert!(early.reason.contains("ranks are not all there"), "{}", early.reason);
+    assert_eq!(returns.try_recv().unwrap().group, GroupId(0));
+
+    inbox.begin(Miniature::version(0), world.window());
+    let taken = inbox.receive(world.group(0, 0)).await;
+    assert_eq!((taken.code, taken.generation), (ReceiptCode::Accepted, Generation(1)));
+    inbox.suspend();
+    let late = inbox.receive(world.group(1, 0)).await;
+    assert_eq!((late.code, late.generation), (ReceiptCode::Refused, Generation(1)));
+    assert_eq!(returns.try_recv().unwrap().group, GroupId(1));
+
+    inbox.begin(PolicyVersion::new(2, 0), world.window());
+    // The same copy is news to the new ranks.
+    let again = inbox.receive(world.group(0, 0)).await;
+    assert_eq!((again.code, again.generation), (ReceiptCode::Accepted, Generation(2)));
 }
 
 #[tokio::test]
 async fn a_stale_group_is_given_back_and_its_redeal_completes_the_step() {
     let world = Miniature::small();
     let (sender, mut returns) = mpsc::channel(8);
-    let inbox = Inbox::new(world.admission(), None, world.assembler(2), sender);
-    inbox.announce(PolicyVersion::new(1, 2));
+    let inbox = Inbox::new(world.admission(), None, sender);
+    inbox.begin(Miniature::version(2), world.window());
     // Step 2 is groups 4 and 5; weights of step 0 are two behind it.
     for (group, step) in [(4, 0), (5, 2)] {
         let receipt = inbox.receive(world.group(group, step)).await;

@@ -97,6 +97,10 @@ impl Coordinator for ServedCoordinator {
         nothing_else()
     }
 
+    async fn reform(&self, _: Request<wire::ReformRequest>) -> Answer<wire::Empty> {
+        nothing_else()
+    }
+
     async fn commit_step(&self, _: Request<wire::StepRecord>) -> Answer<wire::Empty> {
         nothing_else()
     }

@@ -122,7 +122,8 @@ fn a_number_that_is_gone_on_one_rank_stops_all() {
             };
             gradients.on_host(spoil).unwrap();
         }
-        let update = Update { learning_rate: 0.1, grad_norm_max: 1.0, sharded: true };
+        let torn = &Cell::new(false);
+        let update = Update { learning_rate: 0.1, grad_norm_max: 1.0, sharded: true, torn };
         let Trainer { optimizer, collective, .. } = &mut trainer;
         let error = update.take(optimizer, &mut gradients, collective.as_mut()).unwrap_err();
         assert_eq!(numbers(&trainer), before);
