@@ -94,6 +94,8 @@ impl Surviving {
                 }
                 self.committed.push((record, wall));
             }
+            // Of a step that went back while it was evaluated.
+            JournalEntry::Evaluated { step, .. } if step > self.step() => {}
             JournalEntry::Evaluated { stage, step, result } => {
                 self.evaluations.insert((step, stage), result);
             }

@@ -17,7 +17,7 @@ fn commits_after_the_step_that_learners_went_on_from_are_void() {
         entries.extend([granted(u64::from(step) * 8, 0), committed(step)]);
     }
     entries.extend([evaluated(3, "third"), evaluated(5, "fifth"), granted(40, 1)]);
-    entries.push(formed(2, 3));
+    entries.extend([formed(2, 3), evaluated(5, "late")]);
     let found = survives(&entries);
     assert_eq!((found.generation, found.step()), (Generation(2), 3));
     let steps: Vec<u32> = found.committed.iter().map(|(record, _)| record.step).collect();
