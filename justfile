@@ -23,10 +23,12 @@ check:
 # Format the sources.
 fmt:
     cargo fmt --all
+    cargo fmt --manifest-path fuzz/Cargo.toml
 
 # Fail where the sources are not formatted.
 fmt-check:
     cargo fmt --all --check
+    cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 # Clippy, with every warning an error.
 lint:
@@ -39,6 +41,10 @@ doc:
 # Licences, banned packages and sources of the dependencies; needs cargo-deny.
 deny:
     cargo deny check bans licenses sources
+
+# Random bytes for whatever reads bytes from outside, so many seconds for each target.
+fuzz SECONDS="60":
+    fuzz/run {{SECONDS}}
 
 # The invariants of ARCHITECTURE.md that a program can check.
 tidy:

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use candle_core::DType;
+use fail::fail_point;
 use grpo::OptimizerState;
 use model::{
     ModelFiles, ModelSource, Placement, Tensors, Texts, from_safetensors, to_safetensors,
@@ -60,6 +61,10 @@ pub struct State {
     pub lora: Option<LoraState>,
     /// BLAKE3 of every other file of the directory.
     pub hashes: BTreeMap<String, String>,
+    /// BLAKE3 of this file, see `sealed`. Empty until it is written, and in what earlier versions
+    /// wrote.
+    #[serde(default)]
+    pub own_hash: String,
 }
 
 /// What the adapters of a checkpoint are.
@@ -126,6 +131,7 @@ impl State {
             groups_consumed: u64::from(version.step) * groups_per_step,
             lora: None,
             hashes: BTreeMap::new(),
+            own_hash: String::new(),
         }
     }
 
@@ -277,6 +283,7 @@ impl CheckpointStore {
         let replaces = self.dir.join(name).exists();
         if replaces {
             self.rename(name, &aside)?;
+            fail_point!("checkpoint::aside");
         }
         if let Err(error) = self.rename(&unfinished, name) {
             if replaces {
@@ -284,7 +291,9 @@ impl CheckpointStore {
             }
             return Err(error);
         }
+        fail_point!("checkpoint::renamed");
         sync(&self.dir)?;
+        fail_point!("checkpoint::directory_synced");
         if replaces { self.retire(&aside) } else { Ok(()) }
     }
 
@@ -295,7 +304,10 @@ impl CheckpointStore {
             self.remove(&retired)?;
         }
         self.rename(name, &retired)?;
-        self.remove(&retired)
+        fail_point!("checkpoint::retiring");
+        self.remove(&retired)?;
+        fail_point!("checkpoint::retired");
+        Ok(())
     }
 
     fn rename(&self, from: &str, to: &str) -> anyhow::Result<()> {
@@ -355,9 +367,7 @@ fn read_state(dir: &Path) -> anyhow::Result<State> {
     if !state.is_file() {
         bail!("{} is no checkpoint, it has no {STATE}: name a step-… directory", dir.display());
     }
-    let text = fs::read_to_string(&state).with_context(|| format!("{}", state.display()))?;
-    serde_json::from_str(&text)
-        .with_context(|| format!("{} is damaged: use an older checkpoint", state.display()))
+    sealed::read(&state)
 }
 
 fn format(state: &State) -> u32 {
@@ -369,8 +379,11 @@ fn write_files(dir: &Path, contents: Contents<'_>) -> anyhow::Result<()> {
         fs::remove_dir_all(dir)?;
     }
     let Contents { mut state, texts, weights, optimizer, adapters } = contents;
+    fail_point!("checkpoint::begun");
     write_directory(dir, texts, weights)?;
+    fail_point!("checkpoint::weights_written");
     write_numbers(&dir.join(OPTIMIZER), optimizer.entries())?;
+    fail_point!("checkpoint::optimizer_written");
     let mut names: Vec<&str> = texts.keys().map(String::as_str).collect();
     names.extend([WEIGHTS, OPTIMIZER]);
     if state.lora.is_some() {
@@ -380,11 +393,14 @@ fn write_files(dir: &Path, contents: Contents<'_>) -> anyhow::Result<()> {
     state.format = format(&state);
     let hash = |name: &str| Ok((name.to_owned(), hash_file(&dir.join(name))?.to_string()));
     state.hashes = names.into_iter().map(hash).collect::<io::Result<_>>()?;
-    fs::write(dir.join(STATE), serde_json::to_string_pretty(&state)?)?;
+    sealed::write(&dir.join(STATE), &mut state)?;
+    fail_point!("checkpoint::state_written");
     for name in state.hashes.keys().map(String::as_str).chain([STATE]) {
         sync(&dir.join(name))?;
     }
-    sync(dir)
+    sync(dir)?;
+    fail_point!("checkpoint::synced");
+    Ok(())
 }
 
 fn hash_file(path: &Path) -> io::Result<Hash> {
@@ -395,5 +411,8 @@ fn sync(path: &Path) -> anyhow::Result<()> {
     Ok(File::open(path)?.sync_all()?)
 }
 
+#[cfg(test)]
+mod faults;
+mod sealed;
 #[cfg(test)]
 mod tests;

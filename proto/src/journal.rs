@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use types::{Epoch, Generation, GroupId, Hash};
+use types::{Epoch, Generation, GroupId};
 
 use crate::convert::ConvertError;
 use crate::work::StepRecord;
@@ -15,7 +15,7 @@ pub const JOURNAL_FORMAT: u32 = 1;
 #[derive(Clone, Debug, PartialEq)]
 pub enum JournalEntry {
     /// The first entry: whose journal it is.
-    Opened { run: Hash, format: u32 },
+    Opened { run: u64, format: u32 },
     /// The learners went on from this step: later commits are void.
     Formed { generation: Generation, step: u32 },
     /// A group was dealt under this epoch.

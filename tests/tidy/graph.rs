@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::process::Command;
 
+use cargo_metadata::DependencyKind::Development;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 use crate::tree;
@@ -62,10 +63,16 @@ const MUST_NOT_REACH: [(&str, &[&str]); 11] = [
     ("coordinator", &["candle"]),
 ];
 
+/// Crashes at named points cost something where they are built in, and tests alone have use for
+/// them.
+const FAILPOINTS: (&str, &str) = ("fail", "failpoints");
+
 /// Package names and the names of their normal dependencies.
 pub(crate) struct Graph {
     ours: BTreeSet<String>,
     edges: BTreeMap<String, BTreeSet<String>>,
+    /// Features of other packages that ours turn on in programs, with who does.
+    features: BTreeSet<(String, String, String)>,
 }
 
 impl Graph {
@@ -90,7 +97,22 @@ impl Graph {
             let names = normal.map(|dependency| name_of(&dependency.pkg));
             edges.entry(name_of(&node.id)).or_default().extend(names);
         }
-        Self { ours: metadata.workspace_members.iter().map(name_of).collect(), edges }
+        let mut features = BTreeSet::new();
+        for package in metadata.workspace_packages() {
+            for dependency in package.dependencies.iter().filter(|d| d.kind != Development) {
+                for feature in &dependency.features {
+                    let (by, of) = (package.name.to_string(), dependency.name.clone());
+                    features.insert((by, of, feature.clone()));
+                }
+            }
+        }
+        Self { ours: metadata.workspace_members.iter().map(name_of).collect(), edges, features }
+    }
+
+    /// Packages that would build failpoints into programs.
+    pub(crate) fn failpoints_in_programs(&self) -> Vec<String> {
+        let built_in = self.features.iter().filter(|(_, of, on)| (&**of, &**on) == FAILPOINTS);
+        built_in.map(|(by, of, on)| format!("{by} builds {of}/{on} into programs")).collect()
     }
 
     /// Packages of ours that name one of ours that they may not, or that no rule speaks of.
@@ -174,7 +196,18 @@ mod tests {
         let edges = edges.iter().map(|(name, to)| {
             ((*name).to_owned(), to.iter().map(|name| (*name).to_owned()).collect())
         });
-        Graph { ours: ours.collect(), edges: edges.collect() }
+        Graph { ours: ours.collect(), edges: edges.collect(), features: BTreeSet::new() }
+    }
+
+    #[test]
+    fn failpoints_in_a_program_are_found() {
+        let mut graph = graph(&[]);
+        let feature = |by: &str, on: &str| (by.to_owned(), "fail".to_owned(), on.to_owned());
+        graph.features.insert(feature("learner", "other"));
+        assert!(graph.failpoints_in_programs().is_empty());
+        graph.features.insert(feature("actor", "failpoints"));
+        let fault = "actor builds fail/failpoints into programs";
+        assert_eq!(graph.failpoints_in_programs(), [fault]);
     }
 
     #[test]

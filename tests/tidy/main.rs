@@ -82,6 +82,11 @@ fn crates_depend_in_one_direction() {
 }
 
 #[test]
+fn no_program_has_failpoints() {
+    no_faults(&Graph::of_workspace().failpoints_in_programs());
+}
+
+#[test]
 fn no_crate_reaches_what_it_must_not_know() {
     no_faults(&Graph::of_workspace().forbidden_reaches());
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::{EvalStage, JOURNAL_FORMAT, JournalEntry, StepRecord};
-use types::{Epoch, Generation, GroupId, Hash};
+use types::{Epoch, Generation, GroupId};
 
 /// The history that counts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Surviving {
     /// Whose journal it is; none only where there are no entries.
-    pub run: Option<Hash>,
+    pub run: Option<u64>,
     /// Of the learners that formed last; 0 where none did.
     pub generation: Generation,
     /// Steps 1, 2, … and when they were committed.
@@ -34,10 +34,10 @@ pub enum ReplayError {
     )]
     Format(u32),
     #[error(
-        "the journal belongs to run {first} and then to run {second}: restore either one's from a \
+        "the journal belongs to run {first:016x} and then to {second:016x}: restore either one's from a \
          copy"
     )]
-    Run { first: Hash, second: Hash },
+    Run { first: u64, second: u64 },
     #[error(
         "the journal commits step {found} where step {due} is due, so commits are missing or \
          repeated: restore it from a copy"
@@ -94,6 +94,8 @@ impl Surviving {
                 }
                 self.committed.push((record, wall));
             }
+            // Of a step that went back while it was evaluated.
+            JournalEntry::Evaluated { step, .. } if step > self.step() => {}
             JournalEntry::Evaluated { stage, step, result } => {
                 self.evaluations.insert((step, stage), result);
             }
@@ -101,7 +103,7 @@ impl Surviving {
         Ok(())
     }
 
-    fn open(&mut self, run: Hash, format: u32) -> Result<(), ReplayError> {
+    fn open(&mut self, run: u64, format: u32) -> Result<(), ReplayError> {
         if format != JOURNAL_FORMAT {
             return Err(ReplayError::Format(format));
         }

@@ -11,16 +11,17 @@ use std::time::Duration;
 
 use proto::{EvalStage, StepRecord};
 use runtime::{Shutdown, TaskGroup};
-use types::{Epoch, Generation, GroupId, Hash, MemberId, PolicyVersion};
+use types::{Epoch, Generation, GroupId, MemberId, PolicyVersion};
 
 use super::*;
 use proto::JournalEntry;
 
+const RUN: u64 = 0x51;
 const AMPLE: Duration = Duration::from_secs(60);
 const LIMITS: JournalLimits = JournalLimits { timeout: AMPLE, queue_bytes: 1 << 20 };
 
 fn opened() -> JournalEntry {
-    JournalEntry::Opened { run: Hash::of(b"a run"), format: proto::JOURNAL_FORMAT }
+    JournalEntry::Opened { run: RUN, format: proto::JOURNAL_FORMAT }
 }
 
 fn formed(generation: u32, step: u32) -> JournalEntry {

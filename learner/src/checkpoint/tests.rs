@@ -9,7 +9,11 @@ use types::PolicyVersion;
 const RUN: u64 = 3;
 const TOKENIZER: fn() -> String = miniature::tokenizer_json;
 
-fn contents<'a>(step: u32, weights: &'a [u8], optimizer: &'a OptimizerState<'a>) -> Contents<'a> {
+pub(super) fn contents<'a>(
+    step: u32,
+    weights: &'a [u8],
+    optimizer: &'a OptimizerState<'a>,
+) -> Contents<'a> {
     let texts = [
         ("config.json", miniature::config_json(miniature::Role::Strong)),
         ("tokenizer.json", TOKENIZER()),
@@ -21,7 +25,7 @@ fn contents<'a>(step: u32, weights: &'a [u8], optimizer: &'a OptimizerState<'a>)
 }
 
 /// Of one variable with two numbers.
-fn moments() -> OptimizerState<'static> {
+pub(super) fn moments() -> OptimizerState<'static> {
     let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu).unwrap();
     let vars = [("w".to_owned(), Var::from_tensor(&tensor([0.0; 2])).unwrap())];
     let mut adamw =
@@ -91,8 +95,9 @@ fn adapters_are_a_format_of_their_own() {
     let error = || format!("{:#}", load_checkpoint(&path).err().unwrap());
     fs::write(path.join(ADAPTERS), b"other").unwrap();
     assert!(error().contains("adapters.safetensors is damaged"), "{}", error());
-    let state = fs::read_to_string(path.join(STATE)).unwrap();
-    fs::write(path.join(STATE), state.replace("\"format\": 2", "\"format\": 3")).unwrap();
+    let mut state = sealed::read(&path.join(STATE)).unwrap();
+    state.format = 3;
+    sealed::write(&path.join(STATE), &mut state).unwrap();
     assert!(error().contains("has format 3, this program reads 1 and"), "{}", error());
 }
 
@@ -116,7 +121,7 @@ fn damage_and_other_directories_are_named() {
     assert!(error(&path).contains("optimizer.safetensors"), "{}", error(&path));
 }
 
-fn names(store: &CheckpointStore) -> Vec<String> {
+pub(super) fn names(store: &CheckpointStore) -> Vec<String> {
     let mut names = store.names().unwrap();
     names.sort();
     names

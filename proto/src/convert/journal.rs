@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use prost::Message;
-use types::{Epoch, Generation, GroupId, Hash};
+use types::{Epoch, Generation, GroupId};
 
-use super::{ConvertError, hash_bytes, required, unknown};
+use super::{ConvertError, required, unknown};
 use crate::journal::{EvalStage, JournalEntry, JournalEntryError};
 use crate::wire::journal as wire;
 use crate::wire::journal::entry::Kind;
@@ -26,9 +26,7 @@ impl JournalEntry {
 impl From<JournalEntry> for wire::Entry {
     fn from(entry: JournalEntry) -> Self {
         let kind = match entry {
-            JournalEntry::Opened { run, format } => {
-                Kind::Opened(wire::Opened { run: run.0.to_vec(), format })
-            }
+            JournalEntry::Opened { run, format } => Kind::Opened(wire::Opened { run, format }),
             JournalEntry::Formed { generation, step } => {
                 Kind::Formed(wire::Formed { generation: generation.0, step })
             }
@@ -57,9 +55,7 @@ impl TryFrom<wire::Entry> for JournalEntry {
 
     fn try_from(entry: wire::Entry) -> Result<Self, ConvertError> {
         Ok(match required(entry.kind, "kind")? {
-            Kind::Opened(wire::Opened { run, format }) => {
-                Self::Opened { run: Hash(hash_bytes("run", &run)?), format }
-            }
+            Kind::Opened(wire::Opened { run, format }) => Self::Opened { run, format },
             Kind::Formed(wire::Formed { generation, step }) => {
                 Self::Formed { generation: Generation(generation), step }
             }
@@ -112,7 +108,7 @@ mod tests {
     fn every_entry_is_read_back_as_it_was_written() {
         let evaluated = |stage| JournalEntry::Evaluated { stage, step: 7, result: "{}".into() };
         let entries = [
-            JournalEntry::Opened { run: Hash::of(b"settings"), format: 1 },
+            JournalEntry::Opened { run: u64::MAX - 3, format: 1 },
             JournalEntry::Formed { generation: Generation(2), step: 5 },
             JournalEntry::Granted { group: GroupId(40), epoch: Epoch(3) },
             committed(),
@@ -130,9 +126,9 @@ mod tests {
         let refused = |entry: wire::Entry| JournalEntry::decode(&entry.encode_to_vec());
         let convert = |fault| Err(JournalEntryError::Convert(fault));
         assert_eq!(refused(wire::Entry { kind: None }), convert(ConvertError::Missing("kind")));
-        let opened = wire::Opened { run: vec![1; 31], format: 1 };
-        let fault = ConvertError::Bytes { field: "run", found: 31, expected: 32 };
-        assert_eq!(refused(wire::Entry { kind: Some(Kind::Opened(opened)) }), convert(fault));
+        let empty = wire::Committed { record: None, wall_ns: 1 };
+        let fault = ConvertError::Missing("record");
+        assert_eq!(refused(wire::Entry { kind: Some(Kind::Committed(empty)) }), convert(fault));
         let evaluated = wire::Evaluated { stage: 4, step: 1, result: String::new() };
         let fault = ConvertError::Unknown { field: "stage", value: 4 };
         assert_eq!(refused(wire::Entry { kind: Some(Kind::Evaluated(evaluated)) }), convert(fault));

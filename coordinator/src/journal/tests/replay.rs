@@ -17,7 +17,7 @@ fn commits_after_the_step_that_learners_went_on_from_are_void() {
         entries.extend([granted(u64::from(step) * 8, 0), committed(step)]);
     }
     entries.extend([evaluated(3, "third"), evaluated(5, "fifth"), granted(40, 1)]);
-    entries.push(formed(2, 3));
+    entries.extend([formed(2, 3), evaluated(5, "late")]);
     let found = survives(&entries);
     assert_eq!((found.generation, found.step()), (Generation(2), 3));
     let steps: Vec<u32> = found.committed.iter().map(|(record, _)| record.step).collect();
@@ -61,9 +61,9 @@ fn what_no_run_writes_is_refused() {
     assert!(ahead.contains("from step 3 where 1 steps are committed"), "{ahead}");
     let back = refused(&[opened(), formed(2, 0), formed(2, 0)]);
     assert!(back.contains("generation 2 form after those of generation 2"), "{back}");
-    let other = JournalEntry::Opened { run: Hash::of(b"another"), format: 1 };
-    assert!(refused(&[opened(), other]).contains("belongs to run"));
-    let newer = JournalEntry::Opened { run: Hash::of(b"a run"), format: 9 };
+    let other = JournalEntry::Opened { run: RUN + 1, format: 1 };
+    assert!(refused(&[opened(), other]).contains("belongs to run 0000000000000051 and"));
+    let newer = JournalEntry::Opened { run: RUN, format: 9 };
     assert!(refused(&[newer]).contains("have format 9, this program reads 1"));
-    assert_eq!(survives(&[opened(), opened()]).run, Some(Hash::of(b"a run")), "it was resumed");
+    assert_eq!(survives(&[opened(), opened()]).run, Some(RUN), "it was resumed");
 }

@@ -4,6 +4,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
+use types::Hash;
+
 use super::*;
 
 fn config(cases: u32) -> ProptestConfig {
@@ -36,8 +38,7 @@ fn any_record() -> impl Strategy<Value = StepRecord> {
 fn any_entry() -> impl Strategy<Value = JournalEntry> {
     let stage = prop::sample::select(vec![EvalStage::Before, EvalStage::During, EvalStage::After]);
     prop_oneof![
-        any::<([u8; 32], u32)>()
-            .prop_map(|(run, format)| JournalEntry::Opened { run: Hash(run), format }),
+        any::<(u64, u32)>().prop_map(|(run, format)| JournalEntry::Opened { run, format }),
         any::<(u32, u32)>().prop_map(|(generation, step)| formed(generation, step)),
         any::<(u64, u32)>().prop_map(|(group, epoch)| granted(group, epoch)),
         (any_record(), any::<u64>()).prop_map(|(record, wall)| JournalEntry::Committed {
