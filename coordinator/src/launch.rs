@@ -78,7 +78,7 @@ fn prepare(settings: &Settings, processes: Processes) -> anyhow::Result<(Source,
 }
 
 /// The journal of a new run. What a run that never began left is nobody's.
-fn begin(run_dir: &RunDir, run: Hash) -> anyhow::Result<History> {
+fn begin(run_dir: &RunDir, run: u64) -> anyhow::Result<History> {
     let path = run_dir.journal();
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -120,10 +120,11 @@ fn run(
 }
 
 /// Tells a run from all others: no two begin in one directory, in one process, at one moment.
-pub(crate) fn run_id(run_dir: &RunDir) -> Hash {
+pub(crate) fn run_id(run_dir: &RunDir) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let name = format!("{} {} {now:?}", run_dir.path().display(), std::process::id());
-    Hash::of(name.as_bytes())
+    let [a, b, c, d, e, f, g, h, ..] = Hash::of(name.as_bytes()).0;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// A fresh run directory with the resolved settings in it; paths in them become absolute, so that

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use settings::{Objective, Settings};
-use types::{Hash, Sampling};
+use types::Sampling;
 
 use crate::eval_plan::EvalPlan;
 use crate::membership::MemberCounts;
@@ -17,7 +17,7 @@ const ABSENCE_KEEPALIVES: u32 = 10;
 #[derive(Clone, Debug)]
 pub struct RunSpec {
     /// Tells this run from all others.
-    pub run: Hash,
+    pub run: u64,
     pub members: MemberCounts,
     /// `None`: nothing is trained.
     pub training: Option<Training>,
@@ -116,18 +116,11 @@ impl RunSpec {
         }
     }
 
-    /// What checkpoints are marked with.
-    #[must_use]
-    pub fn run_number(&self) -> u64 {
-        let [a, b, c, d, e, f, g, h, ..] = self.run.0;
-        u64::from_le_bytes([a, b, c, d, e, f, g, h])
-    }
-
     fn idle(settings: &Settings) -> Self {
         let limits = &settings.coordinator;
         let millis = |n: u32| Duration::from_millis(u64::from(n));
         Self {
-            run: Hash([0; 32]),
+            run: 0,
             members: MemberCounts::default(),
             training: None,
             eval_before: None,

@@ -129,28 +129,3 @@ fn the_plan_is_shown_without_starting_anything() {
     );
     assert!(!run.dir().join("logs").exists());
 }
-
-#[test]
-fn a_child_that_dies_ends_the_run_by_name() {
-    let mut run = Run::start(&small(&["--steps", "500", "--set", "eval.enabled=false"]));
-    run.wait_for_steps(1, LIMIT);
-    let weak = *run
-        .children()
-        .iter()
-        .find(|pid| {
-            let command =
-                std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            command.split('\0').next().unwrap_or_default().ends_with("weak-server")
-        })
-        .expect("a weak-server among the children");
-    let pid = nix::unistd::Pid::from_raw(weak.cast_signed());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-    let ended = run.wait(LIMIT);
-    ended.expect_code(1);
-    assert!(ended.stderr.contains("weak-server-0"), "{}", ended.stderr);
-    assert!(
-        ended.stderr.contains("SIGKILL") || ended.stderr.contains("signal 9"),
-        "{}",
-        ended.stderr
-    );
-}

@@ -8,6 +8,7 @@ mod gsm8k;
 mod launch;
 mod placed;
 mod recipe;
+mod reliability;
 mod stopping;
 
 use std::time::Duration;

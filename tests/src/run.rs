@@ -75,6 +75,11 @@ impl Run {
         self.wait(limit)
     }
 
+    /// Starts another command beside this run, which has ended.
+    pub fn start_again(&mut self, args: &[&str]) {
+        self.child = Some(spawn(self.dir.path(), args));
+    }
+
     /// The run directory.
     #[must_use]
     pub fn dir(&self) -> PathBuf {
@@ -104,6 +109,24 @@ impl Run {
             .flat_map(|l| l.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
             .filter_map(|pid| pid.parse().ok())
             .collect()
+    }
+
+    /// The process id of one of its processes, for instance `actor-0`.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Option<u32> {
+        let text = std::fs::read_to_string(self.dir().join("processes.json")).ok()?;
+        let list: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let entry = list.as_array()?.iter().find(|entry| entry["name"] == name)?;
+        entry["pid"].as_u64()?.try_into().ok()
+    }
+
+    /// Sends a signal to one of its processes.
+    ///
+    /// # Panics
+    /// It is not there.
+    pub fn signal_child(&self, name: &str, signal: Signal) {
+        let pid = self.child(name).unwrap_or_else(|| panic!("no process {name}"));
+        kill(Pid::from_raw(pid.cast_signed()), signal).expect("the process is there");
     }
 
     /// Steps committed so far.

@@ -32,7 +32,7 @@ impl RunState {
         let formation = Formation {
             generation: self.generation,
             committed: self.committed,
-            run: self.spec.run_number(),
+            run: self.spec.run,
             ranks: ranks.iter().map(rank).collect(),
         };
         // What a rank has received it may have lost, and what it has kept it lets go.

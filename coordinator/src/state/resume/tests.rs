@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proto::{JournalEntry, StepRecord};
 use settings::Settings;
-use types::{GroupId, Hash, PolicyVersion};
+use types::{GroupId, PolicyVersion};
 
 use crate::journal::surviving;
 use crate::source::Source;
@@ -13,8 +13,7 @@ use crate::state::tests::{GROUPS, ask, commit, evaluate, record, register, setti
 use crate::state::{Phase, RunState, Stage};
 
 fn opened() -> Vec<JournalEntry> {
-    let run = Hash::of(b"a run");
-    vec![JournalEntry::Opened { run, format: proto::JOURNAL_FORMAT }]
+    vec![JournalEntry::Opened { run: 5, format: proto::JOURNAL_FORMAT }]
 }
 
 fn resumed(settings: &Settings, entries: &[JournalEntry]) -> RunState {
