@@ -18,8 +18,10 @@ const STARTS_TASKS: &str = "crates/runtime/";
 /// The crate that owns the generated types, and the files that implement a generated service.
 const OWNS_WIRE_TYPES: &str = "proto/";
 const SERVICE_FILES: [&str; 2] = ["service.rs", "ingest.rs"];
-/// Fakes in test directories implement services too, and send what no client of ours would.
+/// Fakes in test directories implement services too, and send what no client of ours would; so
+/// does fuzzing.
 const TEST_DIRECTORY: &str = "tests/";
+const FUZZ_DIRECTORY: &str = "fuzz/";
 
 /// Kernels and cuBLAS take addresses, and nothing else here does.
 const LEAVES_RUST: [&str; 1] = ["crates/device/src/launch.rs"];
@@ -119,7 +121,7 @@ pub(crate) fn task_starts(source: &Source) -> Vec<Fault> {
 /// Generated types are known to `proto` and to the files that implement a service.
 pub(crate) fn wire_types(source: &Source) -> Vec<Fault> {
     let name = source.path.rsplit('/').next().unwrap_or_default();
-    let in_tests = source.path.starts_with(TEST_DIRECTORY)
+    let in_tests = [TEST_DIRECTORY, FUZZ_DIRECTORY].iter().any(|dir| source.path.starts_with(dir))
         || source.path.contains(&format!("/{TEST_DIRECTORY}"));
     if source.path.starts_with(OWNS_WIRE_TYPES) || SERVICE_FILES.contains(&name) || in_tests {
         return Vec::new();

@@ -96,6 +96,7 @@ fn a_wire_type_away_from_the_border_is_refused() {
     accepted(wire_types, "learner/src/ingest.rs", path);
     accepted(wire_types, "actor/src/tests/served.rs", path);
     accepted(wire_types, "tests/src/fake_weak.rs", path);
+    accepted(wire_types, "fuzz/fuzz_targets/wire.rs", path);
     accepted(wire_types, "weak-server/src/service.rs", path);
     accepted(wire_types, "actor/src/a.rs", "use proto::client::Learner; // not proto::wire");
 }
