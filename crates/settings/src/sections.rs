@@ -26,6 +26,11 @@ macro_rules! choice {
     };
 }
 
+// After the macros, which it uses.
+mod connections;
+
+pub use connections::{Admin, Limits, Security};
+
 section! {
     /// Where the run lives.
     Run {
@@ -443,27 +448,6 @@ section! {
         /// A run fails when for so long no step is committed and no group or evaluation is done: more
         /// than the slowest of them takes. Members that are gone are noticed within seconds.
         stall_timeout_ms: u32 = 1_800_000,
-    }
-}
-
-section! {
-    /// Bounds of every connection.
-    Limits {
-        connect_timeout_ms: u32 = 10_000,
-        call_timeout_ms: u32 = 30_000,
-        message_bytes: u64 = 16 << 20,
-        /// One set of weights.
-        weights_bytes: u64 = 64 << 30,
-    }
-}
-
-section! {
-    /// `/metrics`, `/healthz`, `/readyz`.
-    Admin {
-        listen: String = "127.0.0.1:0".to_owned(),
-        /// Without progress for so long, `/healthz` says no. Idle processes look around every
-        /// second, which is progress.
-        progress_limit_ms: u32 = 120_000,
     }
 }
 
