@@ -1,6 +1,7 @@
 //! The wire: generated messages, fallible conversion to domain types on receipt, and clients that
 //! speak domain types. No decisions are taken here.
 
+mod accept;
 mod channel;
 mod client;
 mod convert;
@@ -9,7 +10,8 @@ mod status;
 pub mod wire;
 mod work;
 
-pub use channel::{ChannelError, ChannelSettings, accept, connect};
+pub use accept::{AcceptingServer, Peer, accept};
+pub use channel::{ChannelError, ChannelSettings, Line, connect};
 pub use client::{
     CoordinatorClient, DirectiveStream, LearnerClient, ReceiptStream, WeakClient, WeakInbox,
     WeakOutbox,

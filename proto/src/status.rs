@@ -11,6 +11,8 @@ pub enum ErrorCode {
     Invalid,
     /// The caller is not registered (any more).
     UnknownMember,
+    /// The caller did not show the run's token.
+    Unauthenticated,
     NotFound,
     Overloaded,
     Deadline,
@@ -25,6 +27,7 @@ impl ErrorCode {
         match self {
             Self::Invalid => "invalid",
             Self::UnknownMember => "unknown_member",
+            Self::Unauthenticated => "unauthenticated",
             Self::NotFound => "not_found",
             Self::Overloaded => "overloaded",
             Self::Deadline => "deadline",
@@ -43,6 +46,7 @@ impl ErrorCode {
         let code = match self {
             Self::Invalid => Code::InvalidArgument,
             Self::UnknownMember => Code::FailedPrecondition,
+            Self::Unauthenticated => Code::Unauthenticated,
             Self::NotFound => Code::NotFound,
             Self::Overloaded => Code::ResourceExhausted,
             Self::Deadline => Code::DeadlineExceeded,
@@ -57,6 +61,7 @@ impl ErrorCode {
         match status.code() {
             Code::InvalidArgument | Code::OutOfRange => Self::Invalid,
             Code::FailedPrecondition => Self::UnknownMember,
+            Code::Unauthenticated => Self::Unauthenticated,
             Code::NotFound => Self::NotFound,
             Code::ResourceExhausted => Self::Overloaded,
             Code::DeadlineExceeded => Self::Deadline,
@@ -106,7 +111,8 @@ mod tests {
     fn every_code_survives_the_wire() {
         use ErrorCode::{Deadline, Internal, Invalid, NotFound, Overloaded, Unavailable};
         let codes = [Invalid, NotFound, Overloaded, Deadline, Unavailable, Internal];
-        for code in codes.into_iter().chain([ErrorCode::UnknownMember]) {
+        let callers = [ErrorCode::UnknownMember, ErrorCode::Unauthenticated];
+        for code in codes.into_iter().chain(callers) {
             assert_eq!(ErrorCode::of(&code.status("why")), code);
         }
     }

@@ -42,8 +42,8 @@ struct Inner {
 
 impl ServedCoordinator {
     pub(super) async fn start(&self, tasks: &TaskGroup) -> CoordinatorClient {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let listener = super::listen().await;
+        let address = listener.address().to_string();
         let (service, stop) = (CoordinatorServer::new(self.clone()), tasks.shutdown().wait());
         tasks.spawn("coordinator", async move {
             let (mut server, incoming) = proto::accept(listener);

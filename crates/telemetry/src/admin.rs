@@ -1,20 +1,28 @@
 //! The admin port that every process has: `/metrics`, `/healthz`, `/readyz`. It serves what
-//! others recorded and decides nothing.
+//! others recorded, to those whom `security` lets in, and decides nothing.
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_process::Collector;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use security::{Connection, Denied, Guard, ListenError, Listener, Protocol};
+use tokio::sync::watch;
+use tower_service::Service;
 
 use crate::{Exporter, Health, Readiness};
 
@@ -23,6 +31,9 @@ const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 
 /// What an open request may still take once the process stops.
 const DRAIN_LIMIT: Duration = Duration::from_millis(250);
+
+/// Headers of one request; a scrape has five.
+const HEADERS_MAX: usize = 32;
 
 /// The text format that Prometheus has understood since 2014.
 const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -38,48 +49,116 @@ pub struct AdminState {
 /// A bound admin port that does not answer yet.
 #[derive(Debug)]
 pub struct AdminServer {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
 }
 
+type Route = (&'static str, fn() -> MethodRouter<Arc<Answers>>);
+
+/// All there is; each is answered only to those who may ask.
+const ROUTES: [Route; 3] =
+    [("/metrics", || get(metrics)), ("/healthz", || get(healthz)), ("/readyz", || get(readyz))];
+
 impl AdminServer {
-    /// Takes the port; 0 lets the system choose.
-    pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on admin address {address}, choose another port or 0 for any")
-        })?;
-        let address = listener.local_addr().context("the admin port has no address")?;
-        Ok(Self { listener, address })
+    /// Takes the port of `admin.listen`; 0 lets the system choose.
+    ///
+    /// # Errors
+    /// The port is in use, or other machines reach it and nothing protects it.
+    pub async fn bind(listen: &str, guard: &Guard) -> Result<Self, ListenError> {
+        let listener = Listener::bind(listen, "admin.listen", Protocol::Admin, guard).await?;
+        Ok(Self { listener })
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listener.address()
     }
 
-    /// Answers until `shutdown` resolves. The caller spawns the future; upkeep of the exporter
-    /// runs inside it.
+    /// Every path that is answered.
+    pub fn paths() -> impl Iterator<Item = &'static str> {
+        ROUTES.into_iter().map(|(path, _)| path)
+    }
+
+    /// Answers until `shutdown` resolves. The caller spawns the future; connections and upkeep of
+    /// the exporter run inside it.
     pub async fn serve(
         self,
         state: AdminState,
         shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> anyhow::Result<()> {
+    ) {
         let exporter = state.exporter.clone();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serving = axum::serve(self.listener, routes(state)).with_graceful_shutdown(async {
-            // A dropped sender means the same: this future is on its way out.
-            let _ = stopped.await;
-        });
-        let mut serving = std::pin::pin!(serving.into_future());
-        tokio::select! {
-            ended = &mut serving => return ended.context("the admin port failed"),
-            () = shutdown => {}
-            () = keep_up(&exporter) => {}
+        let guard = self.listener.guard().clone();
+        let door = Door { routes: routes(state), guard, stop: watch::Sender::new(()) };
+        let mut incoming = self.listener.incoming();
+        let mut open = FuturesUnordered::new();
+        let mut shutdown = pin!(shutdown);
+        let mut upkeep = pin!(keep_up(&exporter));
+        loop {
+            tokio::select! {
+                connection = incoming.next() => open.push(door.answer(connection)),
+                Some(()) = open.next(), if !open.is_empty() => {}
+                () = &mut upkeep => {}
+                () = &mut shutdown => break,
+            }
         }
-        drop(stop);
+        drop(incoming);
+        door.stop.send_replace(());
         // Whoever keeps a connection open does not hold the process up.
-        let drained = tokio::time::timeout(DRAIN_LIMIT, serving).await;
-        drained.unwrap_or(Ok(())).context("the admin port failed")
+        let drained = async { while open.next().await.is_some() {} };
+        let _ = tokio::time::timeout(DRAIN_LIMIT, drained).await;
     }
+}
+
+/// Between connections and routes: bounds of a request, and the check of its token.
+struct Door {
+    routes: Router,
+    guard: Guard,
+    stop: watch::Sender<()>,
+}
+
+impl Door {
+    /// Serves one connection to its end, or to the stop.
+    fn answer(&self, connection: Connection) -> impl Future<Output = ()> + use<> {
+        let limits = self.guard.limits();
+        let mut server = http1::Builder::new();
+        server
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_millis(u64::from(limits.handshake_timeout_ms)))
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(limits.header_bytes as usize);
+        let (proof, mut stop) = (connection.proof(), self.stop.subscribe());
+        let (routes, guard) = (self.routes.clone(), self.guard.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let header = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+            let admitted = guard.authorize(header);
+            let (mut routes, proof) = (routes.clone(), proof.clone());
+            async move {
+                match admitted {
+                    Err(denied) => Ok(refusal(denied)),
+                    Ok(()) => {
+                        proof.give();
+                        routes.call(request).await
+                    }
+                }
+            }
+        });
+        async move {
+            let mut served = pin!(server.serve_connection(TokioIo::new(connection), service));
+            let ended = tokio::select! {
+                ended = served.as_mut() => ended,
+                _ = stop.changed() => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "an admin connection broke");
+            }
+        }
+    }
+}
+
+fn refusal(denied: Denied) -> Response {
+    let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+    (StatusCode::UNAUTHORIZED, challenge, format!("{denied}\n")).into_response()
 }
 
 async fn keep_up(exporter: &Exporter) {
@@ -98,11 +177,10 @@ struct Answers {
 fn routes(state: AdminState) -> Router {
     let process = Collector::default();
     process.describe();
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .with_state(Arc::new(Answers { state, process }))
+    let answers = Arc::new(Answers { state, process });
+    let routes = ROUTES.into_iter();
+    let router = routes.fold(Router::new(), |router, (path, route)| router.route(path, route()));
+    router.with_state(answers)
 }
 
 async fn metrics(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
@@ -129,13 +207,14 @@ async fn readyz(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::{Counter, Metric};
 
     static STEPS: Counter = Counter::new("tandem_learner_steps_total", "Steps committed.");
 
-    const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+    const ANY: &str = "127.0.0.1:0";
 
     fn state(limit: Duration) -> AdminState {
         let exporter = Exporter::build(&[]).map(|(recorder, exporter)| {
@@ -167,7 +246,7 @@ mod tests {
         state: AdminState,
         client: impl FnOnce(SocketAddr) -> F,
     ) -> F::Output {
-        let server = AdminServer::bind(ANY).await.expect("a free port");
+        let server = AdminServer::bind(ANY, &Guard::default()).await.expect("a free port");
         let address = server.address();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = server.serve(state, async {
@@ -178,9 +257,7 @@ mod tests {
             stop.send(()).expect("the server waits for the stop");
             output
         };
-        let (served, output) = tokio::join!(serving, client);
-        served.expect("the server ends well");
-        output
+        tokio::join!(serving, client).1
     }
 
     #[tokio::test]
@@ -240,8 +317,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_is_named() {
-        let first = AdminServer::bind(ANY).await.expect("a free port");
-        let failure = AdminServer::bind(first.address()).await.expect_err("it is taken");
+        let first = AdminServer::bind(ANY, &Guard::default()).await.expect("a free port");
+        let taken = first.address().to_string();
+        let failure = AdminServer::bind(&taken, &Guard::default()).await.expect_err("it is taken");
         assert!(failure.to_string().contains(&first.address().to_string()), "{failure}");
     }
 }

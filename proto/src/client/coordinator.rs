@@ -5,11 +5,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 use types::{MemberId, PolicyVersion, Problem, RolloutGroup, WeightManifest};
 
 use super::{call, upload};
-use crate::channel::ChannelSettings;
+use crate::channel::{ChannelSettings, Line};
 use crate::convert::{WeightAssembler, weight_chunks};
 use crate::status::RpcError;
 use crate::wire::coordinator as wire;
@@ -19,7 +18,7 @@ use crate::work::{Directive, LeaseAsk, Registration, ReturnedGroup, StepRecord, 
 /// Cheap to clone: clones share one connection.
 #[derive(Clone, Debug)]
 pub struct CoordinatorClient {
-    stub: Stub<Channel>,
+    stub: Stub<Line>,
     timeout: Duration,
 }
 
@@ -40,7 +39,7 @@ impl DirectiveStream {
 
 impl CoordinatorClient {
     #[must_use]
-    pub fn new(channel: Channel, settings: &ChannelSettings) -> Self {
+    pub fn new(channel: Line, settings: &ChannelSettings) -> Self {
         let stub = Stub::new(channel)
             .max_decoding_message_size(settings.message_bytes_max)
             .max_encoding_message_size(settings.message_bytes_max);
