@@ -1,11 +1,11 @@
 //! `coordinator eval`: one evaluation of a checkpoint, or of a model as it is.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use settings::{DataSource, EvalSplit, Layers, Settings};
-use types::PolicyVersion;
+use types::{PolicyVersion, read_safetensors};
 
 use crate::cli::{ConfigArgs, EvalArgs, UsageError};
 use crate::eval_plan::{EvalPlan, EvalResult};
@@ -144,7 +144,8 @@ pub(crate) fn use_checkpoint(settings: &mut Settings, checkpoint: &Path) -> Vec<
 }
 
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read the weights {}", path.display()))
+    let read = || read_safetensors(File::open(path)?, fs::metadata(path)?.len());
+    read().with_context(|| format!("cannot read the weights {}", path.display()))
 }
 
 /// The weights that a model's name stands for, where they are one file of safetensors; `None` for

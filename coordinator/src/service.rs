@@ -72,7 +72,7 @@ impl Coordinator for Service {
         let (role, index) = (registration.role.name(), registration.index);
         let member = self.hub.change(|state| state.register(registration));
         tracing::info!(role, index, %member, "registered");
-        Ok(Response::new(wire::RegisterReply { member: member.0 }))
+        Ok(Response::new(wire::RegisterReply { member: member.0, version: proto::version() }))
     }
 
     type WatchStream = BoxStream<wire::Directive>;

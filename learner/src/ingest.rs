@@ -75,7 +75,7 @@ impl Learner for Ingest {
 /// A message over the bound ends its stream; everything before it has its receipt.
 fn unreadable(status: Status) -> Status {
     match status.code() {
-        Code::OutOfRange => ErrorCode::Invalid.status(format!(
+        Code::OutOfRange => Status::out_of_range(format!(
             "a group is over limits.message_bytes, raise it for actors and learner or lower \
              train.samples_per_problem: {}",
             status.message()

@@ -7,6 +7,7 @@ mod client;
 mod convert;
 mod span;
 mod status;
+mod version;
 pub mod wire;
 mod work;
 
@@ -21,6 +22,7 @@ pub use convert::{
 };
 pub use span::{Open, SpanFailure, SpanFault, SpanReply, SpanRequest, SpanWritten, WeakMessage};
 pub use status::{ErrorCode, RpcError};
+pub use version::{VersionSkew, version};
 pub use work::{
     Directive, LeaseAsk, Receipt, ReceiptCode, Registration, ReturnReason, ReturnedGroup, Role,
     StepRecord, WorkItem,

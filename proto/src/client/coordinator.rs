@@ -11,6 +11,7 @@ use super::{call, upload};
 use crate::channel::{ChannelSettings, Line};
 use crate::convert::{WeightAssembler, weight_chunks};
 use crate::status::RpcError;
+use crate::version::same_version;
 use crate::wire::coordinator as wire;
 use crate::wire::coordinator::coordinator_client::CoordinatorClient as Stub;
 use crate::work::{Directive, LeaseAsk, Registration, ReturnedGroup, StepRecord, WorkItem};
@@ -49,6 +50,8 @@ impl CoordinatorClient {
     pub async fn register(&mut self, registration: Registration) -> Result<MemberId, RpcError> {
         let request = wire::RegisterRequest::from(registration);
         let reply = call("register", self.timeout, self.stub.register(request)).await?;
+        let same = same_version("coordinator", &reply.version);
+        same.map_err(|skew| RpcError::invalid("register", skew))?;
         Ok(MemberId(reply.member))
     }
 
