@@ -5,10 +5,14 @@ mod admin;
 mod bad_input;
 mod gates;
 mod gsm8k;
+mod hostile;
 mod launch;
 mod placed;
+mod raw;
 mod recipe;
+mod security;
 mod stopping;
+mod version;
 
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 //! for predicates. It tests nothing itself.
 
 mod admin;
+mod credentials;
 mod data;
 mod programs;
 mod run;
@@ -9,7 +10,8 @@ mod skip;
 mod summary;
 mod wait;
 
-pub use admin::{Scraper, admin_address, http_get, promtool, sample, samples};
+pub use admin::{Scraper, admin_address, http_get, log_field, promtool, sample, samples};
+pub use credentials::{Files, TestAuthority};
 pub use data::gsm8k_dir;
 pub use programs::Programs;
 pub use run::{Ended, Run};
