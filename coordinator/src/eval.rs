@@ -209,9 +209,12 @@ mod tests {
         let fresh = model_bytes("fresh:miniature-weak", 3).unwrap();
         assert_eq!(fresh, Some(miniature::fresh_weights(miniature::Role::Weak, 3)));
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("model.safetensors"), b"bytes").unwrap();
+        fs::write(dir.path().join("model.safetensors"), fresh.as_ref().unwrap()).unwrap();
         let name = dir.path().to_string_lossy();
-        assert_eq!(model_bytes(&name, 0).unwrap().as_deref(), Some(&b"bytes"[..]));
+        assert_eq!(model_bytes(&name, 0).unwrap(), fresh);
+        fs::write(dir.path().join("model.safetensors"), [0xff; 64]).unwrap();
+        let text = format!("{:#}", model_bytes(&name, 0).unwrap_err());
+        assert!(text.contains("model.safetensors: its header has"), "{text}");
         let gguf = dir.path().join("model.gguf");
         fs::write(&gguf, b"").unwrap();
         assert_eq!(model_bytes(&gguf.to_string_lossy(), 0).unwrap(), None);

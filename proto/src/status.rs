@@ -86,7 +86,18 @@ pub struct RpcError {
 
 impl RpcError {
     pub(crate) fn new(call: &'static str, status: &Status) -> Self {
-        Self { call, code: ErrorCode::of(status), message: status.message().to_owned() }
+        // A connection that broke says why only in what lies below.
+        let mut message = status.message().to_owned();
+        let mut below = status.source();
+        while let Some(error) = below {
+            let text = error.to_string();
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            below = error.source();
+        }
+        Self { call, code: ErrorCode::of(status), message }
     }
 
     pub(crate) fn invalid(call: &'static str, error: impl std::fmt::Display) -> Self {
@@ -97,6 +108,7 @@ impl RpcError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::ChannelError;
 
     #[test]
     fn a_broken_connection_may_be_tried_again_and_a_peers_own_fault_may_not() {
@@ -105,6 +117,18 @@ mod tests {
         assert_eq!((broken, broken.retryable()), (ErrorCode::Unavailable, true));
         let fault = ErrorCode::of(&ErrorCode::Internal.status("no room on the disk"));
         assert_eq!((fault, fault.retryable()), (ErrorCode::Internal, false));
+    }
+
+    #[test]
+    fn why_a_connection_broke_is_told() {
+        let alert = std::io::Error::other("received fatal alert: CertificateRequired");
+        let tls = ChannelError::Plaintext { address: "10.0.0.7:1".to_owned() };
+        let broken = RpcError::new("register", &Status::from_error(Box::new(alert)));
+        assert!(broken.message.contains("CertificateRequired"), "{broken}");
+        let told = RpcError::new("register", &Status::from_error(Box::new(tls)));
+        assert_eq!(told.message.matches("security.authority").count(), 1, "{told}");
+        let said = RpcError::new("lease", &ErrorCode::NotFound.status("no such version"));
+        assert_eq!(said.to_string(), "lease: no such version");
     }
 
     #[test]

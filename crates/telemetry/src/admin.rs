@@ -205,6 +205,7 @@ async fn readyz(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
+    use settings::Settings;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::sync::oneshot;
@@ -232,13 +233,24 @@ mod tests {
     }
 
     async fn ask(address: SocketAddr, path: &str) -> (String, String) {
-        let mut stream = TcpStream::connect(address).await.expect("the port is bound");
-        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.expect("the server reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("the server answers in text");
+        ask_with(address, path, "").await
+    }
+
+    async fn ask_with(address: SocketAddr, path: &str, headers: &str) -> (String, String) {
+        let answer = try_ask(address, path, headers).await.expect("the port is bound");
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
         (head.to_owned(), body.to_owned())
+    }
+
+    async fn try_ask(address: SocketAddr, path: &str, headers: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address).await?;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        // A server that has refused a request reads no more of it, which may break the connection.
+        let _ = stream.read_to_string(&mut answer).await;
+        Ok(answer)
     }
 
     /// Runs `client` against a server, then stops the server, which must end well.
@@ -246,7 +258,15 @@ mod tests {
         state: AdminState,
         client: impl FnOnce(SocketAddr) -> F,
     ) -> F::Output {
-        let server = AdminServer::bind(ANY, &Guard::default()).await.expect("a free port");
+        with_guarded(&Guard::default(), state, client).await
+    }
+
+    async fn with_guarded<F: Future>(
+        guard: &Guard,
+        state: AdminState,
+        client: impl FnOnce(SocketAddr) -> F,
+    ) -> F::Output {
+        let server = AdminServer::bind(ANY, guard).await.expect("a free port");
         let address = server.address();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = server.serve(state, async {
@@ -296,6 +316,57 @@ mod tests {
         assert_eq!(stuck.1, "no progress for 0 s, the limit is 0 s\n");
         let other = with_server(state(Duration::MAX), |address| ask(address, "/")).await;
         assert!(other.0.starts_with("HTTP/1.1 404"), "{}", other.0);
+    }
+
+    #[tokio::test]
+    async fn row_20_every_path_asks_for_the_token() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, token) = (dir.path().join("token"), "t".repeat(32));
+        std::fs::write(&path, &token).expect("a file");
+        let mut settings = Settings::default();
+        settings.security.token_file = path.to_str().expect("a plain name").to_owned();
+        let guard = Guard::open(&settings).expect("a good token");
+        with_guarded(&guard, state(Duration::MAX), |address| async move {
+            let right = format!("authorization: Bearer {token}\r\n");
+            let wrong = format!("authorization: Bearer {token}t\r\n");
+            for path in AdminServer::paths().chain(["/", "/nothing"]) {
+                let (head, body) = ask(address, path).await;
+                assert!(head.starts_with("HTTP/1.1 401"), "{path}: {head}");
+                assert!(head.contains("www-authenticate: Bearer"), "{head}");
+                assert!(body.starts_with("no token came with the call"), "{body}");
+                let (head, body) = ask_with(address, path, &wrong).await;
+                assert!(head.starts_with("HTTP/1.1 401"), "{path}: {head}");
+                assert!(body.starts_with("the token is not this run's"), "{body}");
+                let (head, _) = ask_with(address, path, &right).await;
+                assert!(!head.starts_with("HTTP/1.1 401"), "{path}: {head}");
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn requests_and_connections_have_bounds() {
+        let mut settings = Settings::default();
+        settings.limits.admin_connections = 2;
+        let guard = Guard::open(&settings).expect("no files");
+        with_guarded(&guard, state(Duration::MAX), |address| async move {
+            let long = format!("x: {}\r\n", "y".repeat(20 << 10));
+            let (head, _) = ask_with(address, "/healthz", &long).await;
+            assert!(head.starts_with("HTTP/1.1 431"), "{head}");
+            let many: String = (0..HEADERS_MAX).map(|n| format!("x{n}: y\r\n")).collect();
+            let (head, _) = ask_with(address, "/healthz", &many).await;
+            assert!(head.starts_with("HTTP/1.1 431"), "{head}");
+            let held = [TcpStream::connect(address).await, TcpStream::connect(address).await];
+            let mut third = TcpStream::connect(address).await.expect("it is closed after that");
+            assert_eq!(third.read(&mut [0; 1]).await.ok(), Some(0), "closed at once");
+            drop(held);
+            let is_served = |answer: std::io::Result<String>| {
+                answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+            };
+            let served = async { while !is_served(try_ask(address, "/healthz", "").await) {} };
+            tokio::time::timeout(Duration::from_secs(30), served).await.expect("places come back");
+        })
+        .await;
     }
 
     #[tokio::test]
