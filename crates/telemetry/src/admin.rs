@@ -349,6 +349,7 @@ mod tests {
         let mut settings = Settings::default();
         settings.limits.admin_connections = 2;
         let guard = Guard::open(&settings).expect("no files");
+        let limits = settings.limits;
         with_guarded(&guard, state(Duration::MAX), |address| async move {
             let long = format!("x: {}\r\n", "y".repeat(20 << 10));
             let (head, _) = ask_with(address, "/healthz", &long).await;
@@ -358,7 +359,10 @@ mod tests {
             assert!(head.starts_with("HTTP/1.1 431"), "{head}");
             let held = [TcpStream::connect(address).await, TcpStream::connect(address).await];
             let mut third = TcpStream::connect(address).await.expect("it is closed after that");
-            assert_eq!(third.read(&mut [0; 1]).await.ok(), Some(0), "closed at once");
+            // Long before a connection without a request would be.
+            let soon = Duration::from_millis(u64::from(limits.handshake_timeout_ms) / 2);
+            let closed = tokio::time::timeout(soon, async { third.read(&mut [0; 1]).await.ok() });
+            assert_eq!(closed.await, Ok(Some(0)), "closed at once");
             drop(held);
             let is_served = |answer: std::io::Result<String>| {
                 answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
