@@ -273,7 +273,8 @@ impl WeakSource {
 
 /// No other try would be answered differently.
 fn is_refusal(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<RpcError>().is_some_and(|error| error.code == ErrorCode::Invalid)
+    let refusals = [ErrorCode::Invalid, ErrorCode::Unauthenticated];
+    error.downcast_ref::<RpcError>().is_some_and(|error| refusals.contains(&error.code))
 }
 
 async fn or_never<F: Future>(future: Option<F>) -> F::Output {

@@ -156,7 +156,17 @@ pub fn decoder(
             tensor.shape
         );
     }
-    let tensors = model::load(config, bytes, &format!("weights {version}"), placement)?;
+    // The manifest fits the model; now the bytes must be what it says.
+    let origin = format!("weights {version}");
+    let mut announced = manifest.tensors.clone();
+    announced.sort_by(|a, b| a.name.cmp(&b.name));
+    let held = model::tensor_infos(bytes, &origin)?;
+    let differs = held.iter().zip(&announced).find(|(held, announced)| held != announced);
+    ensure!(
+        differs.is_none() && held.len() == announced.len(),
+        "{origin} hold other tensors than they announce: {differs:?}"
+    );
+    let tensors = model::load(config, bytes, &origin, placement)?;
     Ok(Decoder::new(config.clone(), tensors)?)
 }
 

@@ -35,6 +35,8 @@ pub enum Command {
     /// Fetch data sets.
     #[command(subcommand)]
     Data(DataCommand),
+    /// Make a certificate authority, a certificate and a token for the processes of a run.
+    Credentials(CredentialsArgs),
     /// Look at settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -261,6 +263,18 @@ pub struct RecipeArgs {
     /// Also evaluate start, tandem and control on GSM8K's test set.
     #[arg(long)]
     pub test_set: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct CredentialsArgs {
+    /// A new or empty directory.
+    pub dir: PathBuf,
+    /// A name or an address that processes are reached by, beside this machine's; may be repeated.
+    #[arg(long = "name", value_name = "HOST")]
+    pub names: Vec<String>,
+    /// How long the certificates are valid.
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub days: u32,
 }
 
 #[derive(Subcommand, Clone, Debug)]

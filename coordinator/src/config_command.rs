@@ -1,5 +1,7 @@
 //! `coordinator config`: settings as they resolve, or all their faults.
 
+use security::Guard;
+
 use crate::cli::ConfigCommand;
 use crate::output::say;
 
@@ -11,7 +13,7 @@ pub fn config(command: &ConfigCommand) -> anyhow::Result<u8> {
     match command {
         ConfigCommand::Show(args) => say(args.settings()?.to_toml().trim_end()),
         ConfigCommand::Check(args) => {
-            args.settings()?;
+            Guard::open(&args.settings()?)?;
             say("the settings are sound");
         }
     }

@@ -1,11 +1,11 @@
 //! `coordinator eval`: one evaluation of a checkpoint, or of a model as it is.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use settings::{DataSource, EvalSplit, Layers, Settings};
-use types::PolicyVersion;
+use types::{PolicyVersion, read_safetensors};
 
 use crate::cli::{ConfigArgs, EvalArgs, UsageError};
 use crate::eval_plan::{EvalPlan, EvalResult};
@@ -145,7 +145,8 @@ pub(crate) fn use_checkpoint(settings: &mut Settings, checkpoint: &Path) -> Vec<
 }
 
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read the weights {}", path.display()))
+    let read = || read_safetensors(File::open(path)?, fs::metadata(path)?.len());
+    read().with_context(|| format!("cannot read the weights {}", path.display()))
 }
 
 /// The weights that a model's name stands for, where they are one file of safetensors; `None` for
@@ -209,9 +210,12 @@ mod tests {
         let fresh = model_bytes("fresh:miniature-weak", 3).unwrap();
         assert_eq!(fresh, Some(miniature::fresh_weights(miniature::Role::Weak, 3)));
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("model.safetensors"), b"bytes").unwrap();
+        fs::write(dir.path().join("model.safetensors"), fresh.as_ref().unwrap()).unwrap();
         let name = dir.path().to_string_lossy();
-        assert_eq!(model_bytes(&name, 0).unwrap().as_deref(), Some(&b"bytes"[..]));
+        assert_eq!(model_bytes(&name, 0).unwrap(), fresh);
+        fs::write(dir.path().join("model.safetensors"), [0xff; 64]).unwrap();
+        let text = format!("{:#}", model_bytes(&name, 0).unwrap_err());
+        assert!(text.contains("model.safetensors: its header has"), "{text}");
         let gguf = dir.path().join("model.gguf");
         fs::write(&gguf, b"").unwrap();
         assert_eq!(model_bytes(&gguf.to_string_lossy(), 0).unwrap(), None);

@@ -205,7 +205,7 @@ mod tests {
         fs::create_dir(&args.out).unwrap();
         fs::write(args.out.join("mine"), "mine").unwrap();
         let text = export(&args).unwrap_err().to_string();
-        assert!(text.contains("is not empty") && text.contains("--out"), "{text}");
+        assert!(text.contains("is not empty") && text.contains("choose another"), "{text}");
         assert_eq!(fs::read_dir(&args.out).unwrap().count(), 1);
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use runtime::{Shutdown, TaskGroup};
+use security::Guard;
 use settings::Settings;
 use telemetry::{AdminServer, AdminState, Exporter, Health, Readiness};
 
@@ -23,6 +24,8 @@ pub struct Host {
     pub readiness: Readiness,
     pub health: Health,
     pub admin_address: String,
+    /// Who may talk to this process.
+    pub guard: Guard,
 }
 
 /// Runs a command from start to end inside a process that is ready for it.
@@ -47,32 +50,32 @@ pub fn run<T>(
         let readiness = Readiness::new(&["members"]);
         let limit = Duration::from_millis(u64::from(settings.admin.progress_limit_ms));
         let health = Health::of_progress(limit);
-        let answers = (readiness.clone(), health.clone());
-        let admin_address = serve_admin(settings, &tasks, answers).await?;
-        let done = command(&Host { started, signals, readiness, health, admin_address }).await;
+        let guard = Guard::open(settings)?;
+        let admin = AdminServer::bind(&settings.admin.listen, &guard).await?;
+        let admin_address = admin.address().to_string();
+        serve_admin(admin, &tasks, (readiness.clone(), health.clone()))?;
+        let host = Host { started, signals, readiness, health, admin_address, guard };
+        let done = command(&host).await;
         closing.trigger("the command is done");
         let joined = tasks.join(JOIN_GRACE).await;
         done.and_then(|value| joined.map(|()| value))
     })
 }
 
-async fn serve_admin(
-    settings: &Settings,
+fn serve_admin(
+    admin: AdminServer,
     tasks: &TaskGroup,
     (readiness, health): (Readiness, Health),
-) -> anyhow::Result<String> {
+) -> anyhow::Result<()> {
     let exporter = Exporter::install(&[])?;
     telemetry::describe(metrics::ALL);
-    let listen = &settings.admin.listen;
-    let address = listen.parse().with_context(|| {
-        format!("admin.listen is `{listen}`: write an IP address and a port, like 127.0.0.1:0")
-    })?;
-    let admin = AdminServer::bind(address).await?;
-    let bound = admin.address().to_string();
     let state = AdminState { exporter, health, readiness };
     let stop = tasks.shutdown().wait();
-    tasks.spawn("admin", async move { admin.serve(state, stop).await });
-    Ok(bound)
+    tasks.spawn("admin", async move {
+        admin.serve(state, stop).await;
+        Ok(())
+    });
+    Ok(())
 }
 
 /// The terminal belongs to progress and results, so log lines go to a file.

@@ -96,7 +96,11 @@ impl Hub {
     fn note(&self, state: &mut RunState) -> Option<Ticket> {
         let entries = state.take_entries();
         let journal = self.0.journal.as_ref()?;
-        entries.iter().map(|entry| journal.append(entry)).last()
+        let mut last = None;
+        for entry in &entries {
+            last = Some(journal.append(entry));
+        }
+        last
     }
 
     /// Changes the state and tells everyone who waits.

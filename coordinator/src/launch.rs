@@ -141,7 +141,16 @@ pub fn create(
     let requested = requested.map(Path::to_owned).or(configured);
     let run_dir = RunDir::create(requested.as_deref(), name)?;
     settings.run.dir = run_dir.path().to_string_lossy().into_owned();
-    for path in [&mut settings.strong.model, &mut settings.weak.model, &mut settings.data.path] {
+    let security = &mut settings.security;
+    for path in [
+        &mut settings.strong.model,
+        &mut settings.weak.model,
+        &mut settings.data.path,
+        &mut security.token_file,
+        &mut security.certificate,
+        &mut security.key,
+        &mut security.authority,
+    ] {
         make_absolute(path);
     }
     let config = run_dir.config();

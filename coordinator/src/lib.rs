@@ -5,6 +5,7 @@
 pub mod children;
 pub mod cli;
 pub mod config_command;
+pub mod credentials;
 pub mod eval;
 pub mod eval_plan;
 pub mod export;
@@ -75,6 +76,7 @@ pub fn run(cli: &Cli) -> u8 {
         Command::Model(ModelCommand::Get(args)) => fetch::model_get(args),
         Command::Data(DataCommand::Get(args)) => fetch::data_get(args),
         Command::Model(ModelCommand::Export(args)) => export::export(args),
+        Command::Credentials(args) => credentials::credentials(args),
         Command::Config(command) => config_command::config(command),
     };
     done.unwrap_or_else(|error| {

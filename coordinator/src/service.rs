@@ -86,7 +86,7 @@ impl Coordinator for Service {
         let member = self.hub.change(|state| state.register(registration));
         let member = member.map_err(|error| refuse(RPC, &error))?;
         tracing::info!(role, index, %member, "registered");
-        Ok(Response::new(wire::RegisterReply { member: member.0 }))
+        Ok(Response::new(wire::RegisterReply { member: member.0, version: proto::version() }))
     }
 
     type WatchStream = BoxStream<wire::Directive>;

@@ -1,14 +1,14 @@
 //! One set of processes working towards one end: service up, children up, events reported,
 //! everything down again. Which work that is, is in the `RunSpec`.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use runtime::{Shutdown, StopReason, TaskGroup, describe_exit};
+use security::{Listener, Protocol};
 use serde_json::json;
 use settings::Settings;
-use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use types::{Generation, WeightManifest};
 
@@ -79,7 +79,10 @@ pub struct Finished {
 /// A child that dies, a run that cannot go on, files or ports that cannot be used.
 pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let settings = job.settings;
-    let (listener, address) = bind(&settings.coordinator.listen).await?;
+    let listen = &settings.coordinator.listen;
+    let listener =
+        Listener::bind(listen, "coordinator.listen", Protocol::Grpc, &host.guard).await?;
+    let address = listener.address();
     let trains = job.spec.training.is_some();
     let steps = job.spec.training.as_ref().map_or(0, |training| training.steps);
     let members = job.spec.members;
@@ -325,7 +328,7 @@ fn complaints(ended: &Ended) -> Vec<String> {
     forced.chain(failed).collect()
 }
 
-fn spawn_service(tasks: &TaskGroup, listener: TcpListener, hub: &Hub, settings: &Settings) {
+fn spawn_service(tasks: &TaskGroup, listener: Listener, hub: &Hub, settings: &Settings) {
     let service = service(hub.clone(), ServiceLimits::new(settings));
     let stop = tasks.shutdown().wait();
     tasks.spawn("service", async move {
@@ -335,18 +338,10 @@ fn spawn_service(tasks: &TaskGroup, listener: TcpListener, hub: &Hub, settings: 
     });
 }
 
-async fn bind(listen: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(listen).await.with_context(|| {
-        format!("cannot listen on {listen} (coordinator.listen): choose another port, or 0")
-    })?;
-    let address = listener.local_addr().context("the listening port has no address")?;
-    Ok((listener, address))
-}
-
 /// Children on this machine cannot connect to `0.0.0.0`.
 fn reachable(address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
-        return SocketAddr::from(([127, 0, 0, 1], address.port()));
+        return SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
     }
     address
 }

@@ -36,7 +36,7 @@ const FINAL_NORM: f64 = 4.0;
 const MIN_FREQUENCY: u64 = 2;
 
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is not empty: choose another --out, a new or an empty directory")]
+#[error("{0} is not empty: choose another directory, a new or an empty one")]
 struct NotEmpty(PathBuf);
 
 /// Returns the exit code.
@@ -174,7 +174,7 @@ mod tests {
             assert!(read("a") == read("b"), "{name}");
         }
         let text = tiny(&args(root.path(), "a")).unwrap_err().to_string();
-        assert!(text.contains("is not empty") && text.contains("--out"), "{text}");
+        assert!(text.contains("is not empty") && text.contains("choose another"), "{text}");
 
         let tokenizer = Tokenizer::from_file(root.path().join("a/tokenizer.json")).unwrap();
         let config = fs::read_to_string(root.path().join("a/config.json")).unwrap();

@@ -1,12 +1,12 @@
 //! The last policy versions as hashed bytes, checked before anyone may fetch them. What the
-//! numbers in them mean is unknown here.
+//! numbers in them mean is unknown here; that they are numbers is not.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype as FileDtype;
-use types::{Dtype, Hash, PolicyVersion, TensorInfo, WeightManifest};
+use types::{Dtype, Hash, PolicyVersion, TensorInfo, WeightManifest, check_header};
 
 /// One version, checked, and shared with everyone who fetches it.
 #[derive(Clone, Debug)]
@@ -42,6 +42,13 @@ pub enum WeightStoreError {
     Format { version: PolicyVersion, fault: String },
     #[error("weights {version}: {fault}, against their manifest")]
     Tensors { version: PolicyVersion, fault: String },
+    #[error(
+        "weights {version}: tensor {tensor} holds a NaN or infinity at element {index}: refused, go \
+         on from an older checkpoint"
+    )]
+    NotFinite { version: PolicyVersion, tensor: String, index: usize },
+    #[error("weights {version} are not the run's model: {fault}, against version {current}")]
+    Model { version: PolicyVersion, current: PolicyVersion, fault: String },
     #[error("weights {found} are not newer than {current}: refused")]
     Order { found: PolicyVersion, current: PolicyVersion },
     #[error("weights {version} are not kept; the versions here are {kept}")]
@@ -64,16 +71,19 @@ impl WeightStore {
     /// Stores a version. False for the repetition of the newest.
     ///
     /// # Errors
-    /// A version that is not newer than all others; nothing changes then.
+    /// A version that is not newer than all others, or of another model; nothing changes then.
     pub fn insert(&mut self, weights: CheckedWeights) -> Result<bool, WeightStoreError> {
         let version = weights.manifest.version;
         if let Some((current, newest)) = self.versions.last_key_value() {
             if version == *current && newest.manifest.hash == weights.manifest.hash {
                 return Ok(false);
             }
-            if version <= *current {
-                return Err(WeightStoreError::Order { found: version, current: *current });
+            let current = *current;
+            if version <= current {
+                return Err(WeightStoreError::Order { found: version, current });
             }
+            let same = compare(&weights.manifest.tensors, &newest.manifest.tensors);
+            same.map_err(|fault| WeightStoreError::Model { version, current, fault })?;
         }
         self.versions.insert(version, weights);
         while self.versions.len() > self.kept_max {
@@ -106,7 +116,7 @@ pub fn manifest_of(
     version: PolicyVersion,
     bytes: &[u8],
 ) -> Result<WeightManifest, WeightStoreError> {
-    let tensors = header(version, bytes)?;
+    let tensors = infos(version, &open(version, bytes)?)?;
     Ok(WeightManifest { version, tensors, bytes: bytes.len() as u64, hash: Hash::of(bytes) })
 }
 
@@ -120,12 +130,22 @@ fn check(manifest: &WeightManifest, bytes: &[u8]) -> Result<(), WeightStoreError
     if found != manifest.hash {
         return Err(WeightStoreError::Hash { version, found, expected: manifest.hash });
     }
-    compare(header(version, bytes)?, manifest.tensors.clone())
-        .map_err(|fault| WeightStoreError::Tensors { version, fault })
+    let file = open(version, bytes)?;
+    let found = infos(version, &file)?;
+    compare(&found, &manifest.tensors)
+        .map_err(|fault| WeightStoreError::Tensors { version, fault })?;
+    for TensorInfo { name, dtype, .. } in &found {
+        let view = file.tensor(name).expect("it was listed by this file");
+        if let Some(index) = dtype.first_not_finite(view.data()) {
+            let tensor = name.clone();
+            return Err(WeightStoreError::NotFinite { version, tensor, index });
+        }
+    }
+    Ok(())
 }
 
-fn compare(found: Vec<TensorInfo>, mut expected: Vec<TensorInfo>) -> Result<(), String> {
-    expected.sort_by(|a, b| a.name.cmp(&b.name));
+fn compare(found: &[TensorInfo], expected: &[TensorInfo]) -> Result<(), String> {
+    let (found, expected) = (by_name(found), by_name(expected));
     for (f, e) in found.iter().zip(&expected) {
         if f.name != e.name {
             return Err(format!("they hold tensor {} where {} is expected", f.name, e.name));
@@ -143,10 +163,24 @@ fn compare(found: Vec<TensorInfo>, mut expected: Vec<TensorInfo>) -> Result<(), 
     Ok(())
 }
 
-/// In the order of names.
-fn header(version: PolicyVersion, bytes: &[u8]) -> Result<Vec<TensorInfo>, WeightStoreError> {
+fn by_name(tensors: &[TensorInfo]) -> Vec<&TensorInfo> {
+    let mut sorted: Vec<_> = tensors.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    sorted
+}
+
+fn open(version: PolicyVersion, bytes: &[u8]) -> Result<SafeTensors<'_>, WeightStoreError> {
     let format = |fault: String| WeightStoreError::Format { version, fault };
-    let file = SafeTensors::deserialize(bytes).map_err(|error| format(error.to_string()))?;
+    check_header(bytes).map_err(|fault| format(fault.to_string()))?;
+    SafeTensors::deserialize(bytes).map_err(|error| format(error.to_string()))
+}
+
+/// In the order of names.
+fn infos(
+    version: PolicyVersion,
+    file: &SafeTensors<'_>,
+) -> Result<Vec<TensorInfo>, WeightStoreError> {
+    let format = |fault: String| WeightStoreError::Format { version, fault };
     let tensors = file.iter().map(|(name, view)| {
         let dtype = match view.dtype() {
             FileDtype::F32 => Dtype::F32,
@@ -224,5 +258,41 @@ mod tests {
         let mut other = manifest;
         other.tensors[1].name = "c".to_owned();
         assert!(refused(other, bytes).contains("where"));
+    }
+
+    #[test]
+    fn row_17_numbers_that_are_none_and_other_models_are_refused() {
+        let of = |step: u32, bytes: Vec<u8>| {
+            (manifest_of(PolicyVersion::new(1, step), &bytes).unwrap(), bytes)
+        };
+        let (_, bytes) = weights(0, 0);
+        let end = bytes.len();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut broken = bytes.clone();
+            broken[end - 4..].copy_from_slice(&bad.to_le_bytes());
+            let (manifest, broken) = of(0, broken);
+            let text = refused(manifest, broken);
+            assert!(text.contains("tensor b holds a NaN or infinity at element 2"), "{text}");
+        }
+        let mut store = WeightStore::new(3);
+        store.insert(checked(0, 0)).unwrap();
+        let other = |specs: &[TensorSpec]| {
+            let (manifest, bytes) = of(1, random_safetensors(specs, 1).unwrap());
+            CheckedWeights::new(manifest, bytes).unwrap()
+        };
+        let (a, b) =
+            (TensorSpec::new("a", &[4, 3], 0.0, 1.0), TensorSpec::new("b", &[3], 1.0, 0.0));
+        let turned = TensorSpec::new("a", &[3, 4], 0.0, 1.0);
+        for (specs, fault) in [
+            (vec![turned, b.clone()], "tensor a is [3, 4] f32, not [4, 3] f32"),
+            (vec![a.clone()], "they hold 1 tensors, not 2"),
+            (vec![a, TensorSpec::new("c", &[3], 1.0, 0.0)], "they hold tensor c where b"),
+        ] {
+            let text = store.insert(other(&specs)).unwrap_err().to_string();
+            assert!(text.starts_with("weights g1s1 are not the run's model"), "{text}");
+            assert!(text.contains(fault) && text.contains("against version g1s0"), "{text}");
+        }
+        assert!(store.get(PolicyVersion::new(1, 1)).is_err(), "nothing was stored");
+        assert!(store.insert(checked(1, 7)).unwrap(), "the same model is taken");
     }
 }

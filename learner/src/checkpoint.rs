@@ -11,12 +11,12 @@ use candle_core::DType;
 use fail::fail_point;
 use grpo::OptimizerState;
 use model::{
-    ModelFiles, ModelSource, Placement, Tensors, Texts, from_safetensors, to_safetensors,
-    write_directory, write_numbers,
+    ModelFiles, ModelSource, Placement, Tensors, Texts, from_safetensors, read_weights,
+    to_safetensors, write_directory, write_numbers,
 };
 use serde::{Deserialize, Serialize};
 use settings::Settings;
-use types::Hash;
+use types::{Hash, is_file_name};
 
 /// Of a checkpoint whose weights are all trained, and of one with adapters.
 const FORMAT: u32 = 1;
@@ -342,6 +342,11 @@ pub fn load_checkpoint(dir: &Path) -> anyhow::Result<Checkpoint> {
         );
     }
     for (name, expected) in &state.hashes {
+        ensure!(
+            is_file_name(name),
+            "{} is damaged, it names {name:?}, which is no file beside it: use an older checkpoint",
+            dir.join(STATE).display()
+        );
         let path = dir.join(name);
         let found = hash_file(&path).with_context(|| format!("{}", path.display()))?.to_string();
         ensure!(
@@ -355,7 +360,7 @@ pub fn load_checkpoint(dir: &Path) -> anyhow::Result<Checkpoint> {
     let files = ModelSource::Directory(dir.to_owned()).load(0, &placement)?;
     let read = |name: &str| -> anyhow::Result<Tensors> {
         let path = dir.join(name);
-        let bytes = fs::read(&path).with_context(|| format!("{}", path.display()))?;
+        let bytes = read_weights(&path)?;
         Ok(from_safetensors(&bytes, &path.display().to_string(), &placement)?)
     };
     let adapters = state.lora.is_some().then(|| read(ADAPTERS)).transpose()?;

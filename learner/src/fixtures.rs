@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use model::{Decoder, ModelFiles, ModelSource, Placement};
+use security::{Guard, Listener, Protocol};
 use settings::Settings;
 use tandem::{RandomKey, Session, SessionPlan, Turn, WeakSpan};
 use task::Task;
@@ -14,6 +15,13 @@ use types::{
 
 use crate::admission::Admission;
 use crate::assembler::Window;
+
+/// A free port on this machine.
+pub(crate) async fn listen() -> Listener {
+    Listener::bind("127.0.0.1:0", "learner.listen", Protocol::Grpc, &Guard::default())
+        .await
+        .unwrap()
+}
 
 /// Two groups of four samples make a step.
 pub(crate) struct Miniature {

@@ -131,7 +131,7 @@ impl Generations {
                 trainer.share_from(rank)?;
                 Ok(trainer)
             }
-            Alignment::Checkpoint => self.from_checkpoint(formation, committed, collective),
+            Alignment::Checkpoint => self.restored(formation, committed, collective),
         }
     }
 
@@ -152,7 +152,7 @@ impl Generations {
     }
 
     /// Rank 0 says which checkpoint it is; all read it.
-    fn from_checkpoint(
+    fn restored(
         &mut self,
         formation: &Formation,
         committed: u32,

@@ -9,7 +9,7 @@ use proto::wire::learner as wire;
 use proto::wire::learner::learner_server::{Learner, LearnerServer};
 use proto::wire::rollout;
 use runtime::Shutdown;
-use tokio::net::TcpListener;
+use security::Listener;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 use types::{Epoch, GroupId, Purpose, RolloutGroup};
@@ -37,7 +37,7 @@ impl Ingest {
     /// The listener fails.
     pub async fn serve(
         self,
-        listener: TcpListener,
+        listener: Listener,
         message_bytes_max: usize,
         shutdown: Shutdown,
     ) -> anyhow::Result<()> {
@@ -75,7 +75,7 @@ impl Learner for Ingest {
 /// A message over the bound ends its stream; everything before it has its receipt.
 fn unreadable(status: Status) -> Status {
     match status.code() {
-        Code::OutOfRange => ErrorCode::Invalid.status(format!(
+        Code::OutOfRange => Status::out_of_range(format!(
             "a group is over limits.message_bytes, raise it for actors and learner or lower \
              train.samples_per_problem: {}",
             status.message()
@@ -151,7 +151,8 @@ mod tests {
     impl Served {
         async fn start(world: &Miniature, message_bytes_max: usize) -> Self {
             let (inbox, _returns) = inbox(world);
-            let (listener, address) = member::bind("127.0.0.1:0").await.unwrap();
+            let listener = crate::fixtures::listen().await;
+            let address = listener.address();
             let shutdown = Shutdown::new();
             let tasks = runtime::TaskGroup::new(shutdown.clone());
             let serving = Ingest::new(Some(inbox)).serve(listener, message_bytes_max, shutdown);

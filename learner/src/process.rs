@@ -45,7 +45,8 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     process.readiness.set("model");
 
     let seat = Seat::new(&settings, process.index, compute.device().clone())?;
-    let (listener, address) = member::bind(&settings.learner.listen).await?;
+    let listener = process.listen(&settings.learner.listen, "learner.listen").await?;
+    let address = listener.address();
     let (returns, returned) = mpsc::channel(settings.learner.inbox_groups as usize);
     let inbox = match settings.train.objective {
         Objective::Sft => None,
@@ -58,6 +59,7 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     let ingest = Ingest::new(inbox.clone());
     let serving = ingest.serve(listener, message_bytes, process.shutdown.clone());
     process.tasks.spawn("ingest", serving);
+    tracing::info!(%address, "taking groups");
 
     let membership = process.join(address.to_string(), seat.address()?).await?;
     spawn_returns(&process, &membership, returned);

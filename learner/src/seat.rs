@@ -34,6 +34,13 @@ impl Seat {
                  free one"
             )
         })?;
+        let address = listener.local_addr().context("the ring's port has no address")?;
+        ensure!(
+            address.ip().is_loopback() || settings.learner.ring_plaintext,
+            "learner.ring_listen is {address}, which other machines reach, and sums travel in \
+             plaintext: listen on 127.0.0.1, or on a network of these machines alone with \
+             learner.ring_plaintext=true"
+        );
         let millis = |n: u32| Duration::from_millis(u64::from(n));
         Ok(Self {
             rank: rank as usize,
@@ -162,6 +169,16 @@ mod tests {
             });
             assert_eq!(sums, [3.0, 3.0]);
         }
+    }
+
+    #[test]
+    fn a_ring_that_other_machines_reach_is_asked_for_by_name() {
+        let mut settings = Settings::default();
+        settings.learner.ring_listen = "0.0.0.0:0".to_owned();
+        let error = Seat::new(&settings, 0, Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains("learner.ring_plaintext=true"), "{error}");
+        settings.learner.ring_plaintext = true;
+        assert!(Seat::new(&settings, 0, Device::Cpu).is_ok());
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! The wire: generated messages, fallible conversion to domain types on receipt, and clients that
 //! speak domain types. No decisions are taken here.
 
+mod accept;
 mod channel;
 mod client;
 mod convert;
 mod journal;
 mod span;
 mod status;
+mod version;
 pub mod wire;
 mod work;
 
-pub use channel::{ChannelError, ChannelSettings, accept, connect};
+pub use accept::{AcceptingServer, Peer, accept};
+pub use channel::{ChannelError, ChannelSettings, Line, connect};
 pub use client::{
     CoordinatorClient, DirectiveStream, LearnerClient, ReceiptStream, WeakClient, WeakInbox,
     WeakOutbox,
@@ -21,6 +24,7 @@ pub use convert::{
 pub use journal::{EvalStage, JOURNAL_FORMAT, JournalEntry, JournalEntryError};
 pub use span::{Open, SpanFailure, SpanFault, SpanReply, SpanRequest, SpanWritten, WeakMessage};
 pub use status::{ErrorCode, RpcError};
+pub use version::{VersionSkew, version};
 pub use work::{
     Completion, Directive, Formation, LeaseAsk, Rank, Receipt, ReceiptCode, Registration,
     ReturnReason, ReturnedGroup, Role, StepRecord, WorkItem,

@@ -11,6 +11,8 @@ pub enum ErrorCode {
     Invalid,
     /// The caller is not registered (any more).
     UnknownMember,
+    /// The caller did not show the run's token.
+    Unauthenticated,
     NotFound,
     Overloaded,
     Deadline,
@@ -25,6 +27,7 @@ impl ErrorCode {
         match self {
             Self::Invalid => "invalid",
             Self::UnknownMember => "unknown_member",
+            Self::Unauthenticated => "unauthenticated",
             Self::NotFound => "not_found",
             Self::Overloaded => "overloaded",
             Self::Deadline => "deadline",
@@ -43,6 +46,7 @@ impl ErrorCode {
         let code = match self {
             Self::Invalid => Code::InvalidArgument,
             Self::UnknownMember => Code::FailedPrecondition,
+            Self::Unauthenticated => Code::Unauthenticated,
             Self::NotFound => Code::NotFound,
             Self::Overloaded => Code::ResourceExhausted,
             Self::Deadline => Code::DeadlineExceeded,
@@ -57,6 +61,7 @@ impl ErrorCode {
         match status.code() {
             Code::InvalidArgument | Code::OutOfRange => Self::Invalid,
             Code::FailedPrecondition => Self::UnknownMember,
+            Code::Unauthenticated => Self::Unauthenticated,
             Code::NotFound => Self::NotFound,
             Code::ResourceExhausted => Self::Overloaded,
             Code::DeadlineExceeded => Self::Deadline,
@@ -81,7 +86,18 @@ pub struct RpcError {
 
 impl RpcError {
     pub(crate) fn new(call: &'static str, status: &Status) -> Self {
-        Self { call, code: ErrorCode::of(status), message: status.message().to_owned() }
+        // A connection that broke says why only in what lies below.
+        let mut message = status.message().to_owned();
+        let mut below = status.source();
+        while let Some(error) = below {
+            let text = error.to_string();
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            below = error.source();
+        }
+        Self { call, code: ErrorCode::of(status), message }
     }
 
     pub(crate) fn invalid(call: &'static str, error: impl std::fmt::Display) -> Self {
@@ -92,6 +108,7 @@ impl RpcError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::ChannelError;
 
     #[test]
     fn a_broken_connection_may_be_tried_again_and_a_peers_own_fault_may_not() {
@@ -103,10 +120,23 @@ mod tests {
     }
 
     #[test]
+    fn why_a_connection_broke_is_told() {
+        let alert = std::io::Error::other("received fatal alert: CertificateRequired");
+        let tls = ChannelError::Plaintext { address: "10.0.0.7:1".to_owned() };
+        let broken = RpcError::new("register", &Status::from_error(Box::new(alert)));
+        assert!(broken.message.contains("CertificateRequired"), "{broken}");
+        let told = RpcError::new("register", &Status::from_error(Box::new(tls)));
+        assert_eq!(told.message.matches("security.authority").count(), 1, "{told}");
+        let said = RpcError::new("lease", &ErrorCode::NotFound.status("no such version"));
+        assert_eq!(said.to_string(), "lease: no such version");
+    }
+
+    #[test]
     fn every_code_survives_the_wire() {
         use ErrorCode::{Deadline, Internal, Invalid, NotFound, Overloaded, Unavailable};
         let codes = [Invalid, NotFound, Overloaded, Deadline, Unavailable, Internal];
-        for code in codes.into_iter().chain([ErrorCode::UnknownMember]) {
+        let callers = [ErrorCode::UnknownMember, ErrorCode::Unauthenticated];
+        for code in codes.into_iter().chain(callers) {
             assert_eq!(ErrorCode::of(&code.status("why")), code);
         }
     }

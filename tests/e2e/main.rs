@@ -5,11 +5,15 @@ mod admin;
 mod bad_input;
 mod gates;
 mod gsm8k;
+mod hostile;
 mod launch;
 mod placed;
+mod raw;
 mod recipe;
 mod reliability;
+mod security;
 mod stopping;
+mod version;
 
 use std::time::Duration;
 

@@ -50,7 +50,13 @@ fn unchunk(mut body: &str) -> String {
 /// The admin address in a process's log.
 #[must_use]
 pub fn admin_address(log: &str) -> Option<String> {
-    let (_, rest) = log.split_once("admin=")?;
+    log_field(log, "admin")
+}
+
+/// The first value of a field in a log.
+#[must_use]
+pub fn log_field(log: &str, name: &str) -> Option<String> {
+    let (_, rest) = log.split_once(&format!("{name}="))?;
     let address = rest.split(|c: char| c.is_whitespace() || c == '"').find(|s| !s.is_empty())?;
     Some(address.to_owned())
 }

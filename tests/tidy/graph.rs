@@ -10,23 +10,27 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 use crate::tree;
 
 /// Each package of ours and those of ours that it may name. The tests may name all.
-const DIRECTIONS: [(&str, &[&str]); 15] = [
+const DIRECTIONS: [(&str, &[&str]); 16] = [
     ("types", &[]),
     ("device", &[]),
     ("runtime", &[]),
-    ("telemetry", &[]),
+    ("security", &["settings"]),
+    ("telemetry", &["security"]),
     ("tandem", &["types"]),
     ("miniature", &["types"]),
     ("model", &["types", "miniature", "device"]),
     ("grpo", &["types", "model", "device"]),
-    ("proto", &["types"]),
+    ("proto", &["types", "security"]),
     ("settings", &["types", "tandem"]),
     ("task", &["types", "tandem", "miniature", "device", "model", "settings"]),
-    ("member", &["types", "proto", "settings", "runtime", "telemetry"]),
-    ("coordinator", &["types", "tandem", "miniature", "proto", "settings", "runtime", "telemetry"]),
+    ("member", &["types", "proto", "settings", "runtime", "security", "telemetry"]),
+    ("coordinator", COORDINATOR),
     ("actor", ENGINES),
     ("weak-server", ENGINES),
 ];
+
+const COORDINATOR: &[&str] =
+    &["types", "tandem", "miniature", "proto", "settings", "runtime", "security", "telemetry"];
 
 const ENGINES: &[&str] = &[
     "types",
@@ -39,6 +43,7 @@ const ENGINES: &[&str] = &[
     "task",
     "member",
     "runtime",
+    "security",
     "telemetry",
 ];
 
@@ -49,7 +54,7 @@ const UNCHECKED: &str = "tests";
 
 /// Packages and what they must not reach, over any number of steps. `candle` stands for
 /// `candle-core`, `candle-nn` and so on.
-const MUST_NOT_REACH: [(&str, &[&str]); 11] = [
+const MUST_NOT_REACH: [(&str, &[&str]); 12] = [
     ("types", &["tokio", "tonic", "candle", "metrics", "serde"]),
     ("tandem", &["tokio", "tonic", "candle", "metrics"]),
     ("device", &["tokio", "tonic", "metrics"]),
@@ -57,6 +62,7 @@ const MUST_NOT_REACH: [(&str, &[&str]); 11] = [
     ("grpo", &["tokio", "tonic", "metrics"]),
     ("miniature", &["tokio", "tonic", "candle", "metrics"]),
     ("settings", &["tokio", "tonic", "candle", "metrics"]),
+    ("security", &["tonic", "candle", "metrics"]),
     ("proto", &["candle", "metrics"]),
     ("runtime", &["tonic", "candle", "metrics"]),
     ("telemetry", &["tonic", "candle"]),

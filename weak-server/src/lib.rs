@@ -22,9 +22,9 @@ use anyhow::Context;
 use member::{Process, ProgramMetrics};
 use model::RaggedEngine;
 use runtime::TaskGroup;
+use security::Listener;
 use settings::Settings;
 use telemetry::Health;
-use tokio::net::TcpListener;
 
 use crate::batcher::{BatchLimits, Batcher};
 use crate::service::{ServiceSettings, WeakService};
@@ -42,7 +42,8 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     let settings = Arc::clone(&process.settings);
     let model = WeakModel::load(&settings)?;
     process.readiness.set("model");
-    let (listener, address) = member::bind(&settings.weak_server.listen).await?;
+    let listener = process.listen(&settings.weak_server.listen, "weak_server.listen").await?;
+    let address = listener.address();
     start(&settings, model, listener, &process.tasks, process.health.clone())?;
     tracing::info!(%address, model = settings.weak_model(), "serving spans");
     let _membership = process.join(address.to_string(), String::new()).await?;
@@ -58,7 +59,7 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
 pub fn start(
     settings: &Settings,
     model: WeakModel,
-    listener: TcpListener,
+    listener: Listener,
     tasks: &TaskGroup,
     health: Health,
 ) -> anyhow::Result<()> {

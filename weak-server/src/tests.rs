@@ -10,6 +10,7 @@ use proto::{
     WeakOutbox,
 };
 use runtime::{Shutdown, within};
+use security::{Guard, Protocol};
 use telemetry::{AdminServer, AdminState, Exporter, Readiness};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -39,7 +40,10 @@ fn miniature() -> Settings {
 async fn serve(settings: &Settings) -> Running {
     let model = WeakModel::load(settings).unwrap();
     let tokenizer = model.tokenizer.fingerprint();
-    let (listener, address) = member::bind("127.0.0.1:0").await.unwrap();
+    let guard = Guard::default();
+    let listener = Listener::bind("127.0.0.1:0", "weak_server.listen", Protocol::Grpc, &guard);
+    let listener = listener.await.unwrap();
+    let address = listener.address();
     let tasks = TaskGroup::new(Shutdown::new());
     start(settings, model, listener, &tasks, Health::of_progress(AMPLE)).unwrap();
     Running { address: address.to_string(), tasks, tokenizer }
@@ -254,13 +258,16 @@ impl Wake for Held {
 async fn a_stuck_engine_is_unhealthy_until_it_goes_on() {
     let tasks = TaskGroup::new(Shutdown::new());
     let health = Health::of_progress(Duration::from_secs(2));
-    let admin = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let admin = AdminServer::bind("127.0.0.1:0", &Guard::default()).await.unwrap();
     let address = admin.address();
     let (_recorder, exporter) = Exporter::build(&[]).unwrap();
     let readiness = Readiness::new(&[]);
     let state = AdminState { exporter, health: health.clone(), readiness };
     let stop = tasks.shutdown().wait();
-    tasks.spawn("admin", async move { admin.serve(state, stop).await });
+    tasks.spawn("admin", async move {
+        admin.serve(state, stop).await;
+        Ok(())
+    });
 
     let cache = RaggedEngine::new(&decoder(), LIMITS.sessions, fixtures::CAPACITY).unwrap();
     let engine =

@@ -24,6 +24,10 @@ pub(super) enum Transfer {
     Broken,
     /// The bytes are not the manifest's.
     Torn,
+    /// One bit of the byte at this thousandth of the bytes is another.
+    Flipped(usize),
+    /// Only so many thousandths of the bytes come.
+    Truncated(usize),
 }
 
 #[derive(Clone, Default)]
@@ -42,8 +46,8 @@ struct Inner {
 
 impl ServedCoordinator {
     pub(super) async fn start(&self, tasks: &TaskGroup) -> CoordinatorClient {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let listener = super::listen().await;
+        let address = listener.address().to_string();
         let (service, stop) = (CoordinatorServer::new(self.clone()), tasks.shutdown().wait());
         tasks.spawn("coordinator", async move {
             let (mut server, incoming) = proto::accept(listener);
@@ -114,16 +118,20 @@ impl Coordinator for ServedCoordinator {
             (inner.weights.get(&version).cloned(), transfer)
         });
         let (manifest, mut bytes) = kept.ok_or_else(|| ErrorCode::NotFound.status("not kept"))?;
-        if transfer == Transfer::Torn {
-            *bytes.last_mut().unwrap() ^= 1;
+        let share = bytes.len() / 1000;
+        match transfer {
+            Transfer::Torn => *bytes.last_mut().unwrap() ^= 1,
+            Transfer::Flipped(at) => bytes[at * share] ^= 1 << (at % 8),
+            Transfer::Truncated(to) => bytes.truncate(to * share),
+            Transfer::Whole | Transfer::Cut | Transfer::Broken => {}
         }
         let chunks: Vec<_> = weight_chunks(manifest, &bytes).map(Ok).collect();
         let first = chunks[..1].to_vec();
         let broken = || Status::unknown("error reading a body from connection");
         let chunks = match transfer {
-            Transfer::Whole | Transfer::Torn => chunks,
             Transfer::Cut => first,
             Transfer::Broken => first.into_iter().chain([Err(broken())]).collect(),
+            _ => chunks,
         };
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }

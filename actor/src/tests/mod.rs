@@ -19,6 +19,7 @@ use candle_core::{DType, Tensor};
 use miniature::{Split, Style};
 use model::{Decoder, ModelSource, Placement};
 use proto::WorkItem;
+use security::{Guard, Listener, Protocol};
 use settings::Settings;
 use tandem::{RandomKey, Schedule, Session, Turn, WeakSpan};
 use types::{
@@ -31,6 +32,11 @@ use crate::{Ended, Models, Rules, Writer};
 
 const V0: PolicyVersion = PolicyVersion { generation: types::Generation(1), step: 0 };
 const V1: PolicyVersion = PolicyVersion { generation: types::Generation(1), step: 1 };
+
+/// A free port on this machine.
+async fn listen() -> Listener {
+    Listener::bind("127.0.0.1:0", "listen", Protocol::Grpc, &Guard::default()).await.unwrap()
+}
 
 fn rules() -> Rules {
     Models::read(&Settings { seed: 5, ..Settings::default() }).unwrap().rules

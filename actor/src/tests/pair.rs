@@ -28,8 +28,8 @@ fn settings(sessions: u32) -> Settings {
 async fn serve(sessions: u32, tasks: &TaskGroup) -> String {
     let settings = settings(sessions);
     let model = WeakModel::load(&settings).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let listener = super::listen().await;
+    let address = listener.address().to_string();
     weak_server::start(&settings, model, listener, tasks, Health::of_progress(AMPLE)).unwrap();
     address
 }

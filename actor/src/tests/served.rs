@@ -54,8 +54,8 @@ impl ServedWeak {
     ) -> (Self, String) {
         let script = Arc::new(Mutex::new(script.iter().copied().collect()));
         let served = Self { weak, script, seen: Arc::default() };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let listener = super::listen().await;
+        let address = listener.address().to_string();
         let (service, stop) = (WeakServer::new(served.clone()), tasks.shutdown().wait());
         tasks.spawn("weak server", async move {
             let (mut server, incoming) = proto::accept(listener);

@@ -62,8 +62,8 @@ async fn groups_without_receipt_are_sent_again_and_each_lease_completes_once() {
     let shutdown = Shutdown::new();
     let tasks = TaskGroup::new(shutdown.clone());
     let learner = FakeLearner::default();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let listener = super::listen().await;
+    let address = listener.address().to_string();
     let (service, stop) = (LearnerServer::new(learner.clone()), shutdown.wait());
     tasks.spawn("learner", async move {
         let (mut server, incoming) = proto::accept(listener);

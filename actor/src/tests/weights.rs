@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use candle_core::Device;
 use model::{Tensors, manifest, to_safetensors};
 use proto::Directive;
 use runtime::{Shutdown, TaskGroup, within};
 use telemetry::Readiness;
 use tokio::sync::{mpsc, watch};
+use types::{Hash, WeightManifest};
 
 use super::coordinator::{ServedCoordinator, Transfer};
 use super::*;
@@ -64,11 +66,8 @@ impl Following {
     }
 
     fn keep(&self, version: PolicyVersion, change: impl FnOnce(&mut Tensors)) {
-        let source = ModelSource::parse("fresh:miniature-strong").unwrap();
-        let mut tensors = source.load(1, &Placement::cpu(DType::F32)).unwrap().tensors;
-        change(&mut tensors);
-        let bytes = to_safetensors(&tensors).unwrap();
-        self.served.keep(manifest(version, &bytes).unwrap(), bytes);
+        let (manifest, bytes) = made(version, change, true);
+        self.served.keep(manifest, bytes);
     }
 
     async fn applied(&mut self) -> PolicyVersion {
@@ -91,6 +90,24 @@ impl Following {
         self.tasks.shutdown().trigger("the test is over");
         self.tasks.join(AMPLE).await.unwrap();
     }
+}
+
+/// A version changed in some way; the manifest of one that is not honest hides how.
+fn made(
+    version: PolicyVersion,
+    change: impl FnOnce(&mut Tensors),
+    honest: bool,
+) -> (WeightManifest, Vec<u8>) {
+    let source = ModelSource::parse("fresh:miniature-strong").unwrap();
+    let mut tensors = source.load(1, &Placement::cpu(DType::F32)).unwrap().tensors;
+    let unchanged = manifest(version, &to_safetensors(&tensors).unwrap()).unwrap();
+    change(&mut tensors);
+    let bytes = to_safetensors(&tensors).unwrap();
+    let manifest = match honest {
+        true => manifest(version, &bytes).unwrap(),
+        false => WeightManifest { bytes: bytes.len() as u64, hash: Hash::of(&bytes), ..unchanged },
+    };
+    (manifest, bytes)
 }
 
 fn other_model(tensors: &mut Tensors) {
@@ -149,5 +166,96 @@ async fn a_first_version_that_is_gone_gives_way_to_the_next() {
     run.fetched(1).await;
     run.announce(V1);
     assert_eq!(run.applied().await, V1);
+    run.end().await;
+}
+
+/// Three of each kind are refused, then the whole one is taken; version after version.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_16_damaged_transfers_are_fetched_again_and_none_is_used() {
+    let mut run = Following::start().await;
+    run.publish(V0, |_| {});
+    assert_eq!(run.applied().await, V0);
+    let mut fetched = 1;
+    for step in 1..=4 {
+        let version = PolicyVersion::new(1, step);
+        let at = step as usize * 199;
+        let damages = [Transfer::Flipped(at), Transfer::Truncated(at), Transfer::Flipped(at + 100)];
+        run.served.transfers(&damages);
+        run.publish(version, |_| {});
+        assert_eq!(run.applied().await, version, "the first that reached the engine");
+        fetched += damages.len() + 1;
+        assert_eq!(run.served.fetched().len(), fetched);
+        assert!(run.commands.try_recv().is_err(), "nothing else reached the engine");
+    }
+    // One that never arrives whole leaves the old one in place.
+    run.served.transfers(&[Transfer::Flipped(500); 16]);
+    run.publish(PolicyVersion::new(1, 5), |_| {});
+    let last = PolicyVersion::new(1, 4);
+    let settled = async {
+        run.wants.wait_for(|wanted| *wanted != Some(last)).await.unwrap();
+        run.wants.wait_for(|wanted| *wanted == Some(last)).await.unwrap();
+    };
+    within("the old version to be wanted again", AMPLE, settled).await.unwrap();
+    assert!(run.commands.try_recv().is_err(), "the engine was given damaged weights");
+    run.end().await;
+}
+
+/// The words of a refusal, what a learner that is out of order publishes, and whether it says so.
+type Fault = (&'static str, fn(&mut Tensors), bool);
+
+const Q_PROJ: &str = "model.layers.1.self_attn.q_proj.weight";
+
+fn fill(tensors: &mut Tensors, value: f32) {
+    let name = "model.norm.weight";
+    let filled = Tensor::full(value, tensors[name].dims(), &Device::Cpu).unwrap();
+    tensors.insert(name.to_owned(), filled);
+}
+
+fn halve(tensors: &mut Tensors) {
+    let half = tensors[Q_PROJ].narrow(0, 0, 48).unwrap().contiguous().unwrap();
+    tensors.insert(Q_PROJ.to_owned(), half);
+}
+
+fn retype(tensors: &mut Tensors, dtype: DType) {
+    let other = tensors[Q_PROJ].to_dtype(dtype).unwrap();
+    tensors.insert(Q_PROJ.to_owned(), other);
+}
+
+const FAULTS: [Fault; 6] = [
+    ("holds a NaN or infinity", |tensors| fill(tensors, f32::NAN), true),
+    ("holds a NaN or infinity", |tensors| fill(tensors, f32::INFINITY), true),
+    ("q_proj.weight has shape [48, 96], the strong model's has [96, 96]", halve, true),
+    ("hold other tensors than they announce", halve, false),
+    ("hold other tensors than they announce", |tensors| retype(tensors, DType::F16), false),
+    ("q_proj.weight is f64", |tensors| retype(tensors, DType::F64), false),
+];
+
+#[tokio::test]
+async fn row_17_weights_that_are_out_of_order_are_refused_and_counted_before_the_swap() {
+    let (recorder, exporter) = telemetry::Exporter::build(&[]).unwrap();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let mut run = Following::start().await;
+    run.publish(V0, |_| {});
+    assert_eq!(run.applied().await, V0);
+    let config = Models::read(&Settings::default()).unwrap().config;
+    for (index, (words, change, honest)) in FAULTS.into_iter().enumerate() {
+        let version = PolicyVersion::new(1, index as u32 + 1);
+        let (manifest, bytes) = made(version, change, honest);
+        let model = (&config, &Placement::cpu(DType::F32));
+        let refused = crate::decoder(model, version, &manifest, &bytes);
+        let text = format!("{:#}", refused.map(drop).unwrap_err());
+        assert!(text.contains(words), "{words}: {text}");
+        run.served.keep(manifest, bytes);
+        run.announce(version);
+        let settled = async {
+            run.wants.wait_for(|wanted| *wanted == Some(version)).await.unwrap();
+            run.wants.wait_for(|wanted| *wanted == Some(V0)).await.unwrap();
+        };
+        within("the old version to be wanted again", AMPLE, settled).await.unwrap();
+        assert!(run.commands.try_recv().is_err(), "{words}: it reached the engine");
+    }
+    let refused = format!("tandem_actor_weights_refused_total {}", FAULTS.len());
+    let text = exporter.render();
+    assert!(text.lines().any(|line| line == refused), "no `{refused}` in {text}");
     run.end().await;
 }

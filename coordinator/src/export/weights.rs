@@ -9,14 +9,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
+use types::{check_header, header_bytes};
 
 use super::convert::{convert, width};
 use crate::cli::ExportDtype;
 
 const WHOLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// A longer header is no header.
-const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// Bytes read at once; whole numbers of every type.
 const PIECE_BYTES: u64 = 4 << 20;
 
@@ -49,14 +48,15 @@ impl Weights {
         let length = file.get_ref().metadata().with_context(unreadable)?.len();
         let mut size = [0; 8];
         file.read_exact(&mut size).with_context(unreadable)?;
-        let header = u64::from_le_bytes(size);
-        if header > HEADER_BYTES_MAX || header + 8 > length {
-            bail!("{} is not a valid safetensors file: use another checkpoint", path.display());
-        }
-        let mut text = Vec::new();
+        let invalid = || {
+            format!("{} is not a valid safetensors file: use another checkpoint", path.display())
+        };
+        let header = header_bytes(&size, length).with_context(invalid)?;
+        let mut text = size.to_vec();
         file.by_ref().take(header).read_to_end(&mut text).with_context(unreadable)?;
-        let invalid = || format!("{} is not a valid safetensors file", path.display());
-        let metadata: Metadata = serde_json::from_slice(&text).with_context(invalid)?;
+        check_header(&text).with_context(invalid)?;
+        let metadata: Metadata =
+            serde_json::from_slice(&text[size.len()..]).with_context(invalid)?;
         let start = header + 8;
         let expected = start + metadata.data_len() as u64;
         if length != expected {

@@ -6,6 +6,8 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use types::is_file_name;
+
 use super::client::Repository;
 use super::error::FetchError;
 
@@ -38,15 +40,19 @@ impl Cached {
     /// # Errors
     /// A commit that is no file name.
     pub(super) fn snapshot(&self, commit: &str) -> Result<PathBuf, FetchError> {
-        Ok(self.dir.join("snapshots").join(relative(commit)?))
+        if !is_file_name(commit) {
+            return Err(FetchError::Name(commit.to_owned()));
+        }
+        Ok(self.dir.join("snapshots").join(commit))
     }
 
     /// Puts a blob into a commit's directory under its name there, and returns the path.
     ///
     /// # Errors
-    /// A name that leads out of the directory; a link that cannot be made.
+    /// A name or an etag that leads out of the cache; a link that cannot be made.
     pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<PathBuf, FetchError> {
         let name = relative(file)?;
+        self.blob(etag)?;
         let path = self.snapshot(commit)?.join(&name);
         // From the file's directory up to the repository's.
         let up = "../".repeat(name.components().count() + 1);
@@ -89,6 +95,8 @@ pub(super) fn relative(name: &str) -> Result<PathBuf, FetchError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::fetch::client::RepositoryKind;
 
@@ -103,6 +111,67 @@ mod tests {
         let cached = Cached::new(Path::new("/c"), &repository);
         assert!(cached.blob("../../x").is_err() && cached.snapshot("..").is_err());
         assert_eq!(cached.blob("ab1").unwrap(), PathBuf::from("/c/models--o--n/blobs/ab1"));
+    }
+
+    /// Texts that are likely to lead somewhere else.
+    fn names() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            Just("..".to_owned()),
+            Just(".".to_owned()),
+            Just("/".to_owned()),
+            Just("\\".to_owned()),
+            Just("\0".to_owned()),
+            Just("a".to_owned()),
+            any::<String>(),
+        ];
+        prop::collection::vec(part, 1..6).prop_map(|parts| parts.concat())
+    }
+
+    /// Every path below a directory; links are not followed.
+    fn below(dir: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+        let mut found = Vec::new();
+        for entry in entries {
+            if entry.file_type().unwrap().is_dir() {
+                found.extend(below(&entry.path()));
+            }
+            found.push(entry.path());
+        }
+        found
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        #[test]
+        fn row_21_nothing_that_a_hub_says_is_written_outside_its_repository(
+            (owner, file, commit, etag, revision) in (names(), names(), names(), names(), names())
+        ) {
+            let root = tempfile::tempdir().unwrap();
+            let cache = root.path().join("x/y/cache");
+            fs::create_dir_all(&cache).unwrap();
+            let name = format!("{owner}/n");
+            let repository = Repository { kind: RepositoryKind::Model, name, revision };
+            let cached = Cached::new(&cache, &repository);
+            if let Ok(blob) = cached.blob(&etag) {
+                let _ = fs::create_dir_all(blob.parent().unwrap());
+                let _ = fs::write(blob, "bytes");
+            }
+            let _ = cached.link(&commit, &file, &etag);
+            let _ = cached.link("c0ffee", &file, "etag");
+            let _ = cached.link(&commit, "file", "etag");
+            let _ = cached.remember(&repository.revision, &commit);
+            let expected = [root.path().join("x"), root.path().join("x/y"), cache.clone()];
+            for path in below(root.path()) {
+                let inside = path.starts_with(&cached.dir) || expected.contains(&path);
+                prop_assert!(inside, "{path:?}");
+                if let Ok(target) = fs::read_link(&path) {
+                    let up = target.components().filter(|c| *c == Component::ParentDir).count();
+                    let depth = path.strip_prefix(&cached.dir).unwrap().components().count() - 1;
+                    prop_assert_eq!(up, depth, "{:?} leads to {:?}", path, target);
+                    prop_assert_eq!(target.components().count(), up + 2);
+                }
+            }
+        }
     }
 
     #[test]

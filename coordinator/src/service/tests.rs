@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use miniature::{TensorSpec, random_safetensors};
 use proto::{ChannelSettings, Completion, CoordinatorClient, Role};
 use runtime::{Shutdown, TaskGroup};
-use tokio::net::TcpListener;
+use security::{Guard, Listener, Protocol};
 use types::{Hash, LeaseId, WeightManifest};
 
 use super::*;
@@ -21,8 +21,9 @@ async fn serve(tasks: &TaskGroup) -> SocketAddr {
     let source = Source::open(&settings).unwrap();
     let spec = RunSpec::launch(&settings, &source, 1).unwrap();
     let hub = Hub::new(RunState::new(spec, source), 2, Records::default());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let (guard, listen) = (Guard::default(), "coordinator.listen");
+    let listener = Listener::bind("127.0.0.1:0", listen, Protocol::Grpc, &guard).await.unwrap();
+    let address = listener.address();
     let service = service(hub, ServiceLimits::new(&settings));
     let stop = tasks.shutdown().wait();
     tasks.spawn("service", async move {

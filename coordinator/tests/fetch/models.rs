@@ -107,6 +107,6 @@ fn an_out_directory_that_holds_something_is_left_alone() {
     let desk = Desk::with_model();
     std::fs::create_dir(desk.dir.path().join("out")).unwrap();
     std::fs::write(desk.dir.path().join("out/mine"), "mine").unwrap();
-    desk.get(&["--out", "out"]).says(&["out is not empty", "--out"]);
+    desk.get(&["--out", "out"]).says(&["out is not empty", "choose another"]);
     assert!(desk.hub.seen().is_empty(), "nothing is fetched for nothing");
 }

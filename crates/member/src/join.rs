@@ -90,8 +90,8 @@ async fn connect(at: &str, settings: &ChannelSettings) -> anyhow::Result<Coordin
     let policy = RetryPolicy { attempts: 8, ..RetryPolicy::default() };
     let channel = retry(policy, "connecting to the coordinator", || async {
         proto::connect(at, settings).await.map_err(|error| match error {
-            ChannelError::Address { .. } => Attempt::Stop(error),
             ChannelError::Connect { .. } => Attempt::Again(error),
+            _ => Attempt::Stop(error),
         })
     });
     let channel = channel.await;
@@ -171,6 +171,7 @@ mod tests {
 
     use proto::Role;
     use runtime::TaskGroup;
+    use security::Guard;
     use settings::Settings;
     use telemetry::{Health, Readiness};
 
@@ -191,13 +192,14 @@ mod tests {
             readiness: Readiness::new(&[]),
             health: Health::of_progress(AMPLE),
             admin_address: String::new(),
+            guard: Guard::default(),
         }
     }
 
     #[tokio::test]
     async fn a_stop_ends_the_wait_for_a_silent_coordinator() {
-        let (silent, address) = crate::bind("127.0.0.1:0").await.unwrap();
-        let process = process(&address.to_string());
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let process = process(&silent.local_addr().unwrap().to_string());
         let joined = async {
             let join = process.join(String::new(), String::new());
             let stop = async {

@@ -2,11 +2,9 @@
 //! What it then does there belongs to the programs.
 
 mod args;
-mod bind;
 mod join;
 mod process;
 
 pub use args::MemberArgs;
-pub use bind::bind;
 pub use join::Membership;
 pub use process::{Process, ProgramMetrics, run_member};

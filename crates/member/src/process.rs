@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use proto::{ChannelSettings, Role};
 use runtime::{Shutdown, TaskGroup};
+use security::{Guard, ListenError, Listener, Protocol};
 use settings::Settings;
 use telemetry::{AdminServer, AdminState, Exporter, Health, Metric, Readiness};
 
@@ -36,6 +37,8 @@ pub struct Process {
     pub readiness: Readiness,
     pub health: Health,
     pub admin_address: String,
+    /// Who may talk to this process, and what it shows to others.
+    pub guard: Guard,
 }
 
 impl Process {
@@ -46,12 +49,15 @@ impl Process {
 
     #[must_use]
     pub fn channel_settings(&self) -> ChannelSettings {
-        let limits = &self.settings.limits;
-        ChannelSettings {
-            connect_timeout: Duration::from_millis(u64::from(limits.connect_timeout_ms)),
-            call_timeout: Duration::from_millis(u64::from(limits.call_timeout_ms)),
-            message_bytes_max: usize::try_from(limits.message_bytes).unwrap_or(usize::MAX),
-        }
+        ChannelSettings::new(&self.guard)
+    }
+
+    /// Opens the port that the setting `key` names.
+    ///
+    /// # Errors
+    /// It is in use, or other machines reach it and nothing protects it.
+    pub async fn listen(&self, listen: &str, key: &'static str) -> Result<Listener, ListenError> {
+        Listener::bind(listen, key, Protocol::Grpc, &self.guard).await
     }
 }
 
@@ -129,20 +135,18 @@ async fn start(
             .context("cannot watch standard input")?;
     }
 
-    let listen = &settings.admin.listen;
-    let address = listen.parse().with_context(|| {
-        format!(
-            "admin.listen is `{listen}`: write an IP address and a port, for instance 127.0.0.1:0"
-        )
-    })?;
-    let admin = AdminServer::bind(address).await?;
+    let guard = Guard::open(&settings)?;
+    let admin = AdminServer::bind(&settings.admin.listen, &guard).await?;
     let admin_address = admin.address().to_string();
     let readiness = Readiness::new(program.readiness);
     let limit = Duration::from_millis(u64::from(settings.admin.progress_limit_ms));
     let health = Health::of_progress(limit);
     let state = AdminState { exporter, health: health.clone(), readiness: readiness.clone() };
     let stop = shutdown.clone();
-    tasks.spawn("admin", async move { admin.serve(state, stop.wait()).await });
+    tasks.spawn("admin", async move {
+        admin.serve(state, stop.wait()).await;
+        Ok(())
+    });
     let (settings, index) = (Arc::new(settings), args.index);
-    Ok(Process { settings, role, index, tasks, shutdown, readiness, health, admin_address })
+    Ok(Process { settings, role, index, tasks, shutdown, readiness, health, admin_address, guard })
 }

@@ -2,11 +2,12 @@
 //! in shards. Whether writing it is atomic is the caller's concern.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use serde_json::Value;
+use types::{is_file_name, read_safetensors};
 
 use crate::weights::{parse, read_tensor};
 use crate::{ModelConfig, ModelError, Placement, Tensors, Tokenizer};
@@ -95,13 +96,17 @@ pub(crate) fn read_tensors(
             let Some(file) = of(&name).or_else(|| of(&format!("{INNER}{name}"))) else {
                 return Err(ModelError::MissingTensor { file: origin, tensor: name });
             };
+            if !is_file_name(file) {
+                let reason = format!("it names {file:?}, which is no file beside it");
+                return Err(ModelError::Corrupt { file: origin, reason });
+            }
             by_file.entry(file.to_owned()).or_default().push((name, shape));
         }
     }
     let mut tensors = Tensors::new();
     for (file, wanted) in by_file {
         let path = dir.join(file);
-        let bytes = read(&path)?;
+        let bytes = read_weights(&path)?;
         let origin = path.display().to_string();
         let parsed = parse(&bytes, &origin)?;
         for (name, shape) in wanted {
@@ -123,12 +128,32 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
-    fs::read(path).map_err(|source| match source.kind() {
+    fs::read(path).map_err(|source| unreadable(path, source))
+}
+
+/// A safetensors file, whole; one with a refused header is not read on.
+///
+/// # Errors
+/// No such file, one that cannot be read, or a header that is too large.
+pub fn read_weights(path: &Path) -> Result<Vec<u8>, ModelError> {
+    let length = |file: File| file.metadata().map(|found| (file, found.len()));
+    let read = File::open(path).and_then(length).and_then(|(f, bytes)| read_safetensors(f, bytes));
+    read.map_err(|source| match source.kind() {
+        ErrorKind::InvalidData => {
+            let (file, reason) = (path.display().to_string(), source.to_string());
+            ModelError::Corrupt { file, reason }
+        }
+        _ => unreadable(path, source),
+    })
+}
+
+fn unreadable(path: &Path, source: io::Error) -> ModelError {
+    match source.kind() {
         ErrorKind::NotFound => {
             let hint = "a model directory has config.json, tokenizer.json and model.safetensors; \
                         fetch the model's missing file or name another directory";
             ModelError::MissingFile { path: path.to_owned(), hint }
         }
         _ => ModelError::Read { path: path.to_owned(), cause: source },
-    })
+    }
 }

@@ -29,7 +29,7 @@ pub use candle_core::{DType, Device};
 pub use config::{Activation, Family, Local, ModelConfig, Rope, RopeScaling};
 pub use decode::{RaggedEngine, RowInput, StepOutput, Want, Wanted};
 pub use decoder::Decoder;
-pub use directory::{Texts, write_directory};
+pub use directory::{Texts, read_weights, write_directory};
 pub use draw::{Draw, Pick, draw_tokens};
 pub use error::ModelError;
 pub use lora::LoraSettings;
@@ -40,6 +40,6 @@ pub use source::{ModelFiles, ModelOutline, ModelSource};
 pub use tokenizer::Tokenizer;
 pub use train::logprobs;
 pub use weights::{
-    NamedNumbers, Placement, Tensors, from_safetensors, load, manifest, to_safetensors,
-    write_numbers,
+    NamedNumbers, Placement, Tensors, from_safetensors, load, manifest, tensor_infos,
+    to_safetensors, write_numbers,
 };

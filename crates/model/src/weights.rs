@@ -4,12 +4,13 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as FileDtype, TensorView, View};
-use types::{Dtype, Hash, PolicyVersion, TensorInfo, WeightManifest};
+use types::{Dtype, Hash, PolicyVersion, TensorInfo, WeightManifest, check_header};
 
 use crate::{ModelConfig, ModelError};
 
@@ -167,7 +168,15 @@ impl View for Numbers<'_> {
 /// # Errors
 /// Corrupt bytes or an element type that does not travel.
 pub fn manifest(version: PolicyVersion, bytes: &[u8]) -> Result<WeightManifest, ModelError> {
-    let file = "weights to be published";
+    let tensors = tensor_infos(bytes, "weights to be published")?;
+    Ok(WeightManifest { version, tensors, bytes: bytes.len() as u64, hash: Hash::of(bytes) })
+}
+
+/// What a safetensors file holds, in the order of names.
+///
+/// # Errors
+/// Corrupt bytes or an element type that does not travel.
+pub fn tensor_infos(bytes: &[u8], file: &str) -> Result<Vec<TensorInfo>, ModelError> {
     let mut tensors = Vec::new();
     for (name, view) in parse(bytes, file)?.tensors() {
         let dtype = match view.dtype() {
@@ -179,11 +188,12 @@ pub fn manifest(version: PolicyVersion, bytes: &[u8]) -> Result<WeightManifest, 
         let shape = view.shape().iter().map(|n| *n as u64).collect();
         tensors.push(TensorInfo { name, shape, dtype });
     }
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(WeightManifest { version, tensors, bytes: bytes.len() as u64, hash: Hash::of(bytes) })
+    tensors.sort_by(|a: &TensorInfo, b| a.name.cmp(&b.name));
+    Ok(tensors)
 }
 
 pub(crate) fn parse<'a>(bytes: &'a [u8], file: &str) -> Result<SafeTensors<'a>, ModelError> {
+    check_header(bytes).map_err(|e| corrupt(file, &e))?;
     SafeTensors::deserialize(bytes).map_err(|e| corrupt(file, &e))
 }
 
@@ -214,11 +224,12 @@ fn to_tensor(
     placement: &Placement,
 ) -> Result<Tensor, ModelError> {
     let bytes = view.data();
+    let wide = || bytes.as_chunks().0.iter().position(|b| !f64::from_le_bytes(*b).is_finite());
     let (dtype, bad) = match view.dtype() {
-        FileDtype::F64 => (DType::F64, first_bad(bytes, |b: [u8; 8]| f64::from_le_bytes(b))),
-        FileDtype::F32 => (DType::F32, first_bad(bytes, |b| f64::from(f32::from_le_bytes(b)))),
-        FileDtype::F16 => (DType::F16, first_bad(bytes, |b| exponent(b, 0x7c00))),
-        FileDtype::BF16 => (DType::BF16, first_bad(bytes, |b| exponent(b, 0x7f80))),
+        FileDtype::F64 => (DType::F64, wide()),
+        FileDtype::F32 => (DType::F32, Dtype::F32.first_not_finite(bytes)),
+        FileDtype::F16 => (DType::F16, Dtype::F16.first_not_finite(bytes)),
+        FileDtype::BF16 => (DType::BF16, Dtype::Bf16.first_not_finite(bytes)),
         other => return Err(wrong_dtype(file, name, other)),
     };
     if let Some(index) = bad {
@@ -227,16 +238,6 @@ fn to_tensor(
     }
     let tensor = Tensor::from_raw_buffer(bytes, dtype, view.shape(), &Device::Cpu)?;
     Ok(tensor.to_dtype(placement.dtype)?.to_device(&placement.device)?)
-}
-
-/// Index of the first element that is not finite.
-fn first_bad<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f64) -> Option<usize> {
-    bytes.as_chunks().0.iter().position(|chunk| !value(*chunk).is_finite())
-}
-
-/// Half types are not finite exactly when all bits of the exponent are set.
-fn exponent(bytes: [u8; 2], mask: u16) -> f64 {
-    if u16::from_le_bytes(bytes) & mask == mask { f64::NAN } else { 0.0 }
 }
 
 fn file_dtype(dtype: DType) -> Result<FileDtype, ModelError> {
@@ -262,7 +263,7 @@ fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>, ModelError> {
     })
 }
 
-fn corrupt(file: &str, error: &safetensors::SafeTensorError) -> ModelError {
+fn corrupt(file: &str, error: &impl fmt::Display) -> ModelError {
     ModelError::Corrupt { file: file.to_owned(), reason: error.to_string() }
 }
 

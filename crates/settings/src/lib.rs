@@ -18,6 +18,6 @@ pub use sections::{
     Actor, Admin, Checkpoint, Compute, Coordinator, Data, DataSource, Decay, DeviceChoice, Eval,
     EvalSplit, Gates, Grader, Handoff, LORA_TARGETS, Learner, Limits, Log, LogFormat, Lora, Model,
     Objective, Placement, Precision, Prompt, Ratio, Recipe, Reward, Run, SamplingSettings,
-    Shutdown, SolutionStyle, Staleness, Train, TruncatedReward, WeakServer,
+    Security, Shutdown, SolutionStyle, Staleness, Train, TruncatedReward, WeakServer,
 };
 pub use validate::MESSAGE_BYTES_MIN;

@@ -6,8 +6,8 @@ use types::Sampling;
 
 use crate::sections::{
     Actor, Admin, Checkpoint, Compute, Coordinator, Data, DataSource, Eval, Gates, Grader, Handoff,
-    Learner, Limits, Log, Model, Placement, Recipe, Reward, Run, SamplingSettings, Shutdown,
-    Staleness, Train, WeakServer,
+    Learner, Limits, Log, Model, Placement, Recipe, Reward, Run, SamplingSettings, Security,
+    Shutdown, Staleness, Train, WeakServer,
 };
 
 /// More of one kind in one machine are taken for an error.
@@ -39,6 +39,7 @@ pub struct Settings {
     pub weak_server: WeakServer,
     pub coordinator: Coordinator,
     pub placement: Placement,
+    pub security: Security,
     pub limits: Limits,
     pub admin: Admin,
     pub log: Log,
@@ -68,6 +69,7 @@ impl Default for Settings {
             weak_server: WeakServer::default(),
             coordinator: Coordinator::default(),
             placement: Placement::default(),
+            security: Security::default(),
             limits: Limits::default(),
             admin: Admin::default(),
             log: Log::default(),

@@ -26,6 +26,11 @@ macro_rules! choice {
     };
 }
 
+// After the macros, which it uses.
+mod connections;
+
+pub use connections::{Admin, Limits, Security};
+
 section! {
     /// Where the run lives.
     Run {
@@ -399,6 +404,9 @@ section! {
         sampled_rollouts: u32 = 8,
         /// Where the previous rank reaches this one, for sums over several ranks.
         ring_listen: String = "127.0.0.1:0".to_owned(),
+        /// Sums travel in plaintext and unsigned: where other machines reach the ring, only a network
+        /// that nobody else is on makes up for that.
+        ring_plaintext: bool = false,
         /// All ranks must have found each other by then, once all are known.
         ring_join_timeout_ms: u32 = 60_000,
         /// One sum over all ranks, from the first that is ready for it to the last: more than the
@@ -455,27 +463,6 @@ section! {
         journal_timeout_ms: u32 = 10_000,
         /// Journal entries that wait for the disk; whoever adds more waits too.
         journal_queue_bytes: u64 = 16 << 20,
-    }
-}
-
-section! {
-    /// Bounds of every connection.
-    Limits {
-        connect_timeout_ms: u32 = 10_000,
-        call_timeout_ms: u32 = 30_000,
-        message_bytes: u64 = 16 << 20,
-        /// One set of weights.
-        weights_bytes: u64 = 64 << 30,
-    }
-}
-
-section! {
-    /// `/metrics`, `/healthz`, `/readyz`.
-    Admin {
-        listen: String = "127.0.0.1:0".to_owned(),
-        /// Without progress for so long, `/healthz` says no. Idle processes look around every
-        /// second, which is progress.
-        progress_limit_ms: u32 = 120_000,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Rules that a schema cannot say. Each fault names its key and the way out.
 
+mod connections;
 mod numbers;
 mod prompts;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub(crate) fn faults(settings: &Settings) -> Vec<String> {
     let mut faults = Vec::new();
     numbers::faults(settings, &mut faults);
     texts::faults(settings, &mut faults);
+    connections::faults(settings, &mut faults);
     if let Err(fault) = settings.train_schedule() {
         faults.push(fault);
     }

@@ -1,20 +1,28 @@
 //! The admin port that every process has: `/metrics`, `/healthz`, `/readyz`. It serves what
-//! others recorded and decides nothing.
+//! others recorded, to those whom `security` lets in, and decides nothing.
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_process::Collector;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use security::{Connection, Denied, Guard, ListenError, Listener, Protocol};
+use tokio::sync::watch;
+use tower_service::Service;
 
 use crate::{Exporter, Health, Readiness};
 
@@ -23,6 +31,9 @@ const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 
 /// What an open request may still take once the process stops.
 const DRAIN_LIMIT: Duration = Duration::from_millis(250);
+
+/// Headers of one request; a scrape has five.
+const HEADERS_MAX: usize = 32;
 
 /// The text format that Prometheus has understood since 2014.
 const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -38,48 +49,116 @@ pub struct AdminState {
 /// A bound admin port that does not answer yet.
 #[derive(Debug)]
 pub struct AdminServer {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
 }
 
+type Route = (&'static str, fn() -> MethodRouter<Arc<Answers>>);
+
+/// All there is; each is answered only to those who may ask.
+const ROUTES: [Route; 3] =
+    [("/metrics", || get(metrics)), ("/healthz", || get(healthz)), ("/readyz", || get(readyz))];
+
 impl AdminServer {
-    /// Takes the port; 0 lets the system choose.
-    pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on admin address {address}, choose another port or 0 for any")
-        })?;
-        let address = listener.local_addr().context("the admin port has no address")?;
-        Ok(Self { listener, address })
+    /// Takes the port of `admin.listen`; 0 lets the system choose.
+    ///
+    /// # Errors
+    /// The port is in use, or other machines reach it and nothing protects it.
+    pub async fn bind(listen: &str, guard: &Guard) -> Result<Self, ListenError> {
+        let listener = Listener::bind(listen, "admin.listen", Protocol::Admin, guard).await?;
+        Ok(Self { listener })
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listener.address()
     }
 
-    /// Answers until `shutdown` resolves. The caller spawns the future; upkeep of the exporter
-    /// runs inside it.
+    /// Every path that is answered.
+    pub fn paths() -> impl Iterator<Item = &'static str> {
+        ROUTES.into_iter().map(|(path, _)| path)
+    }
+
+    /// Answers until `shutdown` resolves. The caller spawns the future; connections and upkeep of
+    /// the exporter run inside it.
     pub async fn serve(
         self,
         state: AdminState,
         shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> anyhow::Result<()> {
+    ) {
         let exporter = state.exporter.clone();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serving = axum::serve(self.listener, routes(state)).with_graceful_shutdown(async {
-            // A dropped sender means the same: this future is on its way out.
-            let _ = stopped.await;
-        });
-        let mut serving = std::pin::pin!(serving.into_future());
-        tokio::select! {
-            ended = &mut serving => return ended.context("the admin port failed"),
-            () = shutdown => {}
-            () = keep_up(&exporter) => {}
+        let guard = self.listener.guard().clone();
+        let door = Door { routes: routes(state), guard, stop: watch::Sender::new(()) };
+        let mut incoming = self.listener.incoming();
+        let mut open = FuturesUnordered::new();
+        let mut shutdown = pin!(shutdown);
+        let mut upkeep = pin!(keep_up(&exporter));
+        loop {
+            tokio::select! {
+                connection = incoming.next() => open.push(door.answer(connection)),
+                Some(()) = open.next(), if !open.is_empty() => {}
+                () = &mut upkeep => {}
+                () = &mut shutdown => break,
+            }
         }
-        drop(stop);
+        drop(incoming);
+        door.stop.send_replace(());
         // Whoever keeps a connection open does not hold the process up.
-        let drained = tokio::time::timeout(DRAIN_LIMIT, serving).await;
-        drained.unwrap_or(Ok(())).context("the admin port failed")
+        let drained = async { while open.next().await.is_some() {} };
+        let _ = tokio::time::timeout(DRAIN_LIMIT, drained).await;
     }
+}
+
+/// Between connections and routes: bounds of a request, and the check of its token.
+struct Door {
+    routes: Router,
+    guard: Guard,
+    stop: watch::Sender<()>,
+}
+
+impl Door {
+    /// Serves one connection to its end, or to the stop.
+    fn answer(&self, connection: Connection) -> impl Future<Output = ()> + use<> {
+        let limits = self.guard.limits();
+        let mut server = http1::Builder::new();
+        server
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_millis(u64::from(limits.handshake_timeout_ms)))
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(limits.header_bytes as usize);
+        let (proof, mut stop) = (connection.proof(), self.stop.subscribe());
+        let (routes, guard) = (self.routes.clone(), self.guard.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let header = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+            let admitted = guard.authorize(header);
+            let (mut routes, proof) = (routes.clone(), proof.clone());
+            async move {
+                match admitted {
+                    Err(denied) => Ok(refusal(denied)),
+                    Ok(()) => {
+                        proof.give();
+                        routes.call(request).await
+                    }
+                }
+            }
+        });
+        async move {
+            let mut served = pin!(server.serve_connection(TokioIo::new(connection), service));
+            let ended = tokio::select! {
+                ended = served.as_mut() => ended,
+                _ = stop.changed() => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "an admin connection broke");
+            }
+        }
+    }
+}
+
+fn refusal(denied: Denied) -> Response {
+    let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+    (StatusCode::UNAUTHORIZED, challenge, format!("{denied}\n")).into_response()
 }
 
 async fn keep_up(exporter: &Exporter) {
@@ -98,11 +177,10 @@ struct Answers {
 fn routes(state: AdminState) -> Router {
     let process = Collector::default();
     process.describe();
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .with_state(Arc::new(Answers { state, process }))
+    let answers = Arc::new(Answers { state, process });
+    let routes = ROUTES.into_iter();
+    let router = routes.fold(Router::new(), |router, (path, route)| router.route(path, route()));
+    router.with_state(answers)
 }
 
 async fn metrics(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
@@ -127,15 +205,17 @@ async fn readyz(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
+    use settings::Settings;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::{Counter, Metric};
 
     static STEPS: Counter = Counter::new("tandem_learner_steps_total", "Steps committed.");
 
-    const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+    const ANY: &str = "127.0.0.1:0";
 
     fn state(limit: Duration) -> AdminState {
         let exporter = Exporter::build(&[]).map(|(recorder, exporter)| {
@@ -153,13 +233,24 @@ mod tests {
     }
 
     async fn ask(address: SocketAddr, path: &str) -> (String, String) {
-        let mut stream = TcpStream::connect(address).await.expect("the port is bound");
-        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.expect("the server reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("the server answers in text");
+        ask_with(address, path, "").await
+    }
+
+    async fn ask_with(address: SocketAddr, path: &str, headers: &str) -> (String, String) {
+        let answer = try_ask(address, path, headers).await.expect("the port is bound");
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
         (head.to_owned(), body.to_owned())
+    }
+
+    async fn try_ask(address: SocketAddr, path: &str, headers: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address).await?;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        // A server that has refused a request reads no more of it, which may break the connection.
+        let _ = stream.read_to_string(&mut answer).await;
+        Ok(answer)
     }
 
     /// Runs `client` against a server, then stops the server, which must end well.
@@ -167,7 +258,15 @@ mod tests {
         state: AdminState,
         client: impl FnOnce(SocketAddr) -> F,
     ) -> F::Output {
-        let server = AdminServer::bind(ANY).await.expect("a free port");
+        with_guarded(&Guard::default(), state, client).await
+    }
+
+    async fn with_guarded<F: Future>(
+        guard: &Guard,
+        state: AdminState,
+        client: impl FnOnce(SocketAddr) -> F,
+    ) -> F::Output {
+        let server = AdminServer::bind(ANY, guard).await.expect("a free port");
         let address = server.address();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = server.serve(state, async {
@@ -178,9 +277,7 @@ mod tests {
             stop.send(()).expect("the server waits for the stop");
             output
         };
-        let (served, output) = tokio::join!(serving, client);
-        served.expect("the server ends well");
-        output
+        tokio::join!(serving, client).1
     }
 
     #[tokio::test]
@@ -222,6 +319,61 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn row_20_every_path_asks_for_the_token() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, token) = (dir.path().join("token"), "t".repeat(32));
+        std::fs::write(&path, &token).expect("a file");
+        let mut settings = Settings::default();
+        settings.security.token_file = path.to_str().expect("a plain name").to_owned();
+        let guard = Guard::open(&settings).expect("a good token");
+        with_guarded(&guard, state(Duration::MAX), |address| async move {
+            let right = format!("authorization: Bearer {token}\r\n");
+            let wrong = format!("authorization: Bearer {token}t\r\n");
+            for path in AdminServer::paths().chain(["/", "/nothing"]) {
+                let (head, body) = ask(address, path).await;
+                assert!(head.starts_with("HTTP/1.1 401"), "{path}: {head}");
+                assert!(head.contains("www-authenticate: Bearer"), "{head}");
+                assert!(body.starts_with("no token came with the call"), "{body}");
+                let (head, body) = ask_with(address, path, &wrong).await;
+                assert!(head.starts_with("HTTP/1.1 401"), "{path}: {head}");
+                assert!(body.starts_with("the token is not this run's"), "{body}");
+                let (head, _) = ask_with(address, path, &right).await;
+                assert!(!head.starts_with("HTTP/1.1 401"), "{path}: {head}");
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn requests_and_connections_have_bounds() {
+        let mut settings = Settings::default();
+        settings.limits.admin_connections = 2;
+        let guard = Guard::open(&settings).expect("no files");
+        let limits = settings.limits;
+        with_guarded(&guard, state(Duration::MAX), |address| async move {
+            let long = format!("x: {}\r\n", "y".repeat(20 << 10));
+            let (head, _) = ask_with(address, "/healthz", &long).await;
+            assert!(head.starts_with("HTTP/1.1 431"), "{head}");
+            let many: String = (0..HEADERS_MAX).map(|n| format!("x{n}: y\r\n")).collect();
+            let (head, _) = ask_with(address, "/healthz", &many).await;
+            assert!(head.starts_with("HTTP/1.1 431"), "{head}");
+            let held = [TcpStream::connect(address).await, TcpStream::connect(address).await];
+            let mut third = TcpStream::connect(address).await.expect("it is closed after that");
+            // Long before a connection without a request would be.
+            let soon = Duration::from_millis(u64::from(limits.handshake_timeout_ms) / 2);
+            let closed = tokio::time::timeout(soon, async { third.read(&mut [0; 1]).await.ok() });
+            assert_eq!(closed.await, Ok(Some(0)), "closed at once");
+            drop(held);
+            let is_served = |answer: std::io::Result<String>| {
+                answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+            };
+            let served = async { while !is_served(try_ask(address, "/healthz", "").await) {} };
+            tokio::time::timeout(Duration::from_secs(30), served).await.expect("places come back");
+        })
+        .await;
+    }
+
+    #[tokio::test]
     async fn an_idle_client_does_not_hold_the_stop_up() {
         let idle = with_server(state(Duration::MAX), TcpStream::connect).await;
         drop(idle.expect("the port is bound"));
@@ -240,8 +392,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_is_named() {
-        let first = AdminServer::bind(ANY).await.expect("a free port");
-        let failure = AdminServer::bind(first.address()).await.expect_err("it is taken");
+        let first = AdminServer::bind(ANY, &Guard::default()).await.expect("a free port");
+        let taken = first.address().to_string();
+        let failure = AdminServer::bind(&taken, &Guard::default()).await.expect_err("it is taken");
         assert!(failure.to_string().contains(&first.address().to_string()), "{failure}");
     }
 }

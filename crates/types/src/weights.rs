@@ -56,6 +56,24 @@ impl Dtype {
         }
     }
 
+    /// Index of the first element, in little-endian bytes, that is a NaN or infinite.
+    #[must_use]
+    pub fn first_not_finite(self, bytes: &[u8]) -> Option<usize> {
+        // Not finite is exactly what has all bits of the exponent set.
+        let half = |mask: u16| {
+            let mut elements = bytes.as_chunks().0.iter();
+            elements.position(|element| u16::from_le_bytes(*element) & mask == mask)
+        };
+        match self {
+            Self::F16 => half(0x7c00),
+            Self::Bf16 => half(0x7f80),
+            Self::F32 => {
+                let mut elements = bytes.as_chunks().0.iter();
+                elements.position(|element| !f32::from_le_bytes(*element).is_finite())
+            }
+        }
+    }
+
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::F32, Self::F16, Self::Bf16].into_iter().find(|d| d.name() == name)
@@ -78,4 +96,26 @@ pub struct WeightManifest {
     pub bytes: u64,
     /// Of the whole safetensors file.
     pub hash: Hash,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_number_that_is_none_is_found_in_every_type() {
+        let f32s = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+        let whole = f32s(&[0.0, -1.5, f32::MAX, f32::MIN_POSITIVE]);
+        assert_eq!(Dtype::F32.first_not_finite(&whole), None);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(Dtype::F32.first_not_finite(&f32s(&[1.0, 2.0, bad])), Some(2));
+        }
+        let u16s = |values: &[u16]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+        // One, the largest number, then infinity and a NaN.
+        assert_eq!(Dtype::F16.first_not_finite(&u16s(&[0x3c00, 0x7bff])), None);
+        assert_eq!(Dtype::F16.first_not_finite(&u16s(&[0x3c00, 0x7c00])), Some(1));
+        assert_eq!(Dtype::F16.first_not_finite(&u16s(&[0xfc01])), Some(0));
+        assert_eq!(Dtype::Bf16.first_not_finite(&u16s(&[0x3f80, 0x7f7f])), None);
+        assert_eq!(Dtype::Bf16.first_not_finite(&u16s(&[0x3f80, 0xff80, 0x7fc0])), Some(1));
+    }
 }

@@ -209,3 +209,23 @@ fn a_failed_replacement_puts_the_old_checkpoint_back() {
     assert_eq!(names(&store), ["step-000004"]);
     load_checkpoint(&newest(&store)).unwrap();
 }
+
+#[test]
+fn row_21_no_name_in_a_state_leads_out_of_its_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store_of(&dir.path().join("checkpoints"), &[2]);
+    let path = newest(&store);
+    let secret = dir.path().join("secret");
+    fs::write(&secret, "secret").unwrap();
+    let hash = Hash::of(b"secret").to_string();
+    let text = fs::read_to_string(path.join(STATE)).unwrap();
+    let mut state: State = serde_json::from_str(&text).unwrap();
+    let sound = state.hashes.clone();
+    for name in ["../../secret", secret.to_str().unwrap(), "a/../../../secret", ".."] {
+        state.hashes = sound.clone();
+        state.hashes.insert(name.to_owned(), hash.clone());
+        fs::write(path.join(STATE), serde_json::to_string(&state).unwrap()).unwrap();
+        let error = format!("{:#}", load_checkpoint(&path).err().unwrap());
+        assert!(error.contains("which is no file beside it"), "{name}: {error}");
+    }
+}

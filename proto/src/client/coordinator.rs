@@ -5,13 +5,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 use types::{Generation, MemberId, PolicyVersion, Problem, RolloutGroup, WeightManifest};
 
 use super::{call, upload};
-use crate::channel::ChannelSettings;
+use crate::channel::{ChannelSettings, Line};
 use crate::convert::{WeightAssembler, weight_chunks};
 use crate::status::RpcError;
+use crate::version::same_version;
 use crate::wire::coordinator as wire;
 use crate::wire::coordinator::coordinator_client::CoordinatorClient as Stub;
 use crate::work::{Directive, LeaseAsk, Registration, ReturnedGroup, StepRecord, WorkItem};
@@ -19,7 +19,7 @@ use crate::work::{Directive, LeaseAsk, Registration, ReturnedGroup, StepRecord, 
 /// Cheap to clone: clones share one connection.
 #[derive(Clone, Debug)]
 pub struct CoordinatorClient {
-    stub: Stub<Channel>,
+    stub: Stub<Line>,
     timeout: Duration,
 }
 
@@ -40,7 +40,7 @@ impl DirectiveStream {
 
 impl CoordinatorClient {
     #[must_use]
-    pub fn new(channel: Channel, settings: &ChannelSettings) -> Self {
+    pub fn new(channel: Line, settings: &ChannelSettings) -> Self {
         let stub = Stub::new(channel)
             .max_decoding_message_size(settings.message_bytes_max)
             .max_encoding_message_size(settings.message_bytes_max);
@@ -50,6 +50,8 @@ impl CoordinatorClient {
     pub async fn register(&mut self, registration: Registration) -> Result<MemberId, RpcError> {
         let request = wire::RegisterRequest::from(registration);
         let reply = call("register", self.timeout, self.stub.register(request)).await?;
+        let same = same_version("coordinator", &reply.version);
+        same.map_err(|skew| RpcError::invalid("register", skew))?;
         Ok(MemberId(reply.member))
     }
 

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use tokio_stream::Stream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 use types::RolloutGroup;
 
 use super::call;
-use crate::channel::ChannelSettings;
+use crate::channel::{ChannelSettings, Line};
 use crate::status::RpcError;
 use crate::wire::learner as wire;
 use crate::wire::learner::learner_client::LearnerClient as Stub;
@@ -16,7 +15,7 @@ use crate::work::Receipt;
 
 #[derive(Clone, Debug)]
 pub struct LearnerClient {
-    stub: Stub<Channel>,
+    stub: Stub<Line>,
     timeout: Duration,
 }
 
@@ -38,7 +37,7 @@ impl ReceiptStream {
 
 impl LearnerClient {
     #[must_use]
-    pub fn new(channel: Channel, settings: &ChannelSettings) -> Self {
+    pub fn new(channel: Line, settings: &ChannelSettings) -> Self {
         let stub = Stub::new(channel)
             .max_decoding_message_size(settings.message_bytes_max)
             .max_encoding_message_size(settings.message_bytes_max);

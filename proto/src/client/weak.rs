@@ -6,10 +6,9 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use super::call;
-use crate::channel::ChannelSettings;
+use crate::channel::{ChannelSettings, Line};
 use crate::span::{SpanReply, WeakMessage};
 use crate::status::{ErrorCode, RpcError};
 use crate::wire::weak as wire;
@@ -17,7 +16,7 @@ use crate::wire::weak::weak_client::WeakClient as Stub;
 
 #[derive(Clone, Debug)]
 pub struct WeakClient {
-    stub: Stub<Channel>,
+    stub: Stub<Line>,
     timeout: Duration,
 }
 
@@ -60,7 +59,7 @@ impl WeakInbox {
 
 impl WeakClient {
     #[must_use]
-    pub fn new(channel: Channel, settings: &ChannelSettings) -> Self {
+    pub fn new(channel: Line, settings: &ChannelSettings) -> Self {
         let stub = Stub::new(channel)
             .max_decoding_message_size(settings.message_bytes_max)
             .max_encoding_message_size(settings.message_bytes_max);

@@ -11,6 +11,8 @@ pub use weights::{CHUNK_BYTES, WeightAssembler, WeightError, weight_chunks};
 
 use types::{RolloutError, UnknownAuthor};
 
+use crate::version::VersionSkew;
+
 /// Why a received message is refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ConvertError {
@@ -22,10 +24,14 @@ pub enum ConvertError {
     Length { field: &'static str, found: usize, expected: usize },
     #[error("`{field}` has {found} bytes instead of {expected}")]
     Bytes { field: &'static str, found: usize, expected: usize },
+    #[error("`{field}` is no plain name of a file")]
+    Name { field: &'static str },
     #[error("`{field}` is not a finite number")]
     NotFinite { field: &'static str },
     #[error("`{field}` is {value} but must be {range}")]
     Range { field: &'static str, value: f32, range: &'static str },
+    #[error(transparent)]
+    Version(#[from] VersionSkew),
     #[error(transparent)]
     Author(#[from] UnknownAuthor),
     #[error(transparent)]

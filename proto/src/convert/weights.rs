@@ -134,6 +134,8 @@ impl WeightAssembler {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn manifest(bytes: &[u8]) -> WeightManifest {
@@ -172,6 +174,63 @@ mod tests {
         swapped.swap(1, 2);
         assert!(matches!(assemble(swapped.into_iter()), Err(WeightError::Hash { .. })));
         assert_eq!(assemble(chunks.into_iter().skip(1)).unwrap_err(), WeightError::NoManifest);
+    }
+
+    /// What may happen to the chunks of one transfer.
+    #[derive(Clone, Debug)]
+    enum Damage {
+        Flipped { chunk: usize, byte: usize, bit: u8 },
+        Truncated { chunk: usize, to: usize },
+        Lost { chunk: usize },
+        Repeated { chunk: usize },
+        Swapped { chunk: usize },
+    }
+
+    fn damage() -> impl Strategy<Value = Damage> {
+        let at = || any::<prop::sample::Index>();
+        prop_oneof![
+            (at(), at(), 0_u8..8).prop_map(|(c, b, bit)| Damage::Flipped {
+                chunk: c.index(3),
+                byte: b.index(CHUNK_BYTES),
+                bit
+            }),
+            (at(), at()).prop_map(|(c, to)| Damage::Truncated {
+                chunk: c.index(3),
+                to: to.index(CHUNK_BYTES)
+            }),
+            at().prop_map(|c| Damage::Lost { chunk: c.index(3) }),
+            at().prop_map(|c| Damage::Repeated { chunk: c.index(3) }),
+            at().prop_map(|c| Damage::Swapped { chunk: c.index(2) }),
+        ]
+    }
+
+    fn apply(damage: &Damage, data: &mut Vec<Vec<u8>>) {
+        match *damage {
+            Damage::Flipped { chunk, byte, bit } => data[chunk][byte] ^= 1 << bit,
+            Damage::Truncated { chunk, to } => data[chunk].truncate(to),
+            Damage::Lost { chunk } => drop(data.remove(chunk)),
+            Damage::Repeated { chunk } => data.insert(chunk, data[chunk].clone()),
+            Damage::Swapped { chunk } => data.swap(chunk, chunk + 1),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn row_16_no_damaged_transfer_is_taken(damage in damage()) {
+            // No two chunks are alike, nor two bytes in a row.
+            let bytes: Vec<u8> = (0..3 * CHUNK_BYTES).map(|i| (i % 251) as u8).collect();
+            let mut data: Vec<_> = bytes.chunks(CHUNK_BYTES).map(<[u8]>::to_vec).collect();
+            apply(&damage, &mut data);
+            let first = weight_chunks(manifest(&bytes), []).next().unwrap();
+            let data = data.into_iter().map(|data| wire::WeightChunk {
+                kind: Some(wire::weight_chunk::Kind::Data(data)),
+            });
+            let found = assemble(std::iter::once(first).chain(data));
+            let refused =
+                matches!(found, Err(WeightError::Length { .. } | WeightError::Hash { .. }));
+            prop_assert!(refused, "{damage:?}");
+        }
     }
 
     #[test]

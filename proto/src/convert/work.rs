@@ -2,15 +2,24 @@
 
 use std::time::Duration;
 
-use types::{Epoch, Generation, GroupId, LeaseId, MemberId, PolicyVersion};
+use types::{Epoch, Generation, GroupId, LeaseId, MemberId, PolicyVersion, is_file_name};
 
 use super::rollout::{purpose_from_wire, purpose_to_wire};
 use super::{ConvertError, required, unknown};
+use crate::version::{same_version, version};
 use crate::wire::{coordinator as wire, learner};
 use crate::work::{
     Completion, Directive, Formation, LeaseAsk, Rank, Receipt, ReceiptCode, Registration,
     ReturnReason, ReturnedGroup, Role, StepRecord, WorkItem,
 };
+
+/// It names a directory under `checkpoints/`, where there is one.
+fn checkpoint_name(name: String) -> Result<Option<String>, ConvertError> {
+    match name.is_empty() || is_file_name(&name) {
+        true => Ok(Some(name).filter(|name| !name.is_empty())),
+        false => Err(ConvertError::Name { field: "checkpoint" }),
+    }
+}
 
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
@@ -29,6 +38,7 @@ impl From<Registration> for wire::RegisterRequest {
             address: r.address,
             admin_address: r.admin_address,
             ring_address: r.ring_address,
+            version: version(),
         }
     }
 }
@@ -37,6 +47,8 @@ impl TryFrom<wire::RegisterRequest> for Registration {
     type Error = ConvertError;
 
     fn try_from(r: wire::RegisterRequest) -> Result<Self, ConvertError> {
+        // First: what another version says may mean something else.
+        same_version("member", &r.version)?;
         let role = match wire::Role::try_from(r.role) {
             Ok(wire::Role::Actor) => Role::Actor,
             Ok(wire::Role::WeakServer) => Role::WeakServer,
@@ -244,7 +256,7 @@ impl TryFrom<wire::StepRecord> for StepRecord {
             strong_tokens: r.strong_tokens,
             weak_tokens: r.weak_tokens,
             values: r.values.into_iter().collect(),
-            checkpoint: (!r.checkpoint.is_empty()).then_some(r.checkpoint),
+            checkpoint: checkpoint_name(r.checkpoint)?,
         })
     }
 }
@@ -285,5 +297,54 @@ impl TryFrom<learner::Receipt> for Receipt {
             reason: r.reason,
             generation: Generation(r.generation),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn checkpoint(name: &str) -> Result<Option<String>, ConvertError> {
+        let record = wire::StepRecord { checkpoint: name.to_owned(), ..Default::default() };
+        StepRecord::try_from(record).map(|record| record.checkpoint)
+    }
+
+    #[test]
+    fn row_21_a_checkpoint_has_a_plain_name_or_none() {
+        assert_eq!(checkpoint(""), Ok(None));
+        assert_eq!(checkpoint("step-000020"), Ok(Some("step-000020".to_owned())));
+        for name in ["..", "/etc", "../step-000020", "a/b", "step\n"] {
+            let refused = Err(ConvertError::Name { field: "checkpoint" });
+            assert_eq!(checkpoint(name), refused, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn row_21_no_checkpoint_is_outside_its_directory(name in "[./a-c\\\\]{1,8}") {
+            if let Ok(Some(name)) = checkpoint(&name) {
+                let path = std::path::Path::new("/run/checkpoints").join(&name);
+                prop_assert_eq!(path.parent(), Some(std::path::Path::new("/run/checkpoints")));
+                prop_assert!(name != ".." && name != ".");
+            }
+        }
+    }
+
+    #[test]
+    fn row_26_another_version_is_refused_with_both_named() {
+        let of = |version: &str| {
+            let request = wire::RegisterRequest {
+                role: wire::Role::Actor.into(),
+                version: version.to_owned(),
+                ..Default::default()
+            };
+            Registration::try_from(request).map(|registration| registration.role)
+        };
+        assert_eq!(of(&version()), Ok(Role::Actor));
+        let skewed = of("9.9.9, wire revision 77").unwrap_err().to_string();
+        assert!(skewed.contains("9.9.9, wire revision 77"), "{skewed}");
+        assert!(skewed.contains(&version()), "{skewed}");
     }
 }

@@ -71,88 +71,137 @@ fn groups_of(step: u32) -> std::ops::Range<u64> {
     u64::from(step) * GROUPS..(u64::from(step) + 1) * GROUPS
 }
 
-/// Actors that finish, fail, forget and come late, and say so late; a learner that finds groups
-/// stale, dies and comes back from a checkpoint.
-fn interleave(seed: u64) {
-    let (mut state, actors, mut learner) = training(3);
-    let mut dice = Dice(seed);
-    let mut now = Duration::ZERO;
-    let mut step = 0;
-    let mut out: Vec<WorkItem> = Vec::new();
-    let mut delivered: Vec<Completion> = Vec::new();
-    let (mut generation, mut checkpoint) = (1, 0);
-    let mut applied = vec![version(0); actors.len()];
-    let mut epochs: BTreeMap<u64, Epoch> = BTreeMap::new();
-    let mut inbox = Learner::default();
-    for _ in 0..100_000 {
-        let which = dice.roll(actors.len() as u64) as usize;
-        let actor = actors[which];
-        match dice.roll(11) {
-            0 => applied[which] = PolicyVersion::new(generation, step),
-            1 if dice.roll(40) == 0 => {
-                state.ended(Role::Learner, 0);
-                learner = register(&mut state, Role::Learner, 0);
-                generation += 1;
-                inbox.restart(checkpoint);
-                step = checkpoint;
-                // Until the new ranks say from where they go on, work is dealt as before.
-                let items = state.lease(&ask_with(actor, applied[which], 9), now).unwrap();
-                out.extend(items);
-                state.publish(PolicyVersion::new(generation, step)).unwrap();
-                assert_eq!(state.committed(), step, "{seed}");
-            }
-            1 => {
-                now += Duration::from_millis(dice.roll(400));
-                state.tick(now);
-            }
-            2..=4 => {
-                let room = dice.roll(20) as u32;
-                let items = state.lease(&ask_with(actor, applied[which], room), now).unwrap();
-                check_dealt(&items, applied[which].step, room, &mut epochs);
-                out.extend(items);
-            }
-            5 if !out.is_empty() => {
-                let item = out.swap_remove(dice.roll(out.len() as u64) as usize);
-                state.return_group(&returned(actor, &item, ReturnReason::Failed)).unwrap();
-            }
-            6..=7 if !out.is_empty() => {
-                let item = out.swap_remove(dice.roll(out.len() as u64) as usize);
-                if item.group.0 >= u64::from(step) * GROUPS {
-                    inbox.offer(&item);
-                }
-                let generation = Generation(generation);
-                delivered.push(Completion { lease: item.lease, generation });
-            }
-            8 if !delivered.is_empty() => {
-                let one = delivered.swap_remove(dice.roll(delivered.len() as u64) as usize);
-                if dice.roll(8) > 0 {
-                    state.complete(actor, &[one]).unwrap();
-                }
-            }
-            _ if inbox.has_all(step) && dice.roll(3) == 0 => {
-                let group = u64::from(step) * GROUPS + dice.roll(GROUPS);
-                let epoch = inbox.drop_stale(group, dice.roll(2) == 0);
-                state.return_group(&stale(learner, group, epoch)).unwrap();
-            }
-            _ if inbox.has_all(step) => {
-                inbox.consume(step);
-                step += 1;
-                let version = PolicyVersion::new(generation, step);
-                state.publish(version).unwrap();
-                let record = StepRecord { version, ..record(learner, step) };
-                assert_eq!(commit(&mut state, &record), Ok(true), "{seed}");
-                if step == STEPS {
-                    break;
-                }
-                if dice.roll(3) == 0 {
-                    checkpoint = step;
-                }
-            }
-            _ => {}
+/// A run in which everything that can happen does, in an order drawn from a seed.
+struct World {
+    seed: u64,
+    dice: Dice,
+    state: RunState,
+    actors: Vec<MemberId>,
+    learner: MemberId,
+    generation: u32,
+    step: u32,
+    checkpoint: u32,
+    inbox: Learner,
+    now: Duration,
+    out: Vec<WorkItem>,
+    delivered: Vec<Completion>,
+    applied: Vec<PolicyVersion>,
+    epochs: BTreeMap<u64, Epoch>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let (state, actors, learner) = training(3);
+        Self {
+            seed,
+            dice: Dice(seed),
+            applied: vec![version(0); actors.len()],
+            state,
+            actors,
+            learner,
+            generation: 1,
+            step: 0,
+            checkpoint: 0,
+            inbox: Learner::default(),
+            now: Duration::ZERO,
+            out: Vec::new(),
+            delivered: Vec::new(),
+            epochs: BTreeMap::new(),
         }
     }
-    assert_eq!(*state.phase(), Phase::Done, "{seed}: stuck at step {step}");
-    check_consumed(&state, &inbox, seed);
+
+    /// Actors finish, fail, forget and come late, and say so late; the learner finds groups stale,
+    /// dies and comes back from a checkpoint. False once all steps are taken.
+    fn happen(&mut self) -> bool {
+        let which = self.dice.roll(self.actors.len() as u64) as usize;
+        match self.dice.roll(11) {
+            0 => self.applied[which] = PolicyVersion::new(self.generation, self.step),
+            1 if self.dice.roll(40) == 0 => self.restart_learner(which),
+            1 => {
+                self.now += Duration::from_millis(self.dice.roll(400));
+                self.state.tick(self.now);
+            }
+            2..=4 => {
+                let room = self.dice.roll(20) as u32;
+                let items = self.lease(which, room);
+                check_dealt(&items, self.applied[which].step, room, &mut self.epochs);
+                self.out.extend(items);
+            }
+            5 if !self.out.is_empty() => {
+                let item = pick(&mut self.dice, &mut self.out);
+                let failed = returned(self.actors[which], &item, ReturnReason::Failed);
+                self.state.return_group(&failed).unwrap();
+            }
+            6..=7 if !self.out.is_empty() => self.deliver(),
+            8 if !self.delivered.is_empty() => {
+                let one = pick(&mut self.dice, &mut self.delivered);
+                if self.dice.roll(8) > 0 {
+                    self.state.complete(self.actors[which], &[one]).unwrap();
+                }
+            }
+            _ if self.inbox.has_all(self.step) && self.dice.roll(3) == 0 => {
+                let group = u64::from(self.step) * GROUPS + self.dice.roll(GROUPS);
+                let epoch = self.inbox.drop_stale(group, self.dice.roll(2) == 0);
+                self.state.return_group(&stale(self.learner, group, epoch)).unwrap();
+            }
+            _ if self.inbox.has_all(self.step) => return self.take_step(),
+            _ => {}
+        }
+        true
+    }
+
+    fn lease(&mut self, which: usize, room: u32) -> Vec<WorkItem> {
+        let ask = ask_with(self.actors[which], self.applied[which], room);
+        self.state.lease(&ask, self.now).unwrap()
+    }
+
+    fn restart_learner(&mut self, which: usize) {
+        self.state.ended(Role::Learner, 0);
+        self.learner = register(&mut self.state, Role::Learner, 0);
+        self.generation += 1;
+        self.inbox.restart(self.checkpoint);
+        self.step = self.checkpoint;
+        // Until the new ranks say from where they go on, work is dealt as before.
+        let items = self.lease(which, 9);
+        self.out.extend(items);
+        self.state.publish(PolicyVersion::new(self.generation, self.step)).unwrap();
+        assert_eq!(self.state.committed(), self.step, "{}", self.seed);
+    }
+
+    fn deliver(&mut self) {
+        let item = pick(&mut self.dice, &mut self.out);
+        if item.group.0 >= u64::from(self.step) * GROUPS {
+            self.inbox.offer(&item);
+        }
+        let generation = Generation(self.generation);
+        self.delivered.push(Completion { lease: item.lease, generation });
+    }
+
+    fn take_step(&mut self) -> bool {
+        self.inbox.consume(self.step);
+        self.step += 1;
+        let version = PolicyVersion::new(self.generation, self.step);
+        self.state.publish(version).unwrap();
+        let record = StepRecord { version, ..record(self.learner, self.step) };
+        assert_eq!(commit(&mut self.state, &record), Ok(true), "{}", self.seed);
+        if self.dice.roll(3) == 0 {
+            self.checkpoint = self.step;
+        }
+        self.step < STEPS
+    }
+}
+
+fn pick<T>(dice: &mut Dice, from: &mut Vec<T>) -> T {
+    let at = dice.roll(from.len() as u64) as usize;
+    from.swap_remove(at)
+}
+
+fn interleave(seed: u64) {
+    let mut world = World::new(seed);
+    let ended = (0..100_000).any(|_| !world.happen());
+    let World { state, inbox, step, .. } = &world;
+    assert!(ended && *state.phase() == Phase::Done, "{seed}: stuck at step {step}");
+    check_consumed(state, inbox, seed);
 }
 
 fn ask_with(member: MemberId, applied: PolicyVersion, max_rollouts: u32) -> LeaseAsk {

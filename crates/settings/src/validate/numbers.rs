@@ -54,6 +54,11 @@ fn at_least_one(s: &Settings, faults: &mut Vec<String>) {
         ("admin.progress_limit_ms", s.admin.progress_limit_ms),
         ("limits.connect_timeout_ms", s.limits.connect_timeout_ms),
         ("limits.call_timeout_ms", s.limits.call_timeout_ms),
+        ("limits.connections", s.limits.connections),
+        ("limits.admin_connections", s.limits.admin_connections),
+        ("limits.handshake_timeout_ms", s.limits.handshake_timeout_ms),
+        ("limits.connection_calls", s.limits.connection_calls),
+        ("limits.pending_resets", s.limits.pending_resets),
     ];
     for (key, value) in counts {
         if value == 0 {

@@ -132,3 +132,21 @@ fn addresses_and_filters_are_read_before_anything_starts() {
         assert_eq!(broken(&[&format!("log.filter={good}")]), [""; 0], "{good}");
     }
 }
+
+#[test]
+fn what_protects_connections_comes_whole() {
+    let broken_with = |parts: &[&str]| {
+        let set: Vec<String> = parts.iter().map(|part| format!("security.{part}=x")).collect();
+        broken(&set.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    assert_eq!(broken_with(&["certificate", "key", "authority", "token_file"]), [""; 0]);
+    assert_eq!(broken_with(&["authority", "peer_name"]), [""; 0], "a process that only connects");
+    let alone = broken_with(&["certificate"]);
+    assert!(alone.len() == 2 && alone[0].contains("security.key is empty"), "{alone:?}");
+    assert!(alone[1].contains("security.authority is empty"), "{alone:?}");
+    check(&["security.key=x"], "security.key is set but security.certificate is empty");
+    check(&["security.peer_name=x"], "security.authority is empty");
+    check(&["security.client_certificates=true"], "security.certificate is empty");
+    check(&["limits.header_bytes=100"], "limits.header_bytes is 100 but must be from 8192");
+    check(&["limits.pending_resets=0"], "limits.pending_resets is 0");
+}

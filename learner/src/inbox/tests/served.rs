@@ -24,7 +24,8 @@ impl ServedCoordinator {
     /// Serves on a free port until the group's shutdown; the address comes with it.
     pub(super) async fn start(failing: u32, tasks: &TaskGroup) -> (Self, String) {
         let served = Self { failing: Arc::new(Mutex::new(failing)), returned: Arc::default() };
-        let (listener, address) = member::bind("127.0.0.1:0").await.unwrap();
+        let listener = crate::fixtures::listen().await;
+        let address = listener.address();
         let service = CoordinatorServer::new(served.clone());
         let stop = tasks.shutdown().wait();
         tasks.spawn("coordinator", async move {
