@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_lease_is_dealt_again_under_the_next_epoch_and_fenced() {
+    fn row_7_an_expired_lease_is_dealt_again_under_the_next_epoch_and_fenced() {
         let mut table = table();
         assert_eq!(table.grant(GroupId(0), grant(1, 1, 10)), Some(Epoch(0)));
         assert_eq!(table.grant(GroupId(0), grant(2, 1, 10)), None);

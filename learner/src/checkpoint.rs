@@ -232,7 +232,16 @@ impl CheckpointStore {
     /// One of another run, or one that cannot be deleted.
     pub fn discard_after(&self, step: u32, run: u64) -> anyhow::Result<()> {
         for later in self.steps()?.into_iter().filter(|of| *of > step) {
-            read_state(&self.path(later))?.check_run(run)?;
+            match read_state(&self.path(later)) {
+                Ok(state) => state.check_run(run)?,
+                Err(error) => {
+                    tracing::warn!(
+                        step = later,
+                        error = format!("{error:#}"),
+                        "a damaged one goes"
+                    );
+                }
+            }
             self.retire(&Self::name(later))?;
         }
         Ok(())

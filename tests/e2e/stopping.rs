@@ -27,7 +27,7 @@ fn interrupted_in_training(actors: &str) {
 }
 
 #[test]
-fn an_interrupt_in_the_middle_leaves_a_run_that_eval_reads() {
+fn row_24_an_interrupt_in_the_middle_leaves_a_run_that_eval_reads() {
     interrupted_in_training("2");
     interrupted_in_training("8");
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What needs several GPUs: tests/gpu/box.sh --gpus N. Sums over N ranks against one rank, 20 tandem
-# steps, an actor killed on the way, the run resumed, its result exported.
+# steps, an actor and then the whole run killed on the way, the run resumed, its result exported.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 [ "${1:-}" = --gpus ] && [ "${2:-0}" -ge 2 ] || { echo "usage: tests/gpu/box.sh --gpus N (2 or more)" >&2; exit 2; }
@@ -17,21 +17,27 @@ launch one --actors 1 --learners 1 --steps 2 --seed 3
 launch all --actors 1 --learners "$((gpus - 1))" --steps 2 --seed 3
 python3 - "$work" <<'PY'
 import json, sys
-loss = [json.loads(open(f"{sys.argv[1]}/{run}/metrics.jsonl").readline())["loss"] for run in ("one", "all")]
+loss = [json.loads(open(f"{sys.argv[1]}/{run}/metrics.jsonl").readline())["values"]["loss"] for run in ("one", "all")]
 print("loss of the first step, one rank and all:", *loss)
 assert abs(loss[0] - loss[1]) <= 1e-4 * max(1.0, abs(loss[0])), loss
 PY
 
 launch tandem --actors "$((gpus - 1))" --steps 20 --set checkpoint.every_steps=5 &
 run=$!
-until [ "$(wc -l <"$work/tandem/metrics.jsonl" 2>/dev/null || echo 0)" -ge 3 ]; do
-  kill -0 "$run" || { echo "the run ended before its third step" >&2; exit 1; }
-  sleep 1
-done
+until_step() {
+  until [ "$(wc -l <"$work/tandem/metrics.jsonl" 2>/dev/null || echo 0)" -ge "$1" ]; do
+    kill -0 "$run" || { echo "the run ended before step $1" >&2; exit 1; }
+    sleep 1
+  done
+}
+until_step 3
 actor=$(pgrep -P "$run" -x actor | head -1)
 echo "killing actor $actor"
 kill -9 "$actor"
-wait "$run"
-launch tandem --resume --actors "$((gpus - 1))" --steps 25
+until_step 10
+echo "killing the run"
+kill -9 "$run"
+wait "$run" || true
+"$bin/coordinator" launch --resume --run-dir "$work/tandem"
 "$bin/coordinator" model export "$work/tandem" --checkpoint latest --dtype bf16 --out "$work/exported"
 ls -l "$work/exported"

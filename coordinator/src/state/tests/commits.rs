@@ -28,6 +28,30 @@ fn commits_come_in_order_once() {
 }
 
 #[test]
+fn row_8_a_commit_that_is_sent_three_times_counts_once() {
+    const COMMITS: u32 = 100_000;
+    let mut settings = settings();
+    settings.eval.enabled = false;
+    settings.train.steps = COMMITS / 3 + 1;
+    let mut state = state(&settings, 1);
+    register(&mut state, Role::Actor, 0);
+    register(&mut state, Role::WeakServer, 0);
+    let learner = register(&mut state, Role::Learner, 0);
+    state.publish(version(0)).unwrap();
+    for step in 1..=settings.train.steps {
+        state.publish(version(step)).unwrap();
+        let record = record(learner, step);
+        let answers = [0; 3].map(|_| commit(&mut state, &record));
+        assert_eq!(answers, [Ok(true), Ok(false), Ok(false)], "step {step}");
+    }
+    let steps = u64::from(settings.train.steps);
+    let entries = state.take_entries();
+    let kept = entries.iter().filter(|e| matches!(e, JournalEntry::Committed { .. })).count();
+    assert_eq!((state.totals().consumed, kept as u64), (steps * GROUPS, steps));
+    assert_eq!(state.totals().trained_twice, 0);
+}
+
+#[test]
 fn a_learner_that_repeats_a_group_is_found_out() {
     let (mut state, _, learner) = training(1);
     commit(&mut state, &record(learner, 1)).unwrap();

@@ -52,6 +52,25 @@ fn a_rank_that_comes_back_makes_another_generation() {
 }
 
 #[test]
+fn row_10_a_learner_that_was_cut_off_is_no_learner_any_more_when_another_has_come() {
+    let (mut state, _, cut_off) = training(1);
+    state.watched(cut_off).unwrap();
+    state.unwatched(cut_off, Duration::ZERO);
+    let patience = state.spec().absence_max;
+    state.tick(patience);
+    let other = register(&mut state, Role::Learner, 0);
+    state.publish(PolicyVersion::new(2, 0)).unwrap();
+    // The cut is mended: what the first one says is of nobody, under whatever name.
+    let late = commit(&mut state, &record(cut_off, 1)).unwrap_err();
+    assert_eq!(late, MemberError::Unknown(cut_off).into());
+    let version = version(1);
+    assert!(matches!(state.publish(version), Err(StateError::Version { .. })));
+    let as_other = commit(&mut state, &record(other, 1)).unwrap_err();
+    assert!(matches!(as_other, StateError::Generation { .. }), "{as_other}");
+    assert_eq!((state.committed(), state.totals().trained_twice), (0, 0));
+}
+
+#[test]
 fn ranks_that_cannot_go_on_form_anew_once() {
     let (mut state, actor, [first, second]) = on_two_ranks();
     for rank in [first, second] {
