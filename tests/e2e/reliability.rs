@@ -76,7 +76,9 @@ fn either_of_two_ranks_is_killed_and_no_step_is_undone() {
 
 #[test]
 fn row_12_an_actor_that_was_stopped_past_its_lease_is_refused_and_goes_on() {
-    let mut run = start(&["--set", "coordinator.lease_deadline_ms=8000"]);
+    let short = ["coordinator.lease_deadline_ms=8000", "actor.span_deadline_ms=1200"];
+    let short = short.iter().flat_map(|key| ["--set", key]);
+    let mut run = start(&short.collect::<Vec<_>>());
     run.wait_for_steps(2, LIMIT);
     run.signal_child("actor-0", Signal::SIGSTOP);
     let stopped = run.steps();
