@@ -267,6 +267,7 @@ impl Driver<'_> {
             }
             Event::RolledBack { generation, step, undone } => {
                 tracing::warn!(%generation, step, undone, "steps are undone");
+                metrics::ROLLED_BACK.increment(u64::from(*undone), &[]);
                 let evaluations = self.run_dir.evaluations();
                 if evaluations.exists() {
                     MetricsLog::create(&evaluations)?.cut_after(*step)?;
