@@ -121,21 +121,29 @@ impl TrainLoop {
                 return Ok(Ended::Stopped);
             }
         }
+        // Of a run without steps nothing was due.
+        self.keep_last(trainer)?;
         info!(version = %self.version, "training ended");
         self.health.rest();
         Ok(Ended::Done)
     }
 
-    /// A stop leaves a checkpoint of the last committed step. Ranks that have parts of the
-    /// optimiser only are not at one place now, so that what they had is not put together.
+    /// A stop leaves a checkpoint of the last committed step.
     pub(crate) fn leave(&mut self, trainer: &mut Trainer) -> anyhow::Result<Ended> {
+        self.keep_last(trainer)?;
+        Ok(Ended::Stopped)
+    }
+
+    /// Ranks that have parts of the optimiser only may not be at one place now, so that what they
+    /// have is not put together.
+    fn keep_last(&mut self, trainer: &mut Trainer) -> anyhow::Result<()> {
         let step = self.version.step;
         let leads = trainer.collective().rank() == 0;
         if leads && trainer.has_all() && !self.files.checkpoints.has(step) {
             let weights = trainer.weights()?;
             self.write_checkpoint(trainer, self.version, &weights)?;
         }
-        Ok(Ended::Stopped)
+        Ok(())
     }
 
     /// Before any work is leased. `false` where a stop came between.

@@ -244,6 +244,14 @@ fn a_stop_keeps_the_last_committed_version() {
 }
 
 #[test]
+fn a_run_without_steps_leaves_its_start() {
+    let bench = Bench::new(Miniature::with(|s| s.train.steps = 0));
+    let inbox = bench.inbox();
+    bench.run(Source::Groups(inbox), Box::new(|_| ()));
+    assert_eq!(bench.files("checkpoints"), ["step-000000"]);
+}
+
+#[test]
 fn a_stop_before_the_first_commit_still_leaves_a_checkpoint() {
     let bench = Bench { takes_commits: 0, ..Bench::new(Miniature::small()) };
     let inbox = bench.inbox();
