@@ -60,7 +60,7 @@ fn resume(args: &LaunchArgs) -> anyhow::Result<u8> {
     let path = args.run_dir.as_deref().context("--resume needs --run-dir")?;
     let run_dir = RunDir::take_over(path)?;
     let settings = resume::settings(&run_dir, args)?;
-    resume::check_unfinished(&run_dir, &run_dir.summary())?;
+    resume::check_unfinished(&run_dir)?;
     let processes = Processes::of(args, Processes::read(&run_dir)?);
     let (source, mut spec) = prepare(&settings, processes)?;
     let history = resume::history(&run_dir)?;
@@ -120,7 +120,7 @@ fn run(
 }
 
 /// Tells a run from all others: no two begin in one directory, in one process, at one moment.
-pub(crate) fn run_id(run_dir: &RunDir) -> u64 {
+fn run_id(run_dir: &RunDir) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let name = format!("{} {} {now:?}", run_dir.path().display(), std::process::id());
     let [a, b, c, d, e, f, g, h, ..] = Hash::of(name.as_bytes()).0;

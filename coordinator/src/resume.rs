@@ -2,7 +2,6 @@
 //! it now. Taking it further is `launch`'s.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -139,9 +138,9 @@ pub fn history(run_dir: &RunDir) -> anyhow::Result<History> {
 }
 
 /// # Errors
-/// The run is complete, or was never begun.
-pub fn check_unfinished(run_dir: &RunDir, summary: &Path) -> anyhow::Result<()> {
-    if summary.is_file() {
+/// The run is complete.
+pub fn check_unfinished(run_dir: &RunDir) -> anyhow::Result<()> {
+    if run_dir.summary().is_file() {
         let shown = run_dir.shown();
         bail!("the run in {shown} is complete: see it with `coordinator eval {shown}`");
     }

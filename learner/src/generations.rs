@@ -128,7 +128,11 @@ impl Generations {
             Alignment::Keep => self.in_hand(collective),
             Alignment::From(rank) => {
                 let mut trainer = self.in_hand(collective)?;
-                trainer.share_from(rank)?;
+                if let Err(error) = trainer.share_from(rank) {
+                    // The next ranks may need what this one has.
+                    self.hand = Some((trainer, offer.unwrap_or_default()));
+                    return Err(error);
+                }
                 Ok(trainer)
             }
             Alignment::Checkpoint => self.restored(formation, committed, collective),

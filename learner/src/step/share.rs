@@ -42,9 +42,8 @@ impl Trainer {
     /// call it.
     ///
     /// # Errors
-    /// A rank is gone; this one's state is not to be used then.
+    /// A rank is gone; this one's state is as before then.
     pub fn share_from(&mut self, rank: usize) -> anyhow::Result<()> {
-        self.torn.set(true);
         let all = 0..self.optimizer.parameters().elem_count();
         let mut weights = vec![0.0; all.len()];
         self.optimizer.parameters().read(&all, &mut weights)?;
@@ -58,6 +57,7 @@ impl Trainer {
             counts = [f64::from(self.steps_taken), self.optimizer.step_count() as f64];
         }
         self.collective.all_reduce_sum_f64(&mut counts)?;
+        self.torn.set(true);
         self.optimizer.parameters().write(&all, &weights)?;
         self.optimizer.set_moments(moments, counts[1] as u64)?;
         self.steps_taken = counts[0] as u32;

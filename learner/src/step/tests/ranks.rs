@@ -35,6 +35,21 @@ fn two_ranks_take_the_step_of_one_also_when_one_has_nothing() {
     assert_eq!(found[0].1, hash(&solo));
 }
 
+#[test]
+fn a_state_that_cannot_be_handed_over_stays_whole() {
+    let world = Miniature::small();
+    let found = ranks(2, |ring| {
+        if ring.rank() == 1 {
+            return None;
+        }
+        let mut trainer = trainer_of(&world, Box::new(ring));
+        let before = hash(&trainer);
+        trainer.share_from(0).unwrap_err();
+        Some((trainer.is_whole(), hash(&trainer) == before))
+    });
+    assert_eq!(found[0], Some((true, true)));
+}
+
 /// All weights, in name order.
 fn numbers(trainer: &Trainer) -> Vec<f32> {
     let parameters = trainer.optimizer().parameters();
