@@ -1,4 +1,4 @@
-//! Pulses and inspections.
+//! Pulses and inspections, wire to domain and back. What follows from them is the coordinator's.
 
 use std::time::Duration;
 
