@@ -44,7 +44,7 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     let (vocab, positions) = (start.config.ids, start.config.max_position_embeddings);
     process.readiness.set("model");
 
-    let seat = Seat::new(&settings, process.index, compute.device().clone())?;
+    let seat = Seat::new(&settings, process.index, compute.device().clone(), &process.guard)?;
     let listener = process.listen(&settings.learner.listen, "learner.listen").await?;
     let address = listener.address();
     let (returns, returned) = mpsc::channel(settings.learner.inbox_groups as usize);

@@ -404,8 +404,8 @@ section! {
         sampled_rollouts: u32 = 8,
         /// Where the previous rank reaches this one, for sums over several ranks.
         ring_listen: String = "127.0.0.1:0".to_owned(),
-        /// Sums travel in plaintext and unsigned: where other machines reach the ring, only a network
-        /// that nobody else is on makes up for that.
+        /// Sums travel in plaintext even where there are credentials: for a network that nobody else
+        /// is on.
         ring_plaintext: bool = false,
         /// All ranks must have found each other by then, once all are known.
         ring_join_timeout_ms: u32 = 60_000,

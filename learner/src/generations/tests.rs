@@ -6,6 +6,7 @@ use std::time::Duration;
 use candle_core::Device;
 use proto::{Directive, Rank, ReceiptCode, StepRecord};
 use runtime::Shutdown;
+use security::Guard;
 use settings::Settings;
 use telemetry::{Health, Readiness};
 use tokio::sync::{mpsc, watch};
@@ -127,7 +128,7 @@ impl Bench {
         };
         let files = world.files.clone();
         Generations {
-            seat: Seat::new(&world.settings, rank, Device::Cpu).unwrap(),
+            seat: Seat::new(&world.settings, rank, Device::Cpu, &Guard::default()).unwrap(),
             train,
             start: Some(files.clone()),
             reload: Box::new(move || Ok(files.clone())),
