@@ -67,6 +67,25 @@ fn a_killed_weak_server_costs_no_group() {
 }
 
 #[test]
+fn a_weak_server_that_is_started_again_gets_its_actors_back() {
+    let endless = ["--steps", "5000", "--set", "eval.enabled=false", "--weak-servers", "2"];
+    let mut run = Run::start(&small(&endless));
+    run.wait_for_steps(3, LIMIT);
+    run.signal_child("weak-server-1", Signal::SIGKILL);
+    let addresses = |log: &str, line: &str| -> Vec<String> {
+        let lines = log.lines().filter(|found| found.contains(line));
+        lines.filter_map(|line| tests::log_field(line, "address")).collect()
+    };
+    wait_until("its return", LIMIT, || {
+        let served = addresses(&run.log("weak-server-1"), "serving");
+        let asked = addresses(&run.log("actor-1"), "connected to a weak server");
+        (served.len() == 2 && asked.last() == served.last()).then_some(())
+    });
+    run.signal(Signal::SIGTERM);
+    run.wait(LIMIT).expect_code(143);
+}
+
+#[test]
 fn either_of_two_ranks_is_killed_and_no_step_is_undone() {
     for rank in ["learner-0", "learner-1"] {
         let told = survives(&[rank], &["--learners", "2"]);
