@@ -152,6 +152,23 @@ fn row_5_a_killed_coordinator_is_resumed_where_its_history_ends() {
 }
 
 #[test]
+fn supervised_training_is_resumed_as_well() {
+    let recipe = ["sft", "--config", "sft-miniature-weak", "--run-dir", "{dir}", "--steps", "30"];
+    let set = ["--set", "checkpoint.every_steps=4", "--set", "gates.problems=8"];
+    let mut run = Run::start(&[&recipe[..], &set].concat());
+    run.wait_for_steps(10, LIMIT);
+    run.signal(Signal::SIGKILL);
+    let _ = run.wait(LIMIT);
+    let ended = run.then(&["sft", "--resume", "--run-dir", "{dir}"], LIMIT);
+    // So few steps do not pass the gates.
+    ended.expect_code(1);
+    let told = ended.stderr.lines().find(|line| line.starts_with("going on")).unwrap_or_default();
+    let from: usize = told.split_whitespace().nth(4).and_then(|step| step.parse().ok()).unwrap();
+    assert!((10..30).contains(&from), "{told}");
+    assert_eq!(steps(&run), (1..=30).collect::<Vec<_>>(), "no gap, nothing twice");
+}
+
+#[test]
 fn row_11_a_second_learner_is_refused() {
     let mut run = start(&[]);
     run.wait_for_steps(1, LIMIT);
