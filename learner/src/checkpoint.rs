@@ -1,10 +1,11 @@
 //! Checkpoints: a Hugging Face directory with the optimiser's state beside it, whole or not at
-//! all. When one is due is the training loop's decision.
+//! all. When one is due is the training loop's decision, on which thread it is written `writer`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use candle_core::DType;
@@ -12,11 +13,13 @@ use fail::fail_point;
 use grpo::OptimizerState;
 use model::{
     ModelFiles, ModelSource, Placement, Tensors, Texts, from_safetensors, read_weights,
-    to_safetensors, write_directory, write_numbers,
+    write_directory, write_numbers,
 };
 use serde::{Deserialize, Serialize};
 use settings::Settings;
 use types::{Hash, is_file_name};
+
+pub use writer::Checkpoints;
 
 /// Of a checkpoint whose weights are all trained, and of one with adapters.
 const FORMAT: u32 = 1;
@@ -95,15 +98,16 @@ pub struct RandomState {
     pub seed: u64,
 }
 
-/// What goes into a checkpoint; `state.hashes` is filled in when it is written.
-pub struct Contents<'a> {
+/// What goes into a checkpoint; `state.hashes` is filled in when it is written. Training goes on
+/// without changing it.
+pub struct Contents {
     pub state: State,
-    pub texts: &'a Texts,
+    pub texts: Arc<Texts>,
     /// Safetensors.
-    pub weights: &'a [u8],
-    pub optimizer: &'a OptimizerState<'a>,
-    /// Empty where `state.lora` is none.
-    pub adapters: &'a Tensors,
+    pub weights: Arc<Vec<u8>>,
+    pub optimizer: OptimizerState,
+    /// Safetensors, where `state.lora` says that there are any.
+    pub adapters: Option<Vec<u8>>,
 }
 
 /// A checkpoint read back and verified.
@@ -176,14 +180,23 @@ pub struct CheckpointStore {
 }
 
 impl CheckpointStore {
-    /// `keep` is how many of the newest stay. What an interrupted write left is put in order: a
-    /// checkpoint that stepped aside comes back unless its successor is there, the rest goes.
+    /// For those who only read: another process may be writing into the directory. `keep` is how
+    /// many of the newest stay.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn beside(dir: PathBuf, keep: u32) -> anyhow::Result<Self> {
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(Self { dir, keep: keep.max(1) as usize })
+    }
+
+    /// For the one that writes. What an interrupted write left is put in order: a checkpoint that
+    /// stepped aside comes back unless its successor is there, the rest goes.
     ///
     /// # Errors
     /// The directory cannot be made, read or put in order.
     pub fn open(dir: PathBuf, keep: u32) -> anyhow::Result<Self> {
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let store = Self { dir, keep: keep.max(1) as usize };
+        let store = Self::beside(dir, keep)?;
         for name in store.names()? {
             if name.starts_with(UNFINISHED) || name.starts_with(RETIRED) {
                 store.remove(&name)?;
@@ -216,14 +229,15 @@ impl CheckpointStore {
         self.dir.join(Self::name(step))
     }
 
-    /// Deletes the oldest beyond those to keep. What is not committed yet is no reason to delete
-    /// what is: it is called after the commit.
+    /// Deletes the oldest committed ones beyond those to keep: what is not committed is no reason
+    /// to delete what is.
     ///
     /// # Errors
     /// A directory that cannot be deleted.
-    pub fn prune(&self) -> anyhow::Result<()> {
+    pub fn prune(&self, committed: u32) -> anyhow::Result<()> {
         let steps = self.steps()?;
-        steps.iter().rev().skip(self.keep).try_for_each(|step| self.retire(&Self::name(*step)))
+        let committed = steps.iter().rev().filter(|step| **step <= committed);
+        committed.skip(self.keep).try_for_each(|step| self.retire(&Self::name(*step)))
     }
 
     /// Deletes the checkpoints of later steps: the run went back to before them.
@@ -251,7 +265,7 @@ impl CheckpointStore {
     ///
     /// # Errors
     /// A file cannot be written; no checkpoint is changed then.
-    pub fn write(&self, contents: Contents<'_>) -> anyhow::Result<String> {
+    pub fn write(&self, contents: Contents) -> anyhow::Result<String> {
         let name = Self::name(contents.state.step);
         let (unfinished, target) =
             (self.dir.join(format!("{UNFINISHED}{name}")), self.dir.join(&name));
@@ -388,20 +402,20 @@ fn format(state: &State) -> u32 {
     if state.lora.is_some() { FORMAT_LORA } else { FORMAT }
 }
 
-fn write_files(dir: &Path, contents: Contents<'_>) -> anyhow::Result<()> {
+fn write_files(dir: &Path, contents: Contents) -> anyhow::Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir)?;
     }
     let Contents { mut state, texts, weights, optimizer, adapters } = contents;
     fail_point!("checkpoint::begun");
-    write_directory(dir, texts, weights)?;
+    write_directory(dir, &texts, &weights)?;
     fail_point!("checkpoint::weights_written");
     write_numbers(&dir.join(OPTIMIZER), optimizer.entries())?;
     fail_point!("checkpoint::optimizer_written");
     let mut names: Vec<&str> = texts.keys().map(String::as_str).collect();
     names.extend([WEIGHTS, OPTIMIZER]);
-    if state.lora.is_some() {
-        fs::write(dir.join(ADAPTERS), to_safetensors(adapters)?)?;
+    if let Some(adapters) = &adapters {
+        fs::write(dir.join(ADAPTERS), adapters)?;
         names.push(ADAPTERS);
     }
     state.format = format(&state);
@@ -430,3 +444,4 @@ mod faults;
 mod sealed;
 #[cfg(test)]
 mod tests;
+mod writer;

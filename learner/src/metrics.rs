@@ -31,6 +31,10 @@ pub static LOSS_TOKENS: Counter =
     Counter::new("tandem_learner_loss_tokens_total", "Tokens that were in the loss.");
 pub static CHECKPOINTS: Counter =
     Counter::new("tandem_learner_checkpoints_total", "Checkpoints written.");
+pub static CHECKPOINT_SECONDS: Histogram = Histogram::new(
+    "tandem_learner_checkpoint_write_seconds",
+    "Wall time of writing a checkpoint beside the steps; what a step waits is its phase.",
+);
 pub static LOSS: Gauge = Gauge::new("tandem_learner_loss", "Loss of the last step, per token.");
 pub static GRADIENT_NORM: Gauge =
     Gauge::new("tandem_learner_gradient_norm", "Of the last step, before clipping.");
@@ -46,7 +50,7 @@ pub static MISMATCH_KL: Gauge = Gauge::new(
     "Divergence of the training forward from the sampler, per strong token.",
 );
 
-static ALL: [&dyn Metric; 18] = [
+static ALL: [&dyn Metric; 19] = [
     &STEP_SECONDS,
     &STEPS,
     &GROUPS,
@@ -58,6 +62,7 @@ static ALL: [&dyn Metric; 18] = [
     &TOKENS,
     &LOSS_TOKENS,
     &CHECKPOINTS,
+    &CHECKPOINT_SECONDS,
     &LOSS,
     &GRADIENT_NORM,
     &LEARNING_RATE,

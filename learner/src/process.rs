@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use types::{PolicyVersion, TokenId};
 
 use crate::admission::Admission;
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::{CheckpointStore, Checkpoints};
 use crate::examples::{ExampleFeed, ExampleSource};
 use crate::generations::Generations;
 use crate::inbox::{Inbox, return_groups};
@@ -40,7 +40,7 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     let start = load_start(&settings, &compute)?;
     let stops = stops(&settings, &start)?;
     let task = Task::new(&settings, start.tokenizer.clone(), stops.clone())?;
-    let files = open_files(&settings, &start)?;
+    let files = open_files(&process, &start)?;
     let (vocab, positions) = (start.config.ids, start.config.max_position_embeddings);
     process.readiness.set("model");
 
@@ -126,16 +126,20 @@ pub fn stops(settings: &Settings, strong: &ModelFiles) -> anyhow::Result<Vec<Tok
     shared_stops(settings, (&strong.config, &strong.tokenizer), (&weak.config, &weak.tokenizer))
 }
 
-fn open_files(settings: &Settings, start: &ModelFiles) -> anyhow::Result<RunFiles> {
+fn open_files(process: &Process, start: &ModelFiles) -> anyhow::Result<RunFiles> {
+    let settings = &process.settings;
     if settings.run.dir.is_empty() {
         bail!("run.dir is empty: give --set run.dir=DIR (`coordinator launch` chooses one)");
     }
     let dir = PathBuf::from(&settings.run.dir);
     let sampled = settings.learner.sampled_rollouts;
+    // Rank 0 writes; it may be doing so while another rank starts.
+    let open = if process.index == 0 { CheckpointStore::open } else { CheckpointStore::beside };
+    let store = open(dir.join("checkpoints"), settings.checkpoint.keep)?;
     Ok(RunFiles {
-        checkpoints: CheckpointStore::open(dir.join("checkpoints"), settings.checkpoint.keep)?,
+        checkpoints: Checkpoints::start(store, settings, process.health.clone(), &process.tasks)?,
         rollouts: RolloutLog::open(dir.join("rollouts"), start.tokenizer.clone(), sampled)?,
-        texts: start.texts(),
+        texts: Arc::new(start.texts()),
     })
 }
 

@@ -330,6 +330,9 @@ section! {
         every_steps: u32 = 20,
         /// The newest that stay; older ones are deleted.
         keep: u32 = 3,
+        /// Steps go on while one is being written; the next checkpoint and the end of the run wait
+        /// for it so long.
+        write_timeout_ms: u32 = 600_000,
     }
 }
 

@@ -43,6 +43,7 @@ fn at_least_one(s: &Settings, faults: &mut Vec<String>) {
         ("weak_server.reply_messages", s.weak_server.reply_messages),
         ("weak_server.streams", s.weak_server.streams),
         ("checkpoint.keep", s.checkpoint.keep),
+        ("checkpoint.write_timeout_ms", s.checkpoint.write_timeout_ms),
         ("coordinator.lease_deadline_ms", s.coordinator.lease_deadline_ms),
         ("coordinator.group_deals_max", s.coordinator.group_deals_max),
         ("coordinator.weights_kept", s.coordinator.weights_kept),
