@@ -10,6 +10,7 @@ use settings::{Objective, Settings};
 use types::Hash;
 
 use crate::cli::{LaunchArgs, UsageError, refuse_test_set, shorthand};
+use crate::disk;
 use crate::host::{self, Host};
 use crate::journal::{JournalFile, Surviving};
 use crate::output::say;
@@ -47,6 +48,7 @@ pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let run_dir = create(&mut settings, args.run_dir.as_deref(), &args.config.name())?;
+    disk::check(&settings, &run_dir)?;
     let launched = run_dir.launched();
     write_json(&launched, &processes)
         .with_context(|| format!("cannot write {}", launched.display()))?;
@@ -61,6 +63,7 @@ fn resume(args: &LaunchArgs) -> anyhow::Result<u8> {
     let run_dir = RunDir::take_over(path)?;
     let settings = resume::settings(&run_dir, args)?;
     resume::check_unfinished(&run_dir)?;
+    disk::check(&settings, &run_dir)?;
     let processes = Processes::of(args, Processes::read(&run_dir)?);
     let (source, mut spec) = prepare(&settings, processes)?;
     let history = resume::history(&run_dir)?;

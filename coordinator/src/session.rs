@@ -14,6 +14,7 @@ use types::{Generation, WeightManifest};
 
 use crate::USAGE;
 use crate::children::{Children, Ended, Exit, Launcher};
+use crate::disk;
 use crate::host::Host;
 use crate::hub::{Hub, Records};
 use crate::journal::{Journal, JournalLimits};
@@ -104,6 +105,10 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         runtime::off_workers(move || hub.publish(manifest, bytes).map(drop)).await?;
     }
     spawn_service(&service_tasks, listener, &hub, settings);
+    if trains {
+        let (readiness, stop) = (host.readiness.clone(), service_tasks.shutdown().clone());
+        service_tasks.spawn("disk", disk::watch(settings, job.run_dir, readiness, stop));
+    }
 
     let mut set = job.overrides;
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
@@ -131,6 +136,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         log_prefix: job.log_prefix,
     };
     let driven = driver.drive().await;
+    host.readiness.keep("run", driven.is_ok());
     driver.progress.finish();
     let ended = driver.wind_down(&stop_plan).await;
     service_tasks.shutdown().trigger("the session is over");

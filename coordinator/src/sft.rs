@@ -5,6 +5,7 @@ use settings::Settings;
 use types::PolicyVersion;
 
 use crate::cli::{SftArgs, refuse_test_set, shorthand};
+use crate::disk;
 use crate::eval::{read, use_checkpoint};
 use crate::eval_plan::{EvalPlan, EvalResult};
 use crate::gates::gates;
@@ -30,6 +31,7 @@ pub fn sft(args: &SftArgs) -> anyhow::Result<u8> {
     refuse_test_set(&settings)?;
     let source = Source::open(&settings)?;
     let run_dir = create(&mut settings, args.run_dir.as_deref(), &args.config.name())?;
+    disk::check(&settings, &run_dir)?;
     let tuning = Tuning { settings: &settings, source, run_dir: &run_dir, actors: args.actors };
     host::run(&settings, &run_dir.log("coordinator"), async |host: &Host| {
         let admin = &host.admin_address;

@@ -35,6 +35,8 @@ pub static CHECKPOINT_SECONDS: Histogram = Histogram::new(
     "tandem_learner_checkpoint_write_seconds",
     "Wall time of writing a checkpoint beside the steps; what a step waits is its phase.",
 );
+pub static DISK_FREE: Gauge =
+    Gauge::new("tandem_learner_disk_free_bytes", "Free where the run directory lies.");
 pub static LOSS: Gauge = Gauge::new("tandem_learner_loss", "Loss of the last step, per token.");
 pub static GRADIENT_NORM: Gauge =
     Gauge::new("tandem_learner_gradient_norm", "Of the last step, before clipping.");
@@ -50,7 +52,7 @@ pub static MISMATCH_KL: Gauge = Gauge::new(
     "Divergence of the training forward from the sampler, per strong token.",
 );
 
-static ALL: [&dyn Metric; 19] = [
+static ALL: [&dyn Metric; 20] = [
     &STEP_SECONDS,
     &STEPS,
     &GROUPS,
@@ -63,6 +65,7 @@ static ALL: [&dyn Metric; 19] = [
     &LOSS_TOKENS,
     &CHECKPOINTS,
     &CHECKPOINT_SECONDS,
+    &DISK_FREE,
     &LOSS,
     &GRADIENT_NORM,
     &LEARNING_RATE,

@@ -1,5 +1,7 @@
 //! What a directory holds after every kind of write and interruption.
 
+use std::collections::BTreeSet;
+
 use candle_core::{Device, Tensor, Var};
 use grpo::{AdamW, AdamWSettings, Parameters};
 use model::to_safetensors;

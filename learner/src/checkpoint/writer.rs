@@ -1,6 +1,8 @@
 //! The checkpoints of a run that goes on: a thread of their own writes them, one at a time. What is
 //! in them and what a commit says of them is the training loop's.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use runtime::TaskGroup;
-use settings::Settings;
+use settings::{Checkpoint, Settings};
 use telemetry::Health;
 use tracing::info;
 
@@ -49,7 +51,12 @@ impl Checkpoints {
         let (orders, taken) = sync_channel(1);
         let (told, outcomes) = sync_channel(1);
         let committed = Arc::new(AtomicU32::new(0));
-        let writer = Writer { store: store.clone(), committed: Arc::clone(&committed) };
+        let writer = Writer {
+            store: store.clone(),
+            committed: Arc::clone(&committed),
+            settings: settings.checkpoint.clone(),
+            free_bytes: runtime::free_bytes,
+        };
         tasks.spawn_thread("checkpoints", move || writer.run(&taken, &told))?;
         let deadline = Duration::from_millis(u64::from(settings.checkpoint.write_timeout_ms));
         Ok(Self {
@@ -157,6 +164,8 @@ const GONE: &str = "no checkpoint can be written any more, the thread that does 
 struct Writer {
     store: CheckpointStore,
     committed: Arc<AtomicU32>,
+    settings: Checkpoint,
+    free_bytes: fn(&Path) -> io::Result<u64>,
 }
 
 impl Writer {
@@ -178,6 +187,8 @@ impl Writer {
 
     fn write(&self, contents: Contents) -> anyhow::Result<u32> {
         let (step, started) = (contents.state.step, Instant::now());
+        let unwritten = || format!("cannot write checkpoint {}", self.store.path(step).display());
+        self.make_room(contents.bytes()).with_context(unwritten)?;
         let name = self.store.write(contents)?;
         metrics::CHECKPOINTS.increment(1, &[]);
         let seconds = started.elapsed().as_secs_f64();
@@ -185,6 +196,17 @@ impl Writer {
         info!(step, checkpoint = name, seconds, "wrote a checkpoint");
         self.store.prune(self.committed.load(Ordering::SeqCst))?;
         Ok(step)
+    }
+
+    /// What the next checkpoint replaces goes before it is written where it would not fit otherwise.
+    fn make_room(&self, needed: u64) -> anyhow::Result<()> {
+        let (dir, committed) = (&self.store.dir, self.committed.load(Ordering::SeqCst));
+        let free = (self.free_bytes)(dir).context("the free space is not known")?;
+        let missing = self.settings.missing_bytes(free, needed);
+        if !self.store.make_room(missing, committed)? {
+            self.settings.check_room(dir, free, needed)?;
+        }
+        Ok(())
     }
 }
 

@@ -73,6 +73,7 @@ fn writable(s: &Settings, faults: &mut Vec<String>) {
         ("seed", s.seed),
         ("eval.seed", s.eval.seed),
         ("data.shots_seed", s.data.shots_seed),
+        ("checkpoint.free_bytes_min", s.checkpoint.free_bytes_min),
         ("limits.message_bytes", s.limits.message_bytes),
         ("limits.weights_bytes", s.limits.weights_bytes),
         ("coordinator.journal_queue_bytes", s.coordinator.journal_queue_bytes),
