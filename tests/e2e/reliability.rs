@@ -169,6 +169,19 @@ fn supervised_training_is_resumed_as_well() {
 }
 
 #[test]
+fn row_14_no_run_begins_on_a_disk_that_is_nearly_full() {
+    let mut run = start(&["--set", "checkpoint.free_bytes_min=1000000000000000000"]);
+    let ended = run.wait(LIMIT);
+    ended.expect_code(1);
+    let dir = run.dir().display().to_string();
+    for word in [&dir, " bytes free", "the 1000000000000000000 that are to stay free", "make room"]
+    {
+        assert!(ended.stderr.contains(word), "no `{word}` in:\n{}", ended.stderr);
+    }
+    assert!(run.logs().is_empty(), "no process was started: {:?}", run.logs());
+}
+
+#[test]
 fn row_11_a_second_learner_is_refused() {
     let mut run = start(&[]);
     run.wait_for_steps(1, LIMIT);

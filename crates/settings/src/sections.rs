@@ -26,9 +26,11 @@ macro_rules! choice {
     };
 }
 
-// After the macros, which it uses.
+// After the macros, which they use.
+mod checkpoint;
 mod connections;
 
+pub use checkpoint::{Checkpoint, NoRoom};
 pub use connections::{Admin, Limits, Security};
 
 section! {
@@ -320,16 +322,6 @@ section! {
     Staleness {
         /// Versions behind the step that trains on it; 0: synchronous.
         max_versions: u32 = 1,
-    }
-}
-
-section! {
-    /// Checkpoints.
-    Checkpoint {
-        /// 0: only at the end.
-        every_steps: u32 = 20,
-        /// The newest that stay; older ones are deleted.
-        keep: u32 = 3,
     }
 }
 
