@@ -22,6 +22,8 @@ pub use file::{JournalFile, Recovered};
 pub use frame::ENTRY_BYTES_MAX;
 pub use replay::{ReplayError, Surviving, surviving};
 pub use scan::{Scan, ScanError, Torn, scan};
+#[cfg(test)]
+pub(crate) use writer::Pen;
 pub use writer::{Journal, JournalLimits, Ticket};
 
 /// A longer file is neither written nor read.
