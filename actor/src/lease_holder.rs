@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use proto::{Completion, CoordinatorClient, ErrorCode, LeaseAsk};
-use runtime::{RetryPolicy, Shutdown};
+use member::{Tie, may_pass};
+use proto::{Completion, LeaseAsk};
+use runtime::{RetryPolicy, Shutdown, waiting};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
-use types::{MemberId, PolicyVersion};
+use types::PolicyVersion;
 
 use crate::handover::{Command, Status};
 
@@ -15,8 +16,7 @@ use crate::handover::{Command, Status};
 const REPORT_MAX: Duration = Duration::from_secs(1);
 
 pub struct LeaseHolder {
-    pub coordinator: CoordinatorClient,
-    pub member: MemberId,
+    pub tie: Tie,
     /// The engine's.
     pub status: watch::Receiver<Status>,
     /// The version that the engine is to have; leases are for actors that have it.
@@ -46,7 +46,7 @@ impl LeaseHolder {
         let mut leased = 0;
         let mut delivered: Vec<Completion> = Vec::new();
         let mut refusal = None;
-        let mut failures = 0;
+        let (mut failures, policy) = (0, RetryPolicy::lasting(self.tie.patience));
         loop {
             // Whoever closed a channel reports why.
             let Some(room) = self.await_room(leased, refusal, &mut delivered).await else {
@@ -54,12 +54,12 @@ impl LeaseHolder {
             };
             let (version, asked) = (self.status.borrow().version, Instant::now());
             let ask = LeaseAsk {
-                member: self.member,
+                member: self.tie.member,
                 max_rollouts: room,
                 applied_version: version,
                 completed: delivered.clone(),
             };
-            match self.coordinator.lease(ask).await {
+            match self.tie.coordinator.lease(ask).await {
                 Ok(items) => {
                     (failures, delivered) = (0, Vec::new());
                     if room > 0 {
@@ -74,10 +74,10 @@ impl LeaseHolder {
                         return Ok(());
                     }
                 }
-                Err(error) if error.code == ErrorCode::UnknownMember => return Err(error.into()),
+                Err(error) if !may_pass(error.code) => return Err(error.into()),
                 Err(error) => {
                     failures += 1;
-                    let Some(delay) = RetryPolicy::default().delay_after(failures) else {
+                    let Some(delay) = policy.delay_after(failures) else {
                         return Err(error.into());
                     };
                     warn!(%error, failures, "no lease, will ask again");
@@ -96,6 +96,7 @@ impl LeaseHolder {
         refusal: Option<Refusal>,
         delivered: &mut Vec<Completion>,
     ) -> Option<u32> {
+        let _waits = refusal.map(|_| waiting("work from the coordinator", None));
         let mut report_at = None;
         loop {
             while let Ok(completion) = self.completed.try_recv() {

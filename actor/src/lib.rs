@@ -85,7 +85,7 @@ pub fn start(process: &Process, membership: Membership, models: Models) -> anyho
         .spawn_thread("engine", move || engine.run(&runtime))
         .context("cannot start the engine's thread")?;
 
-    let Membership { member, coordinator, directives } = membership;
+    let Membership { tie, directives } = membership;
     let source = WeakSource::new(
         weak_source_settings(process, &models),
         directives.clone(),
@@ -104,11 +104,10 @@ pub fn start(process: &Process, membership: Membership, models: Models) -> anyho
     };
     tasks.spawn("uplinks", uplinks.run(shutdown.clone()));
     let message_bytes_max = process.channel_settings().message_bytes_max;
-    let reporter =
-        Reporter { coordinator: coordinator.clone(), member, reports, message_bytes_max };
+    let reporter = Reporter { tie: tie.clone(), reports, message_bytes_max };
     tasks.spawn("reporter", reporter.run(shutdown.clone()));
     let weights = WeightSync {
-        coordinator: coordinator.clone(),
+        coordinator: tie.coordinator.clone(),
         directives,
         engine: commands.clone(),
         wanted,
@@ -119,8 +118,7 @@ pub fn start(process: &Process, membership: Membership, models: Models) -> anyho
     };
     tasks.spawn("weights", weights.run(shutdown.clone()));
     let leases = LeaseHolder {
-        coordinator,
-        member,
+        tie,
         status: statuses,
         wanted: wants,
         completed: completions,

@@ -1,9 +1,8 @@
 //! What goes back to the coordinator: evaluated groups, several at a time, and groups given up.
 
-use std::future::Future;
-
-use proto::{CoordinatorClient, ErrorCode, ReturnReason, ReturnedGroup, RpcError};
-use runtime::{Attempt, GaveUp, RetryPolicy, Shutdown, retry};
+use member::{Tie, may_pass};
+use proto::{CoordinatorClient, ReturnReason, ReturnedGroup, RpcError};
+use runtime::{GaveUp, Shutdown};
 use tokio::sync::mpsc;
 use tracing::warn;
 use types::{MemberId, RolloutGroup};
@@ -16,8 +15,7 @@ use crate::parcels::{ReportLimits, reports};
 const REPORT_GROUPS: usize = 64;
 
 pub struct Reporter {
-    pub coordinator: CoordinatorClient,
-    pub member: MemberId,
+    pub tie: Tie,
     /// From the engine, and from the uplink what it cannot send.
     pub reports: mpsc::Receiver<Report>,
     /// `limits.message_bytes`
@@ -28,7 +26,7 @@ impl Reporter {
     /// Until the shutdown; what was not reported then is dealt again.
     ///
     /// # Errors
-    /// The coordinator does not know this member, or cannot be reached for long.
+    /// The coordinator cannot be reached for long.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let stop = shutdown.wait();
         tokio::select! {
@@ -60,55 +58,45 @@ impl Reporter {
     }
 
     async fn evaluated(&self, groups: Vec<RolloutGroup>) -> anyhow::Result<()> {
-        call("reporting an evaluation", || {
-            let (mut coordinator, groups) = (self.coordinator.clone(), groups.clone());
-            async move { coordinator.report_eval(self.member, groups).await }
+        self.call("reporting an evaluation", |mut coordinator, member| {
+            let groups = groups.clone();
+            async move { coordinator.report_eval(member, groups).await }
         })
         .await
     }
 
     async fn give_back(&self, failed: FailedGroup) -> anyhow::Result<()> {
-        let returned = ReturnedGroup {
-            member: self.member,
-            group: failed.group,
-            epoch: failed.epoch,
-            purpose: failed.purpose,
-            reason: ReturnReason::Failed,
-            detail: failed.detail,
-        };
-        call("giving a group back", || {
-            let (mut coordinator, returned) = (self.coordinator.clone(), returned.clone());
+        self.call("giving a group back", |mut coordinator, member| {
+            let returned = ReturnedGroup {
+                member,
+                group: failed.group,
+                epoch: failed.epoch,
+                purpose: failed.purpose,
+                reason: ReturnReason::Failed,
+                detail: failed.detail.clone(),
+            };
             async move { coordinator.return_group(returned).await }
         })
         .await
     }
-}
 
-/// A refusal costs what was reported, not the actor: the coordinator takes what is good of a report
-/// and deals the rest again, as often as it allows.
-async fn call<F>(what: &str, mut attempt: impl FnMut() -> F) -> anyhow::Result<()>
-where
-    F: Future<Output = Result<(), RpcError>>,
-{
-    let outcome = retry(RetryPolicy::default(), what, || {
-        let outcome = attempt();
-        async move {
-            outcome.await.map_err(|error| match error.code.retryable() {
-                true => Attempt::Again(error),
-                false => Attempt::Stop(error),
-            })
+    /// A refusal costs what was reported, not the actor: the coordinator takes what is good of a
+    /// report and deals the rest again, as often as it allows.
+    async fn call<F>(
+        &self,
+        what: &str,
+        attempt: impl Fn(CoordinatorClient, MemberId) -> F,
+    ) -> anyhow::Result<()>
+    where
+        F: Future<Output = Result<(), RpcError>>,
+    {
+        match self.tie.insist(what, attempt).await {
+            Ok(()) => Ok(()),
+            Err(GaveUp { error, .. }) if !may_pass(error.code) => {
+                warn!(%error, what, "the coordinator refuses a report");
+                Ok(())
+            }
+            Err(gave_up) => Err(gave_up.into()),
         }
-    });
-    match outcome.await {
-        Ok(()) => Ok(()),
-        Err(GaveUp { error, .. }) if is_refusal(error.code) => {
-            warn!(%error, what, "the coordinator refuses a report");
-            Ok(())
-        }
-        Err(gave_up) => Err(gave_up.into()),
     }
-}
-
-fn is_refusal(code: ErrorCode) -> bool {
-    !code.retryable() && code != ErrorCode::UnknownMember
 }

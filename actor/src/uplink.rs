@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::{
     ChannelSettings, Completion, Directive, LearnerClient, Receipt, ReceiptCode, ReceiptStream,
 };
-use runtime::{RetryPolicy, Shutdown};
+use runtime::{RetryPolicy, Shutdown, waiting};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, info, warn};
@@ -62,7 +62,10 @@ impl Uplink {
                 unanswered.extend(self.sendable(group).await);
                 continue;
             }
-            let failure = match self.connect(&unanswered).await {
+            let line = waiting(format!("a line to learner-{}", self.rank), None);
+            let connected = self.connect(&unanswered).await;
+            drop(line);
+            let failure = match connected {
                 Ok(line) => match self.serve(line, &mut unanswered, &mut failures).await {
                     Some(reason) => reason,
                     None => return,
@@ -102,8 +105,12 @@ impl Uplink {
         unanswered: &mut VecDeque<RolloutGroup>,
         failures: &mut u32,
     ) -> Option<String> {
+        let mut waits = None;
         loop {
             metrics::QUEUED.set(unanswered.len() as f64, &[("queue", "receipts")]);
+            if waits.is_none() && !unanswered.is_empty() {
+                waits = Some(waiting(format!("receipts of learner-{}", self.rank), None));
+            }
             tokio::select! {
                 group = self.groups.recv(), if unanswered.len() < self.groups_max => {
                     let Some(group) = self.sendable(group?).await else { continue };
@@ -116,6 +123,7 @@ impl Uplink {
                     Ok(Some(receipt)) => {
                         // A connection alone does not show that the line carries groups.
                         *failures = 0;
+                        waits = None;
                         self.settle(&receipt, unanswered).await;
                     }
                     Ok(None) => return Some("the learner closed the stream".to_owned()),

@@ -10,7 +10,7 @@ use proto::{
     ChannelSettings, Directive, ErrorCode, RpcError, SpanReply, WeakClient, WeakInbox, WeakMessage,
     WeakOutbox,
 };
-use runtime::{RetryPolicy, Shutdown};
+use runtime::{RetryPolicy, Shutdown, waiting};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use types::{Hash, TokenId};
@@ -103,7 +103,13 @@ impl WeakSource {
     }
 
     async fn converse(&mut self) -> anyhow::Result<()> {
+        let mut waits = None;
         loop {
+            match self.book.is_idle() {
+                true => waits = None,
+                false if waits.is_none() => waits = Some(waiting("weak spans", None)),
+                false => {}
+            }
             if self.stream.is_none() && !self.book.is_idle() && self.connect_at <= Instant::now() {
                 self.connect().await?;
             }
@@ -133,7 +139,11 @@ impl WeakSource {
             }
             let sent = match outcomes.is_empty() {
                 true => Ok(()),
-                false => self.engine.send(Command::Spans(outcomes)).await,
+                // Those that are still waited for have got on as well.
+                false => {
+                    waits = None;
+                    self.engine.send(Command::Spans(outcomes)).await
+                }
             };
             if sent.is_err() {
                 return Ok(());

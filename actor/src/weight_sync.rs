@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use model::{Decoder, ModelConfig, Placement};
 use proto::{CoordinatorClient, Directive, ErrorCode, RpcError};
-use runtime::{Attempt, GaveUp, RetryPolicy, Shutdown, retry};
+use runtime::{Attempt, GaveUp, RetryPolicy, Shutdown, retry, waiting};
 use telemetry::Readiness;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
@@ -55,6 +55,7 @@ impl WeightSync {
             let announced = self.directives.borrow_and_update().version;
             let news = announced.filter(|_| announced != good && announced != refused);
             let Some(version) = news else {
+                let _waits = good.is_none().then(|| waiting("the first weights", None));
                 if self.directives.changed().await.is_err() {
                     return Ok(());
                 }

@@ -22,6 +22,11 @@ pub struct Cli {
 pub enum Command {
     /// Train: start all programs, evaluate before and after, leave a run directory.
     Launch(LaunchArgs),
+    /// Train with processes that others start, here or on other machines: begins a run, or goes on
+    /// with the one in --run-dir.
+    Serve(ServeArgs),
+    /// Show where a run under way stands, and what each of its processes waits for.
+    Status(StatusArgs),
     /// Evaluate a run's checkpoint, or the strong model of a settings file.
     Eval(EvalArgs),
     /// Fine-tune on worked solutions, then check the gates.
@@ -85,6 +90,54 @@ pub struct LaunchArgs {
 }
 
 #[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Actors that training waits for at first; more may come at any time.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub actors: Option<u32>,
+    /// Learner ranks, which share every step; without it, 1.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub learners: Option<u32>,
+    /// Weak-servers that training waits for at first; without it, 1.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub weak_servers: Option<u32>,
+    /// A new or empty directory, or that of a run, which is gone on with.
+    #[arg(long)]
+    pub run_dir: PathBuf,
+}
+
+impl ServeArgs {
+    /// As `launch` would be asked.
+    #[must_use]
+    pub fn as_launch(&self, resume: bool) -> LaunchArgs {
+        LaunchArgs {
+            config: self.config.clone(),
+            actors: self.actors,
+            learners: self.learners,
+            weak_servers: self.weak_servers,
+            steps: None,
+            seed: None,
+            run_dir: Some(self.run_dir.clone()),
+            resume,
+            dry_run: false,
+        }
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// A run directory.
+    #[arg(required_unless_present = "coordinator")]
+    pub run: Option<PathBuf>,
+    /// Instead: where the coordinator listens, HOST:PORT; with the run's settings for security.
+    #[arg(long, conflicts_with = "run")]
+    pub coordinator: Option<String>,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+#[derive(Args, Clone, Debug)]
 pub struct EvalArgs {
     /// A run directory.
     #[arg(required_unless_present = "config", conflicts_with = "config")]
@@ -125,6 +178,9 @@ pub struct SftArgs {
     /// A new or empty directory; without it, the first free runs/NAME-N.
     #[arg(long)]
     pub run_dir: Option<PathBuf>,
+    /// Go on with the run in --run-dir where its history ends.
+    #[arg(long, requires = "run_dir")]
+    pub resume: bool,
     /// Actor processes that check the gates.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub actors: u32,

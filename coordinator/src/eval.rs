@@ -73,6 +73,7 @@ pub fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
             source,
             run_dir: &run_dir,
             history: None,
+            starts: true,
             weights,
             overrides,
             log_prefix,

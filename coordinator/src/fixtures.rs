@@ -1,11 +1,27 @@
 //! Hand-made rollouts for the tests of this crate.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use types::{
-    Author, Finish, PolicyVersion, Rollout, RolloutGroup, RolloutParts, SampleIndex, Share, Span,
-    SpanEnd, Verdict,
+    Author, Finish, Generation, MemberId, PolicyVersion, Rollout, RolloutGroup, RolloutParts,
+    SampleIndex, Share, Span, SpanEnd, Verdict,
 };
 
-use proto::WorkItem;
+use proto::{Registration, Role, WorkItem};
+
+/// Of a process that nobody was before.
+pub(crate) fn registration(role: Role, index: u32, address: &str) -> Registration {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    Registration {
+        member: MemberId(LAST.fetch_add(1, Ordering::Relaxed) + 1),
+        role,
+        index,
+        address: address.to_owned(),
+        admin_address: String::new(),
+        ring_address: String::new(),
+        generation: Generation(0),
+    }
+}
 
 /// What a made-up actor writes for an item.
 #[derive(Clone, Copy, Debug)]

@@ -1,17 +1,15 @@
-//! `coordinator launch`: a whole training run on this machine.
+//! `coordinator launch`: a whole training run on this machine. `coordinator serve`: the same, but
+//! others start the processes.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use runtime::unique_number;
 use settings::{Objective, Settings};
-use types::Hash;
 
-use crate::cli::{LaunchArgs, UsageError, refuse_test_set, shorthand};
+use crate::cli::{LaunchArgs, ServeArgs, UsageError, refuse_test_set, shorthand};
 use crate::host::{self, Host};
-use crate::journal::{JournalFile, Surviving};
 use crate::output::say;
 use crate::placement;
 use crate::resume::{self, History, Processes};
@@ -28,8 +26,28 @@ use crate::table::{Column, table};
 /// Wrong settings or flags, or a run that fails.
 pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
     if args.resume {
-        return resume(args);
+        return resume(args, true);
     }
+    begin(args, true)
+}
+
+/// Whoever restarts this command after its end, whatever that was, need not know which it is:
+/// a beginning, going on, or the end of a run that is complete.
+///
+/// # Errors
+/// Those of `launch`.
+pub fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
+    if !RunDir::has_run(&args.run_dir)? {
+        return begin(&args.as_launch(false), false);
+    }
+    if let Err(complete) = resume::check_unfinished(&RunDir::open(&args.run_dir)?) {
+        say(&complete.to_string());
+        return Ok(0);
+    }
+    resume(&args.as_launch(true), false)
+}
+
+fn begin(args: &LaunchArgs, starts: bool) -> anyhow::Result<u8> {
     let mut settings = args.config.with(shorthand(args.steps, args.seed))?;
     if settings.train.objective == Objective::Sft {
         let config = args.config.config.as_deref().unwrap_or("FILE");
@@ -50,24 +68,34 @@ pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
     let launched = run_dir.launched();
     write_json(&launched, &processes)
         .with_context(|| format!("cannot write {}", launched.display()))?;
-    spec.run = run_id(&run_dir);
-    let history = begin(&run_dir, spec.run)?;
-    run(&settings, &run_dir, (source, spec), history)
+    spec.run = unique_number();
+    let history = resume::new_history(&run_dir, spec.run)?;
+    run(&settings, &run_dir, (source, spec), (history, starts))
 }
 
 /// Goes on with a run where its history ends.
-fn resume(args: &LaunchArgs) -> anyhow::Result<u8> {
+fn resume(args: &LaunchArgs, starts: bool) -> anyhow::Result<u8> {
     let path = args.run_dir.as_deref().context("--resume needs --run-dir")?;
     let run_dir = RunDir::take_over(path)?;
-    let settings = resume::settings(&run_dir, args)?;
+    let settings = resume::settings(&run_dir, &args.config, shorthand(args.steps, args.seed))?;
     resume::check_unfinished(&run_dir)?;
     let processes = Processes::of(args, Processes::read(&run_dir)?);
     let (source, mut spec) = prepare(&settings, processes)?;
     let history = resume::history(&run_dir)?;
+    going_on(&mut spec, &history, &settings)?;
+    run(&settings, &run_dir, (source, spec), (history, starts))
+}
+
+/// Another coordinator goes on with the run of this history, and says so.
+///
+/// # Errors
+/// A journal of nobody's.
+pub fn going_on(spec: &mut RunSpec, history: &History, settings: &Settings) -> anyhow::Result<()> {
     spec.run = history.surviving.run.context("the journal does not say whose it is")?;
-    let (step, steps) = (history.surviving.step(), settings.train.steps);
-    eprintln!("going on after step {step} of {steps}");
-    run(&settings, &run_dir, (source, spec), history)
+    // There is room above for all that this coordinator grants.
+    spec.first_lease = unique_number() >> 1;
+    eprintln!("going on after step {} of {}", history.surviving.step(), settings.train.steps);
+    Ok(())
 }
 
 fn prepare(settings: &Settings, processes: Processes) -> anyhow::Result<(Source, RunSpec)> {
@@ -77,25 +105,11 @@ fn prepare(settings: &Settings, processes: Processes) -> anyhow::Result<(Source,
     Ok((source, spec))
 }
 
-/// The journal of a new run. What a run that never began left is nobody's.
-fn begin(run_dir: &RunDir, run: u64) -> anyhow::Result<History> {
-    let path = run_dir.journal();
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-        }
-        _ => {}
-    }
-    let surviving = Surviving { run: Some(run), ..Surviving::default() };
-    let (journal, _) = JournalFile::open(&path)?;
-    Ok(History { journal: journal.rewrite(&surviving.entries())?, surviving })
-}
-
 fn run(
     settings: &Settings,
     run_dir: &RunDir,
     (source, spec): (Source, RunSpec),
-    history: History,
+    (history, starts): (History, bool),
 ) -> anyhow::Result<u8> {
     let shown = run_dir.shown().to_string();
     let ran = host::run(settings, &run_dir.log("coordinator"), async |host| {
@@ -106,25 +120,22 @@ fn run(
             source,
             run_dir,
             history: Some(history),
+            starts,
             weights: None,
             overrides: Vec::new(),
             log_prefix: "",
         };
-        conclude(session::run(job, host).await?, host, settings, run_dir)
+        conclude(session::run(job, host).await?, host, (settings, starts), run_dir)
     });
+    let again = again(starts);
     ran.with_context(|| {
-        format!(
-            "the run in {shown} failed; `coordinator launch --resume --run-dir {shown}` goes on"
-        )
+        format!("the run in {shown} failed; `coordinator {again} --run-dir {shown}` goes on")
     })
 }
 
-/// Tells a run from all others: no two begin in one directory, in one process, at one moment.
-fn run_id(run_dir: &RunDir) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let name = format!("{} {} {now:?}", run_dir.path().display(), std::process::id());
-    let [a, b, c, d, e, f, g, h, ..] = Hash::of(name.as_bytes()).0;
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+/// The command that goes on with a run.
+fn again(starts: bool) -> &'static str {
+    if starts { "launch --resume" } else { "serve" }
 }
 
 /// A fresh run directory with the resolved settings in it; paths in them become absolute, so that
@@ -170,12 +181,16 @@ pub(crate) fn make_absolute(name: &mut String) {
 fn conclude(
     finished: Finished,
     host: &Host,
-    settings: &Settings,
+    (settings, starts): (&Settings, bool),
     run_dir: &RunDir,
 ) -> anyhow::Result<u8> {
     if let Ending::Stopped(reason) = &finished.ending {
         let committed = finished.hub.with(|state| state.committed());
-        report_stop(&reason.to_string(), committed, settings, run_dir);
+        report_stop(&reason.to_string(), committed, settings, (run_dir, again(starts)));
+        if !starts {
+            let seconds = settings.coordinator.return_timeout_ms / 1000;
+            eprintln!("the other processes wait {seconds} s for the next coordinator");
+        }
         return Ok(reason.exit_code());
     }
     let cost = cost(host)?;
@@ -202,13 +217,18 @@ fn conclude(
 }
 
 /// Says how far a stopped run came and how to go on.
-pub fn report_stop(reason: &str, committed: u32, settings: &Settings, run_dir: &RunDir) {
+pub fn report_stop(
+    reason: &str,
+    committed: u32,
+    settings: &Settings,
+    (run_dir, again): (&RunDir, &str),
+) {
     let shown = run_dir.shown();
     eprintln!("{reason} after step {committed} of {}", settings.train.steps);
     match run_dir.checkpoint(CheckpointChoice::Latest) {
         Ok(last) => {
             eprintln!("the last checkpoint is {shown}/checkpoints/step-{:06}", last.step);
-            eprintln!("go on with: coordinator launch --resume --run-dir {shown}");
+            eprintln!("go on with: coordinator {again} --run-dir {shown}");
             eprintln!("evaluate it with: coordinator eval {shown}");
         }
         Err(error) => eprintln!("{error}"),

@@ -189,6 +189,12 @@ impl GroupTable {
         self.leases.len()
     }
 
+    /// How many groups a member has out.
+    #[must_use]
+    pub fn of(&self, member: MemberId) -> usize {
+        self.entries.values().filter(|entry| entry.hold.member() == Some(member)).count()
+    }
+
     /// Who has groups out.
     #[must_use]
     pub fn holders(&self) -> BTreeSet<MemberId> {

@@ -41,6 +41,7 @@ mod simulation;
 pub mod source;
 pub mod spec;
 pub mod state;
+pub mod status;
 pub mod stop_plan;
 pub mod summary;
 pub mod table;
@@ -71,6 +72,8 @@ pub fn run(cli: &Cli) -> u8 {
     }
     let done = match &cli.command {
         Command::Launch(args) => launch::launch(args),
+        Command::Serve(args) => launch::serve(args),
+        Command::Status(args) => status::status(args),
         Command::Eval(args) => eval::eval(args),
         Command::Sft(args) => sft::sft(args),
         Command::Recipe(RecipeCommand::Gsm8kJargon(args)) => recipe::recipe(args),

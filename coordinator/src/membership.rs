@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use proto::{Registration, Role};
+use proto::{Pulse, Registration, Role};
 use types::MemberId;
 
 /// How many processes of each role the run waits for.
@@ -49,6 +49,14 @@ struct Member {
     absent_since: Option<Duration>,
     /// When it last asked for work, or when another first did.
     asked: Option<Duration>,
+    /// Its last sign of life, and when it came; one that never gave any is not missed.
+    pulse: Option<(Duration, Pulse)>,
+}
+
+impl Member {
+    fn new(registration: Registration) -> Self {
+        Self { registration, watches: 0, absent_since: None, asked: None, pulse: None }
+    }
 }
 
 /// The processes that have registered and not left.
@@ -57,32 +65,36 @@ pub struct Membership {
     members: BTreeMap<MemberId, Member>,
     /// Whoever has registered at some time.
     known: BTreeSet<(Role, u32)>,
-    next: u64,
 }
 
 impl Membership {
-    /// Takes a member in; another of the same role and index that watches no more is replaced, and
-    /// returned.
+    /// Takes a member in, or finds it here already. Another process of the same role and index
+    /// that watches no more is replaced, and returned.
     ///
     /// # Errors
     /// The other one is present: there would be two.
     pub fn register(
         &mut self,
         registration: Registration,
-    ) -> Result<(MemberId, Option<MemberId>), MemberError> {
-        let replaced = self.find(registration.role, registration.index);
+    ) -> Result<Option<MemberId>, MemberError> {
+        let member = registration.member;
+        let place = (registration.role, registration.index);
+        if let Some(known) = self.members.get_mut(&member) {
+            let same = (known.registration.role, known.registration.index) == place;
+            let taken = MemberError::Taken(registration.name());
+            known.registration = if same { registration } else { return Err(taken) };
+            return Ok(None);
+        }
+        let replaced = self.find(place.0, place.1);
         if let Some(old) = replaced {
             if self.members.get(&old).is_some_and(|known| known.watches > 0) {
                 return Err(MemberError::Taken(registration.name()));
             }
             self.members.remove(&old);
         }
-        self.known.insert((registration.role, registration.index));
-        self.next += 1;
-        let member = MemberId(self.next);
-        self.members
-            .insert(member, Member { registration, watches: 0, absent_since: None, asked: None });
-        Ok((member, replaced))
+        self.known.insert(place);
+        self.members.insert(member, Member::new(registration));
+        Ok(replaced)
     }
 
     /// Whether a process of this role and index has registered at some time.
@@ -116,6 +128,12 @@ impl Membership {
         true
     }
 
+    /// Whether anybody would hear of a directive.
+    #[must_use]
+    pub fn any_watches(&self) -> bool {
+        self.members.values().any(|known| known.watches > 0)
+    }
+
     /// A watch stream of this member ended.
     pub fn unwatched(&mut self, member: MemberId, now: Duration) {
         if let Some(known) = self.members.get_mut(&member) {
@@ -124,11 +142,37 @@ impl Membership {
         }
     }
 
-    /// Members that have not watched for longer than `limit`.
+    /// A sign of life; false if it is not registered.
+    pub fn heard(&mut self, pulse: Pulse, now: Duration) -> bool {
+        let Some(known) = self.members.get_mut(&pulse.member) else { return false };
+        known.pulse = Some((now, pulse));
+        true
+    }
+
+    /// Members that have not watched for `limit`, and those that watch and have given no sign of
+    /// life for `silence`: stopped, or cut off without a word.
     #[must_use]
-    pub fn absent(&self, now: Duration, limit: Duration) -> Vec<MemberId> {
-        let gone = |known: &Member| known.absent_since.is_some_and(|since| now >= since + limit);
+    pub fn absent(&self, now: Duration, limit: Duration, silence: Duration) -> Vec<MemberId> {
+        let gone = |known: &Member| {
+            let left = known.absent_since.is_some_and(|since| now >= since + limit);
+            left || known.pulse.as_ref().is_some_and(|(heard, _)| now >= *heard + silence)
+        };
         self.members.iter().filter(|(_, known)| gone(known)).map(|(id, _)| *id).collect()
+    }
+
+    /// In the order of roles and indices.
+    #[must_use]
+    pub fn all(&self) -> Vec<&Registration> {
+        let mut all: Vec<_> = self.members.values().map(|known| &known.registration).collect();
+        all.sort_by_key(|known| (known.role, known.index));
+        all
+    }
+
+    /// A member's last sign of life, and when it came.
+    #[must_use]
+    pub fn pulse(&self, member: MemberId) -> Option<(Duration, &Pulse)> {
+        let (heard, pulse) = self.members.get(&member)?.pulse.as_ref()?;
+        Some((*heard, pulse))
     }
 
     /// An actor asked for work; the others' patience runs from the first such moment.
@@ -207,18 +251,26 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::registration;
 
-    fn registration(role: Role, index: u32, address: &str) -> Registration {
-        let (address, admin_address) = (address.to_owned(), String::new());
-        Registration { role, index, address, admin_address, ring_address: String::new() }
+    /// What became of another process, and the new one's id.
+    fn register(
+        members: &mut Membership,
+        role: Role,
+        index: u32,
+        address: &str,
+    ) -> Result<(MemberId, Option<MemberId>), MemberError> {
+        let registration = registration(role, index, address);
+        let member = registration.member;
+        members.register(registration).map(|replaced| (member, replaced))
     }
 
     #[test]
     fn a_member_that_comes_back_replaces_itself() {
         let mut members = Membership::default();
-        let (first, none) = members.register(registration(Role::WeakServer, 0, "a:1")).unwrap();
+        let (first, none) = register(&mut members, Role::WeakServer, 0, "a:1").unwrap();
         assert_eq!(none, None);
-        let (second, old) = members.register(registration(Role::WeakServer, 0, "a:2")).unwrap();
+        let (second, old) = register(&mut members, Role::WeakServer, 0, "a:2").unwrap();
         assert_eq!(old, Some(first));
         assert_eq!(members.expect(first, Role::WeakServer), Err(MemberError::Unknown(first)));
         assert_eq!(members.expect(second, Role::WeakServer), Ok(()));
@@ -229,43 +281,75 @@ mod tests {
     #[test]
     fn roles_are_checked_and_the_missing_named() {
         let mut members = Membership::default();
-        let (actor, _) = members.register(registration(Role::Actor, 1, "")).unwrap();
+        let (actor, _) = register(&mut members, Role::Actor, 1, "").unwrap();
         let error = members.expect(actor, Role::Learner).unwrap_err().to_string();
-        assert_eq!(error, "member 1 has the role actor, but this is for the role learner");
+        let expected =
+            format!("member {actor} has the role actor, but this is for the role learner");
+        assert_eq!(error, expected);
         let expected = MemberCounts { actors: 2, weak_servers: 0, learners: 1 };
         let missing = members.missing(&expected);
         assert_eq!(missing, ["actor-0", "learner-0"]);
         assert_eq!(members.name(actor), "actor-1");
         assert_eq!(members.leave(actor).unwrap().name(), "actor-1");
-        assert_eq!((members.leave(actor), members.name(actor)), (None, "member 1".to_owned()));
+        assert_eq!((members.leave(actor), members.name(actor)), (None, format!("member {actor}")));
     }
 
     #[test]
     fn a_watch_reopened_in_time_is_not_missed() {
         let mut members = Membership::default();
-        let (actor, _) = members.register(registration(Role::Actor, 0, "")).unwrap();
+        let (actor, _) = register(&mut members, Role::Actor, 0, "").unwrap();
         let seconds = Duration::from_secs;
         assert!(members.watched(actor) && members.watched(actor));
         members.unwatched(actor, seconds(1));
-        assert_eq!(members.absent(seconds(99), seconds(5)), []);
+        let absent =
+            |members: &Membership, now| members.absent(seconds(now), seconds(5), seconds(9));
+        assert_eq!(absent(&members, 99), []);
         members.unwatched(actor, seconds(2));
-        assert_eq!(members.absent(seconds(6), seconds(5)), []);
-        assert_eq!(members.absent(seconds(7), seconds(5)), [actor]);
+        assert_eq!(absent(&members, 6), []);
+        assert_eq!(absent(&members, 7), [actor]);
         assert!(members.watched(actor));
-        assert_eq!(members.absent(seconds(99), seconds(5)), []);
-        assert!(!members.watched(MemberId(9)));
+        assert_eq!(absent(&members, 99), []);
+        assert!(!members.watched(MemberId(0)));
+    }
+
+    #[test]
+    fn one_that_watches_and_gives_no_sign_of_life_is_missed() {
+        let mut members = Membership::default();
+        let (actor, _) = register(&mut members, Role::Actor, 0, "").unwrap();
+        let seconds = Duration::from_secs;
+        let absent =
+            |members: &Membership, now| members.absent(seconds(now), seconds(5), seconds(9));
+        let pulse = |member| Pulse { member, idle: Duration::ZERO, waits: Vec::new() };
+        assert!(members.watched(actor) && members.heard(pulse(actor), seconds(3)));
+        assert_eq!((absent(&members, 11), absent(&members, 12)), (vec![], vec![actor]));
+        assert!(members.heard(pulse(actor), seconds(12)));
+        assert_eq!(absent(&members, 20), []);
+        assert!(!members.heard(pulse(MemberId(0)), seconds(12)));
+    }
+
+    #[test]
+    fn registering_again_changes_nothing_and_another_place_is_refused() {
+        let mut members = Membership::default();
+        let first = registration(Role::Actor, 0, "");
+        assert_eq!(members.register(first.clone()), Ok(None));
+        assert!(members.watched(first.member));
+        // The answer was lost, and the same process asks once more.
+        assert_eq!(members.register(first.clone()), Ok(None));
+        assert_eq!(members.find(Role::Actor, 0), Some(first.member));
+        let elsewhere = Registration { index: 1, ..first };
+        assert_eq!(members.register(elsewhere), Err(MemberError::Taken("actor-1".to_owned())));
     }
 
     #[test]
     fn row_11_a_second_process_of_the_same_name_is_refused_while_the_first_is_there() {
         let mut members = Membership::default();
-        let (first, _) = members.register(registration(Role::Learner, 0, "a:1")).unwrap();
+        let (first, _) = register(&mut members, Role::Learner, 0, "a:1").unwrap();
         assert!(members.watched(first));
-        let refusal = members.register(registration(Role::Learner, 0, "a:2")).unwrap_err();
+        let refusal = register(&mut members, Role::Learner, 0, "a:2").unwrap_err();
         assert!(refusal.to_string().starts_with("learner-0 is here already"), "{refusal}");
         assert_eq!(members.find(Role::Learner, 0), Some(first));
         members.unwatched(first, Duration::ZERO);
-        let (second, old) = members.register(registration(Role::Learner, 0, "a:2")).unwrap();
+        let (second, old) = register(&mut members, Role::Learner, 0, "a:2").unwrap();
         assert_eq!((old, members.find(Role::Learner, 0)), (Some(first), Some(second)));
         assert!(members.has_been(Role::Learner, 0) && !members.has_been(Role::Learner, 1));
     }

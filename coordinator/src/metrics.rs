@@ -70,6 +70,7 @@ pub static RPC_ERRORS: Counter =
                 "rpc",
                 &[
                     "register",
+                    "heartbeat",
                     "watch",
                     "lease",
                     "return_group",
@@ -86,6 +87,7 @@ pub static RPC_ERRORS: Counter =
                 &[
                     "invalid",
                     "unknown_member",
+                    "superseded",
                     "not_found",
                     "overloaded",
                     "deadline",

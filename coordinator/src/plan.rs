@@ -55,7 +55,7 @@ impl ProcessPlan {
 }
 
 /// All processes of a command but the coordinator itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub cores: usize,
     pub processes: Vec<ProcessPlan>,

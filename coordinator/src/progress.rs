@@ -51,6 +51,10 @@ impl Progress {
                 self.line(&evaluated_line(*stage, *step, result));
             }
             Event::Left(name) => self.line(&format!("{name} is gone")),
+            Event::TooFewActors { here, least } => self.line(&format!(
+                "waiting for actors: {here} of at least {least} are here (coordinator.actors_min)"
+            )),
+            Event::EnoughActors => self.line("there are enough actors again"),
             Event::Formed { generation, step } if generation.0 > 1 => {
                 self.line(&format!("the learner is there again after step {step}"));
             }

@@ -2,13 +2,14 @@
 //! it now. Taking it further is `launch`'s.
 
 use std::fs;
+use std::io;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use settings::{Layers, Settings};
 use toml::{Table, Value};
 
-use crate::cli::{ConfigArgs, LaunchArgs, UsageError, shorthand};
+use crate::cli::{ConfigArgs, LaunchArgs, UsageError};
 use crate::journal::{JournalFile, Surviving, surviving};
 use crate::launch::make_absolute;
 use crate::membership::MemberCounts;
@@ -66,15 +67,19 @@ impl Default for Processes {
 /// The settings of the run in this directory.
 ///
 /// # Errors
-/// No run there, or settings that are given now and differ: each by its name.
-pub fn settings(run_dir: &RunDir, args: &LaunchArgs) -> anyhow::Result<Settings> {
+/// No run there, or settings that are given now, or as `KEY=VALUE` in `more`, and differ: each by
+/// its name.
+pub fn settings(
+    run_dir: &RunDir,
+    ConfigArgs { config, set }: &ConfigArgs,
+    more: Vec<String>,
+) -> anyhow::Result<Settings> {
     let path = run_dir.config().to_string_lossy().into_owned();
     let stored =
         Layers { file: Some(path.clone()), set: Vec::new(), environment: Some(Vec::new()) };
     let stored = stored.load().with_context(|| format!("{path} is damaged"))?;
-    let ConfigArgs { config, set } = &args.config;
     let asked = ConfigArgs { config: config.clone().or(Some(path)), set: set.clone() };
-    let mut asked = asked.with(shorthand(args.steps, args.seed))?;
+    let mut asked = asked.with(more)?;
     for path in [&mut asked.strong.model, &mut asked.weak.model, &mut asked.data.path] {
         make_absolute(path);
     }
@@ -135,6 +140,23 @@ pub fn history(run_dir: &RunDir) -> anyhow::Result<History> {
     let surviving = surviving(recovered.entries)?;
     let journal = journal.rewrite(&surviving.entries())?;
     Ok(History { journal, surviving })
+}
+
+/// The journal of a new run. What a run that never began left is nobody's.
+///
+/// # Errors
+/// A journal that cannot be written.
+pub fn new_history(run_dir: &RunDir, run: u64) -> anyhow::Result<History> {
+    let path = run_dir.journal();
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+        }
+        _ => {}
+    }
+    let surviving = Surviving { run: Some(run), ..Surviving::default() };
+    let (journal, _) = JournalFile::open(&path)?;
+    Ok(History { journal: journal.rewrite(&surviving.entries())?, surviving })
 }
 
 /// # Errors

@@ -6,8 +6,8 @@ use std::time::Duration;
 use proto::wire::coordinator as wire;
 use proto::wire::coordinator::coordinator_server::{Coordinator, CoordinatorServer};
 use proto::{
-    ErrorCode, LeaseAsk, Registration, ReturnReason, ReturnedGroup, StepRecord, WeightAssembler,
-    weight_chunks,
+    ErrorCode, LeaseAsk, Pulse, Registration, ReturnReason, ReturnedGroup, StepRecord,
+    WeightAssembler, weight_chunks,
 };
 use runtime::off_workers;
 use settings::{MESSAGE_BYTES_MIN, Settings};
@@ -16,7 +16,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use types::{Generation, MemberId, PolicyVersion, RolloutGroup};
 
-use crate::hub::Hub;
+use crate::hub::{Hub, PublishError};
 use crate::journal::Ticket;
 use crate::membership::MemberError;
 use crate::metrics::count_rpc_error;
@@ -82,11 +82,23 @@ impl Coordinator for Service {
     ) -> Answer<wire::RegisterReply> {
         const RPC: &str = "register";
         let registration = Registration::try_from(request.into_inner()).map_err(invalid(RPC))?;
-        let (role, index) = (registration.role.name(), registration.index);
+        let name = registration.name();
         let member = self.hub.change(|state| state.register(registration));
         let member = member.map_err(|error| refuse(RPC, &error))?;
-        tracing::info!(role, index, %member, "registered");
-        Ok(Response::new(wire::RegisterReply { member: member.0, version: proto::version() }))
+        tracing::info!(name, %member, "registered");
+        Ok(Response::new(wire::RegisterReply { version: proto::version() }))
+    }
+
+    async fn heartbeat(&self, request: Request<wire::Pulse>) -> Answer<wire::Empty> {
+        let (pulse, now) = (Pulse::from(request.into_inner()), self.hub.now());
+        let known = self.hub.with(|state| state.heard(pulse, now));
+        known.map(|()| Response::new(wire::Empty {})).map_err(|error| refuse("heartbeat", &error))
+    }
+
+    async fn inspect(&self, _: Request<wire::Empty>) -> Answer<wire::Inspection> {
+        let now = self.hub.now();
+        let inspection = self.hub.with(|state| state.inspection(now));
+        Ok(Response::new(inspection.into()))
     }
 
     type WatchStream = BoxStream<wire::Directive>;
@@ -173,7 +185,10 @@ impl Coordinator for Service {
         let hub = self.hub.clone();
         let published = off_workers(move || {
             let (manifest, bytes) = assembler.finish().map_err(invalid(RPC))?;
-            hub.publish(manifest, bytes).map_err(invalid(RPC))
+            hub.publish(manifest, bytes).map_err(|error| match error {
+                PublishError::State(error) => refuse(RPC, &error),
+                error => answer(RPC, ErrorCode::Invalid, error.to_string()),
+            })
         });
         self.durable(RPC, published.await?).await?;
         Ok(Response::new(wire::Empty {}))
@@ -232,6 +247,7 @@ fn invalid<E: std::fmt::Display>(rpc: &'static str) -> impl Fn(E) -> Status {
 fn refuse(rpc: &'static str, error: &StateError) -> Status {
     let code = match error {
         StateError::Member(MemberError::Unknown(_)) => ErrorCode::UnknownMember,
+        StateError::Generation { .. } | StateError::Version { .. } => ErrorCode::Superseded,
         _ => ErrorCode::Invalid,
     };
     answer(rpc, code, error.to_string())

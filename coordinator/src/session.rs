@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use runtime::{Shutdown, StopReason, TaskGroup, describe_exit};
+use runtime::{Shutdown, StopReason, TaskGroup, describe_exit, within};
 use security::{Listener, Protocol};
 use serde_json::json;
 use settings::Settings;
@@ -17,11 +17,12 @@ use crate::children::{Children, Ended, Exit, Launcher};
 use crate::host::Host;
 use crate::hub::{Hub, Records};
 use crate::journal::{Journal, JournalLimits};
-use crate::membership::ROLES;
+use crate::membership::{MemberCounts, ROLES};
 use crate::metrics;
 use crate::metrics_log::MetricsLog;
 use crate::overrides;
 use crate::placement;
+use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::restarts::Restarts;
 use crate::resume::History;
@@ -51,6 +52,8 @@ pub struct Job<'a> {
     pub run_dir: &'a RunDir,
     /// What was before, and where what happens is written down; none: nothing can be resumed.
     pub history: Option<History>,
+    /// Whether this process starts the others.
+    pub starts: bool,
     /// Served as the current version, where no learner publishes one.
     pub weights: Option<(WeightManifest, Vec<u8>)>,
     /// `KEY=VALUE` for the children, over the run's `config.toml`.
@@ -86,7 +89,10 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let trains = job.spec.training.is_some();
     let steps = job.spec.training.as_ref().map_or(0, |training| training.steps);
     let members = job.spec.members;
-    let plan = placement::plan(settings, members, trains)?;
+    let plan = match job.starts {
+        true => placement::plan(settings, members, trains)?,
+        false => Plan::default(),
+    };
     let service_tasks = TaskGroup::new(Shutdown::new());
     let (state, records) = match job.history {
         Some(history) => {
@@ -105,13 +111,9 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     }
     spawn_service(&service_tasks, listener, &hub, settings);
 
-    let mut set = job.overrides;
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    set.extend(overrides::pinned(settings, names));
     let stop_plan = StopPlan::new(Duration::from_secs_f64(settings.shutdown.grace_seconds));
-    set.push(format!("shutdown.grace_seconds={}", stop_plan.child.as_secs_f64()));
-    set.extend(overrides::free_admin_port(settings));
-    set.extend(overrides::weak_room(settings, members));
+    let mut set = job.overrides;
+    set.extend(of_children(settings, members, &stop_plan));
     let launcher = Launcher {
         run_dir: job.run_dir,
         coordinator: reachable(address).to_string(),
@@ -129,10 +131,16 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         progress: Progress::new(steps),
         run_dir: job.run_dir,
         log_prefix: job.log_prefix,
+        address: address.to_string(),
     };
+    driver.write_processes()?;
     let driven = driver.drive().await;
     driver.progress.finish();
-    let ended = driver.wind_down(&stop_plan).await;
+    let ended = match (&driven, job.starts) {
+        // Whoever started the others may start this process again, and they wait for it.
+        (Ok(Ending::Stopped(_)), false) => Ok(Ended::default()),
+        _ => driver.wind_down(&stop_plan).await,
+    };
     service_tasks.shutdown().trigger("the session is over");
     let served = service_tasks.join(SERVICE_GRACE).await;
     let ending = match (driven, served) {
@@ -141,6 +149,16 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         (Ok(ending), _) => ending,
     };
     Ok(Finished { hub, ending, complaints: complaints(&ended?) })
+}
+
+/// What children are told over the run's settings.
+fn of_children(settings: &Settings, members: MemberCounts, stop: &StopPlan) -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let mut set = overrides::pinned(settings, names);
+    set.push(format!("shutdown.grace_seconds={}", stop.child.as_secs_f64()));
+    set.extend(overrides::free_admin_port(settings));
+    set.extend(overrides::weak_room(settings, members));
+    set
 }
 
 /// The state that a journal leaves, with the files that follow from it brought in line.
@@ -171,6 +189,8 @@ struct Driver<'a> {
     progress: Progress,
     run_dir: &'a RunDir,
     log_prefix: &'a str,
+    /// Where it listens for the other programs.
+    address: String,
 }
 
 impl Driver<'_> {
@@ -261,6 +281,10 @@ impl Driver<'_> {
                 self.write_processes()?;
             }
             Event::Left(name) => tracing::warn!(name, "a member is gone"),
+            Event::TooFewActors { here, least } => {
+                tracing::warn!(here, least, "too few actors: no work is dealt");
+            }
+            Event::EnoughActors => tracing::info!("enough actors: work is dealt again"),
             Event::Formed { generation, step } => {
                 tracing::info!(%generation, step, "the learner's ranks are there");
                 self.write_processes()?;
@@ -296,6 +320,7 @@ impl Driver<'_> {
         let mut list = vec![json!({
             "name": "coordinator",
             "pid": std::process::id(),
+            "address": self.address,
             "admin": self.host.admin_address,
         })];
         self.hub.with(|state| {
@@ -311,11 +336,24 @@ impl Driver<'_> {
 
     async fn wind_down(&mut self, plan: &StopPlan) -> anyhow::Result<Ended> {
         self.hub.change(RunState::stop);
+        self.await_leaving(plan.terminate).await;
         let ended = self.children.end(plan).await?;
         for name in &ended.forced {
             tracing::warn!(name, "did not end in time and was ended");
         }
         Ok(ended)
+    }
+
+    /// Others than children hear of the stop as long as this process is there to tell them.
+    async fn await_leaving(&self, limit: Duration) {
+        if !self.children.ids().is_empty() {
+            return;
+        }
+        let mut revisions = self.hub.revisions();
+        let gone = revisions.wait_for(|_| !self.hub.with(|state| state.members().any_watches()));
+        if let Err(late) = within("the members to leave", limit, gone).await {
+            tracing::warn!(%late, "the others may not know that the run is over");
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! `coordinator sft`: supervised fine-tuning, then the gates that the result must pass.
 
 use anyhow::Context;
+use runtime::unique_number;
 use settings::Settings;
 use types::PolicyVersion;
 
@@ -10,14 +11,18 @@ use crate::eval_plan::{EvalPlan, EvalResult};
 use crate::gates::gates;
 use crate::host::{self, Host};
 use crate::hub::Hub;
-use crate::launch::{complain, cost, create, report_stop};
+use crate::launch::{complain, cost, create, going_on, report_stop};
 use crate::output::say;
+use crate::resume::{self, History};
 use crate::run_dir::{CheckpointChoice, CheckpointDir, RunDir};
 use crate::session::{self, Ending, GIVEN, Job};
 use crate::source::Source;
 use crate::spec::{RunSpec, held_out};
 use crate::summary::Summary;
 use crate::weight_store::manifest_of;
+
+/// The command that goes on with a run.
+const AGAIN: &str = "sft --resume";
 
 /// Returns the exit code: 1 where a gate is missed.
 ///
@@ -26,17 +31,42 @@ use crate::weight_store::manifest_of;
 pub fn sft(args: &SftArgs) -> anyhow::Result<u8> {
     let mut set = shorthand(args.steps, args.seed);
     set.push("train.objective=\"sft\"".to_owned());
-    let mut settings = args.config.with(set)?;
-    refuse_test_set(&settings)?;
+    let (settings, run_dir, begun) = match (args.resume, &args.run_dir) {
+        (true, Some(path)) => {
+            let run_dir = RunDir::take_over(path)?;
+            let settings = resume::settings(&run_dir, &args.config, set)?;
+            resume::check_unfinished(&run_dir)?;
+            (settings, run_dir, true)
+        }
+        _ => {
+            let mut settings = args.config.with(set)?;
+            refuse_test_set(&settings)?;
+            // What is wrong with the data is said before a directory is made.
+            Source::open(&settings)?;
+            let run_dir = create(&mut settings, args.run_dir.as_deref(), &args.config.name())?;
+            (settings, run_dir, false)
+        }
+    };
     let source = Source::open(&settings)?;
-    let run_dir = create(&mut settings, args.run_dir.as_deref(), &args.config.name())?;
+    let mut spec = RunSpec::sft(&settings);
+    let history = if begun {
+        let history = resume::history(&run_dir)?;
+        going_on(&mut spec, &history, &settings)?;
+        history
+    } else {
+        spec.run = unique_number();
+        resume::new_history(&run_dir, spec.run)?
+    };
     let tuning = Tuning { settings: &settings, source, run_dir: &run_dir, actors: args.actors };
     host::run(&settings, &run_dir.log("coordinator"), async |host: &Host| {
         let admin = &host.admin_address;
         eprintln!("run directory {}, metrics of this process on {admin}", run_dir.shown());
-        tuning.run(host).await
+        tuning.run(spec, history, host).await
     })
-    .with_context(|| format!("the run in {} failed", run_dir.shown()))
+    .with_context(|| {
+        let shown = run_dir.shown();
+        format!("the run in {shown} failed; `coordinator {AGAIN} --run-dir {shown}` goes on")
+    })
 }
 
 struct Tuning<'a> {
@@ -48,13 +78,14 @@ struct Tuning<'a> {
 }
 
 impl Tuning<'_> {
-    async fn run(&self, host: &Host) -> anyhow::Result<u8> {
+    async fn run(&self, spec: RunSpec, history: History, host: &Host) -> anyhow::Result<u8> {
         let job = Job {
             settings: self.settings,
-            spec: RunSpec::sft(self.settings),
+            spec,
             source: self.source.clone(),
             run_dir: self.run_dir,
-            history: None,
+            history: Some(history),
+            starts: true,
             weights: None,
             overrides: Vec::new(),
             log_prefix: "",
@@ -62,7 +93,7 @@ impl Tuning<'_> {
         let tuned = session::run(job, host).await?;
         if let Ending::Stopped(reason) = tuned.ending {
             let committed = tuned.hub.with(|state| state.committed());
-            report_stop(&reason.to_string(), committed, self.settings, self.run_dir);
+            report_stop(&reason.to_string(), committed, self.settings, (self.run_dir, AGAIN));
             return Ok(reason.exit_code());
         }
         complain(&tuned.complaints)?;
@@ -99,6 +130,7 @@ impl Tuning<'_> {
             source: self.source.clone(),
             run_dir: self.run_dir,
             history: None,
+            starts: true,
             weights: Some((manifest_of(version, &bytes)?, bytes)),
             overrides,
             log_prefix: "gates-",

@@ -12,6 +12,8 @@ use crate::source::Source;
 
 /// A broken watch may take so many keepalives to come back.
 const ABSENCE_KEEPALIVES: u32 = 10;
+/// Signs of life may be late on a busy machine; members wait as long for the coordinator's.
+const SILENCE_KEEPALIVES: u32 = 30;
 
 /// The fixed part of the coordinator's state.
 #[derive(Clone, Debug)]
@@ -28,6 +30,12 @@ pub struct RunSpec {
     pub lease_deadline: Duration,
     /// A member without a watch for so long has left.
     pub absence_max: Duration,
+    /// A member that watches but gives no sign of life for so long has left.
+    pub silence_max: Duration,
+    /// With fewer no work is dealt.
+    pub actors_min: u32,
+    /// Leases are numbered from here on: those of an earlier coordinator have other numbers.
+    pub first_lease: u64,
     /// Everyone and the first weights must be here by then.
     pub start_max: Duration,
     /// A run in which nothing moves for so long fails.
@@ -128,6 +136,9 @@ impl RunSpec {
             eval_after: None,
             lease_deadline: millis(limits.lease_deadline_ms),
             absence_max: millis(limits.keepalive_ms) * ABSENCE_KEEPALIVES,
+            silence_max: millis(limits.keepalive_ms) * SILENCE_KEEPALIVES,
+            actors_min: limits.actors_min,
+            first_lease: 0,
             start_max: millis(limits.start_timeout_ms),
             stall_max: millis(limits.stall_timeout_ms),
             group_deals_max: limits.group_deals_max,

@@ -4,6 +4,7 @@
 mod commit;
 mod deal;
 mod formation;
+mod inspect;
 mod phases;
 mod resume;
 mod stall;
@@ -15,8 +16,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::{
-    Completion, Directive, EvalStage, JournalEntry, Registration, ReturnReason, ReturnedGroup,
-    Role, StepRecord,
+    Completion, Directive, EvalStage, JournalEntry, Pulse, Registration, ReturnReason,
+    ReturnedGroup, Role, StepRecord,
 };
 use types::{Generation, GroupId, MemberId, PolicyVersion, Problem, Purpose, RolloutGroup};
 
@@ -83,6 +84,13 @@ pub enum Event {
     Dealing(Place),
     /// This member is gone.
     Left(String),
+    /// There are too few actors to go on; so many of so many that it takes.
+    TooFewActors {
+        here: u32,
+        least: u32,
+    },
+    /// There are enough again.
+    EnoughActors,
     /// The learner's ranks are all there, after this many steps.
     Formed {
         generation: Generation,
@@ -175,6 +183,8 @@ pub struct RunState {
     /// The furthest that the problems were dealt.
     dealing: Option<Place>,
     progress: Progress,
+    /// No work is dealt until there are more actors.
+    too_few: bool,
     train: GroupTable,
     /// Open groups whose problem was replaced (`train.refill`).
     replaced: BTreeSet<GroupId>,
@@ -200,6 +210,7 @@ pub struct RunState {
 impl RunState {
     #[must_use]
     pub fn new(spec: RunSpec, source: Source) -> Self {
+        let next_lease = spec.first_lease;
         Self {
             spec,
             source,
@@ -214,13 +225,14 @@ impl RunState {
             last_record: None,
             dealing: None,
             progress: Progress::default(),
+            too_few: false,
             train: GroupTable::default(),
             replaced: BTreeSet::new(),
             next_group: 0,
             evals: GroupTable::default(),
             next_eval_group: 0,
             eval: None,
-            next_lease: 0,
+            next_lease,
             evaluated: None,
             before: None,
             after: None,
@@ -238,12 +250,15 @@ impl RunState {
     /// # Errors
     /// Another of the same role and index is present.
     pub fn register(&mut self, registration: Registration) -> Result<MemberId, StateError> {
-        let (member, replaced) = self.members.register(registration)?;
-        if let Some(old) = replaced {
+        let (member, heard_of) = (registration.member, registration.generation);
+        if let Some(old) = self.members.register(registration)? {
             self.release(old);
             self.unform(old);
         }
+        // An earlier coordinator may have formed ranks that its journal does not know.
+        self.generation = self.generation.max(heard_of);
         self.form();
+        self.count_actors();
         self.start_if_ready();
         Ok(member)
     }
@@ -261,6 +276,16 @@ impl RunState {
     /// An unknown member.
     pub fn watched(&mut self, member: MemberId) -> Result<(), StateError> {
         let known = self.members.watched(member);
+        known.then_some(()).ok_or(MemberError::Unknown(member).into())
+    }
+
+    /// A member gave a sign of life.
+    ///
+    /// # Errors
+    /// An unknown member: it is to register again.
+    pub fn heard(&mut self, pulse: Pulse, now: Duration) -> Result<(), StateError> {
+        let member = pulse.member;
+        let known = self.members.heard(pulse, now);
         known.then_some(()).ok_or(MemberError::Unknown(member).into())
     }
 
@@ -378,7 +403,8 @@ impl RunState {
     /// Members that are gone leave; leases that have run out are dealt again; a run in which
     /// nothing moves fails.
     pub fn tick(&mut self, now: Duration) {
-        for member in self.members.absent(now, self.spec.absence_max) {
+        let RunSpec { absence_max, silence_max, .. } = self.spec;
+        for member in self.members.absent(now, absence_max, silence_max) {
             self.lose(member);
         }
         self.check_progress(now);

@@ -8,15 +8,15 @@ use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use proto::wire::{coordinator, learner, rollout, weak};
 use proto::{
-    Directive, LeaseAsk, Receipt, Registration, ReturnedGroup, SpanReply, StepRecord, WeakMessage,
-    WorkItem,
+    Directive, Inspection, LeaseAsk, Pulse, Receipt, Registration, ReturnedGroup, SpanReply,
+    StepRecord, WeakMessage, WorkItem,
 };
 use types::{Problem, RolloutGroup, WeightManifest};
 
 // The first byte says as what message the others are read.
 fuzz_target!(|data: &[u8]| {
     let Some((kind, bytes)) = data.split_first() else { return };
-    match kind % 12 {
+    match kind % 14 {
         0 => survives::<rollout::RolloutGroup, RolloutGroup>(bytes),
         1 => survives::<rollout::Problem, Problem>(bytes),
         2 => survives::<learner::Receipt, Receipt>(bytes),
@@ -28,7 +28,9 @@ fuzz_target!(|data: &[u8]| {
         8 => survives::<coordinator::WorkItem, WorkItem>(bytes),
         9 => survives::<coordinator::ReturnRequest, ReturnedGroup>(bytes),
         10 => survives::<coordinator::StepRecord, StepRecord>(bytes),
-        _ => survives::<coordinator::WeightManifest, WeightManifest>(bytes),
+        11 => survives::<coordinator::WeightManifest, WeightManifest>(bytes),
+        12 => survives::<coordinator::Pulse, Pulse>(bytes),
+        _ => survives::<coordinator::Inspection, Inspection>(bytes),
     }
 });
 

@@ -3,12 +3,11 @@
 
 use anyhow::{Context, ensure};
 use grpo::Example;
-use proto::CoordinatorClient;
-use runtime::{Attempt, RetryPolicy, retry};
+use member::Tie;
 use task::Task;
 use telemetry::Health;
 use tokio::sync::{mpsc, watch};
-use types::{Generation, MemberId, PolicyVersion, Problem};
+use types::{Generation, PolicyVersion, Problem};
 
 use crate::inbox::IDLE_BEAT;
 
@@ -65,8 +64,7 @@ impl ExampleFeed {
 
 /// Where the examples up to step `until` come from.
 pub(crate) struct ExampleSource {
-    pub(crate) coordinator: CoordinatorClient,
-    pub(crate) member: MemberId,
+    pub(crate) tie: Tie,
     pub(crate) task: Task,
     /// That the strong model has.
     pub(crate) positions: usize,
@@ -125,15 +123,8 @@ impl ExampleSource {
 
     async fn fetch(&self, step: u32) -> anyhow::Result<Vec<Problem>> {
         let what = format!("fetching the examples of step {step}");
-        let problems = retry(RetryPolicy::default(), &what, || {
-            let mut coordinator = self.coordinator.clone();
-            async move {
-                let dealt = coordinator.lease_examples(self.member, step.into(), self.per_step);
-                dealt.await.map_err(|error| match error.code.retryable() {
-                    true => Attempt::Again(error),
-                    false => Attempt::Stop(error),
-                })
-            }
+        let problems = self.tie.insist(&what, |mut coordinator, member| async move {
+            coordinator.lease_examples(member, step.into(), self.per_step).await
         });
         Ok(problems.await?)
     }

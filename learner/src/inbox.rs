@@ -4,12 +4,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::{CoordinatorClient, Receipt, ReceiptCode, ReturnReason, ReturnedGroup};
-use runtime::{Attempt, RetryPolicy, retry};
+use member::Tie;
+use proto::{Receipt, ReceiptCode, ReturnReason, ReturnedGroup};
+use runtime::waiting;
 use telemetry::Health;
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, warn};
-use types::{Epoch, Generation, GroupId, MemberId, PolicyVersion, Purpose, RolloutGroup};
+use types::{Epoch, Generation, GroupId, PolicyVersion, Purpose, RolloutGroup};
 
 use crate::admission::{Admission, Lineage};
 use crate::assembler::{Assembler, Counts, Offer, Window};
@@ -194,6 +195,7 @@ impl Inbox {
     /// The caller bounds the wait by dropping the future. Every look at the groups is a beat.
     pub async fn next_batch(&self, health: &Health) -> Vec<RolloutGroup> {
         let mut looks: u32 = 0;
+        let mut told = None;
         loop {
             let changed = self.0.changed.notified();
             let (formed, step, missing) = {
@@ -210,6 +212,10 @@ impl Inbox {
                 return batch;
             }
             health.beat();
+            if told.as_ref().is_none_or(|(known, _)| *known != missing) {
+                let what = format!("{missing} more groups of step {}", step + 1);
+                told = Some((missing, waiting(what, None)));
+            }
             if tokio::time::timeout(IDLE_BEAT, changed).await.is_err() {
                 looks += 1;
                 if looks.is_multiple_of(LOOKS_PER_NOTICE) {
@@ -256,23 +262,12 @@ impl Inbox {
 ///
 /// # Errors
 /// The coordinator does not take it: the group would never be dealt again.
-pub async fn return_groups(
-    mut queue: mpsc::Receiver<GivenBack>,
-    coordinator: CoordinatorClient,
-    member: MemberId,
-) -> anyhow::Result<()> {
+pub async fn return_groups(mut queue: mpsc::Receiver<GivenBack>, tie: Tie) -> anyhow::Result<()> {
     while let Some(given) = queue.recv().await {
-        let GivenBack { group, epoch, purpose, reason, detail } = given;
-        let returned = ReturnedGroup { member, group, epoch, purpose, reason, detail };
-        retry(RetryPolicy::default(), "giving a group back", || {
-            let (mut coordinator, returned) = (coordinator.clone(), returned.clone());
-            async move {
-                let outcome = coordinator.return_group(returned).await;
-                outcome.map_err(|e| match e.code.retryable() {
-                    true => Attempt::Again(e),
-                    false => Attempt::Stop(e),
-                })
-            }
+        tie.insist("giving a group back", |mut coordinator, member| {
+            let GivenBack { group, epoch, purpose, reason, detail } = given.clone();
+            let returned = ReturnedGroup { member, group, epoch, purpose, reason, detail };
+            async move { coordinator.return_group(returned).await }
         })
         .await?;
     }

@@ -86,9 +86,9 @@ fn train_loop(
     source: Source,
     files: RunFiles,
 ) -> TrainLoop {
-    let Membership { member, coordinator, directives } = membership;
+    let Membership { tie, directives } = membership;
     let (runtime, shutdown) = (Handle::current(), process.shutdown.clone());
-    let outlet = CoordinatorOutlet::new(runtime.clone(), coordinator, member, shutdown.clone());
+    let outlet = CoordinatorOutlet::new(runtime.clone(), tie, shutdown.clone());
     TrainLoop {
         source,
         outlet: Box::new(outlet),
@@ -144,8 +144,8 @@ fn spawn_returns(
     membership: &Membership,
     returned: mpsc::Receiver<crate::inbox::GivenBack>,
 ) {
-    let (coordinator, stop) = (membership.coordinator.clone(), process.shutdown.wait());
-    let returning = return_groups(returned, coordinator, membership.member);
+    let stop = process.shutdown.wait();
+    let returning = return_groups(returned, membership.tie.clone());
     process.tasks.spawn("returns", async move {
         tokio::select! {
             outcome = returning => outcome,
@@ -161,8 +161,7 @@ fn spawn_examples(
 ) -> Source {
     let train = &process.settings.train;
     let source = ExampleSource {
-        coordinator: membership.coordinator.clone(),
-        member: membership.member,
+        tie: membership.tie.clone(),
         task,
         positions,
         per_step: train.problems_per_step,

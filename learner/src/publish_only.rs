@@ -22,14 +22,14 @@ pub async fn publish_only(process: Process) -> anyhow::Result<()> {
     process.readiness.set("model");
     // Nobody sends it anything.
     let membership = process.join(String::new(), String::new()).await?;
-    let Membership { member, coordinator, directives } = membership;
+    let Membership { tie, directives } = membership;
     let mut ranks = RankWatch::new(directives);
     let Some(formation) = ranks.next(&process.shutdown, &process.health).await else {
         return Ok(());
     };
     manifest.version.generation = formation.generation;
     let (runtime, shutdown) = (Handle::current(), process.shutdown.clone());
-    let mut outlet = CoordinatorOutlet::new(runtime, coordinator, member, shutdown.clone());
+    let mut outlet = CoordinatorOutlet::new(runtime, tie, shutdown.clone());
     let (readiness, health) = (process.readiness.clone(), process.health.clone());
     process.tasks.spawn_thread("publish", move || {
         let published = outlet.publish(&manifest, &weights);

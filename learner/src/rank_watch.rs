@@ -1,7 +1,7 @@
 //! The ranks as the coordinator names them, for a thread that waits for them or works with them.
 
 use proto::{Directive, Formation};
-use runtime::Shutdown;
+use runtime::{Shutdown, waiting};
 use telemetry::Health;
 use tokio::sync::watch;
 use types::Generation;
@@ -47,6 +47,7 @@ impl RankWatch {
 
     /// The next ranks, to which this process then belongs; `None` on a stop. Every look is a beat.
     pub async fn next(&mut self, shutdown: &Shutdown, health: &Health) -> Option<Formation> {
+        let mut waits = None;
         loop {
             let formation = self.directives.borrow_and_update().formation.clone();
             if let Some(formation) = formation.filter(|next| next.generation > self.generation) {
@@ -54,6 +55,7 @@ impl RankWatch {
                 return Some(formation);
             }
             health.beat();
+            waits.get_or_insert_with(|| waiting("all ranks of the learner", None));
             tokio::select! {
                 () = shutdown.wait() => return None,
                 changed = tokio::time::timeout(IDLE_BEAT, self.directives.changed()) => {

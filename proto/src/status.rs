@@ -11,6 +11,8 @@ pub enum ErrorCode {
     Invalid,
     /// The caller is not registered (any more).
     UnknownMember,
+    /// The caller speaks for ranks that are not the present ones.
+    Superseded,
     /// The caller did not show the run's token.
     Unauthenticated,
     NotFound,
@@ -27,6 +29,7 @@ impl ErrorCode {
         match self {
             Self::Invalid => "invalid",
             Self::UnknownMember => "unknown_member",
+            Self::Superseded => "superseded",
             Self::Unauthenticated => "unauthenticated",
             Self::NotFound => "not_found",
             Self::Overloaded => "overloaded",
@@ -46,6 +49,7 @@ impl ErrorCode {
         let code = match self {
             Self::Invalid => Code::InvalidArgument,
             Self::UnknownMember => Code::FailedPrecondition,
+            Self::Superseded => Code::Aborted,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::NotFound => Code::NotFound,
             Self::Overloaded => Code::ResourceExhausted,
@@ -61,6 +65,7 @@ impl ErrorCode {
         match status.code() {
             Code::InvalidArgument | Code::OutOfRange => Self::Invalid,
             Code::FailedPrecondition => Self::UnknownMember,
+            Code::Aborted => Self::Superseded,
             Code::Unauthenticated => Self::Unauthenticated,
             Code::NotFound => Self::NotFound,
             Code::ResourceExhausted => Self::Overloaded,

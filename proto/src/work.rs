@@ -35,6 +35,8 @@ impl Role {
 /// A process that reports for work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
+    /// Of this process and no other, as long as it lives.
+    pub member: MemberId,
     pub role: Role,
     /// Among the processes of its role, from 0.
     pub index: u32,
@@ -43,6 +45,8 @@ pub struct Registration {
     pub admin_address: String,
     /// `host:port` where the previous rank reaches a learner; empty for others.
     pub ring_address: String,
+    /// Of the last ranks that it heard of, perhaps from a coordinator that is gone; 0 for none.
+    pub generation: Generation,
 }
 
 impl Registration {

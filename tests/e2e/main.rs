@@ -12,6 +12,7 @@ mod raw;
 mod recipe;
 mod reliability;
 mod security;
+mod serve;
 mod stopping;
 mod version;
 

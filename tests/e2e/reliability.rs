@@ -16,7 +16,7 @@ fn start(more: &[&str]) -> Run {
 }
 
 /// Every group is in it once, and every step has its line.
-fn check_whole(run: &Run) {
+pub(crate) fn check_whole(run: &Run) {
     let summary = run.summary();
     let of = |key: &str| summary.number(&format!("groups/{key}"));
     assert_eq!((of("consumed"), of("trained_twice")), (f64::from(STEPS) * 8.0, 0.0));

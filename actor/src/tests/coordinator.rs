@@ -162,6 +162,14 @@ impl Coordinator for ServedCoordinator {
         not_scripted()
     }
 
+    async fn heartbeat(&self, _: Request<wire::Pulse>) -> Result<Response<wire::Empty>, Status> {
+        not_scripted()
+    }
+
+    async fn inspect(&self, _: Request<wire::Empty>) -> Result<Response<wire::Inspection>, Status> {
+        not_scripted()
+    }
+
     async fn watch(
         &self,
         _: Request<wire::WatchRequest>,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use member::Tie;
 use proto::ErrorCode;
 use runtime::{Shutdown, TaskGroup, within};
 use tokio::sync::mpsc;
@@ -22,7 +23,10 @@ async fn report(
     let tasks = TaskGroup::new(Shutdown::new());
     let coordinator = served.start(&tasks).await;
     let (sender, reports) = mpsc::channel(16);
-    let reporter = Reporter { coordinator, member: MemberId(1), reports, message_bytes_max };
+    // Two tries.
+    let patience = Duration::from_millis(1);
+    let tie = Tie { coordinator, member: MemberId(1), patience };
+    let reporter = Reporter { tie, reports, message_bytes_max };
     let feeding = async move {
         for report in all {
             // It may have ended with an error.
@@ -65,9 +69,14 @@ async fn a_refused_report_costs_the_report_and_not_the_actor() {
 }
 
 #[tokio::test]
-async fn an_actor_that_the_coordinator_does_not_know_ends() {
+async fn an_actor_that_is_not_known_waits_to_be_and_ends_only_after_that() {
     let served = ServedCoordinator::default();
     served.refuse(&[ErrorCode::UnknownMember]);
+    report(&served, vec![evaluated(2)], 1 << 20).await.unwrap();
+    assert_eq!(served.evaluated().concat(), [GroupId(2), GroupId(2)], "it is told again");
+
+    let served = ServedCoordinator::default();
+    served.refuse(&[ErrorCode::UnknownMember; 2]);
     let error = report(&served, vec![evaluated(2)], 1 << 20).await.unwrap_err();
     assert!(error.to_string().contains("scripted"), "{error}");
 }

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::task::{Context, Wake, Waker};
 
-use proto::{Registration, Role};
+use proto::Role;
 use settings::Settings;
 use types::{GroupId, MemberId};
 
 use super::*;
+use crate::fixtures::registration;
 use crate::source::Source;
 use crate::spec::RunSpec;
 use crate::state::Phase;
@@ -22,9 +23,7 @@ fn hub(log: Option<MetricsLog>) -> Hub {
 }
 
 fn register(hub: &Hub, role: Role) -> MemberId {
-    let [address, admin_address, ring_address] = Default::default();
-    let registration = Registration { role, index: 0, address, admin_address, ring_address };
-    hub.change(|state| state.register(registration)).unwrap()
+    hub.change(|state| state.register(registration(role, 0, ""))).unwrap()
 }
 
 /// Is woken in the middle of an announcement, and looks whether the state could change meanwhile.

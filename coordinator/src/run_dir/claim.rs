@@ -37,6 +37,16 @@ impl RunDir {
         Self::at(path, Some(lock))
     }
 
+    /// Whether a directory, which may not exist, holds a run that has begun.
+    ///
+    /// # Errors
+    /// A directory that cannot be read.
+    pub fn has_run(path: &Path) -> Result<bool, RunDirError> {
+        let fault = |cause| RunDirError::Read { path: path.to_owned(), cause };
+        let made = path.join(CONFIG).is_file();
+        Ok(made && !never_began(path, path.join(LOCK).is_file()).map_err(fault)?)
+    }
+
     /// Whether a run is under way in a directory, which may not exist.
     ///
     /// # Errors

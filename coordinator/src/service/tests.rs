@@ -9,6 +9,7 @@ use security::{Guard, Listener, Protocol};
 use types::{Hash, LeaseId, WeightManifest};
 
 use super::*;
+use crate::fixtures::registration;
 use crate::hub::Records;
 use crate::source::Source;
 use crate::spec::RunSpec;
@@ -41,10 +42,10 @@ async fn client(address: SocketAddr) -> CoordinatorClient {
 }
 
 async fn register(client: &mut CoordinatorClient, role: Role) -> MemberId {
-    let address = format!("{}:1", role.name());
-    let (admin_address, ring_address) = (String::new(), String::new());
-    let registration = Registration { role, index: 0, address, admin_address, ring_address };
-    client.register(registration).await.unwrap()
+    let registration = registration(role, 0, &format!("{}:1", role.name()));
+    let member = registration.member;
+    client.register(registration).await.unwrap();
+    member
 }
 
 fn weights(step: u32) -> (WeightManifest, Vec<u8>) {

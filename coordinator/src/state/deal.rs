@@ -22,7 +22,7 @@ impl RunState {
         let (Some(applied), Some(published)) = (ask.applied_version, self.published) else {
             return Ok(items);
         };
-        if self.stopping || applied.generation != published.generation {
+        if self.stopping || self.too_few || applied.generation != published.generation {
             return Ok(items);
         }
         let mut room = ask.max_rollouts;

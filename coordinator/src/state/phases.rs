@@ -12,6 +12,7 @@ impl RunState {
     pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase.clone();
         self.events.push(Event::Entered(phase));
+        self.count_actors();
     }
 
     pub(super) fn start_if_ready(&mut self) {

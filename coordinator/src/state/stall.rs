@@ -49,7 +49,27 @@ impl RunState {
         let gone = self.members.leave(member)?;
         self.release(member);
         self.unform(member);
+        self.count_actors();
         Some(gone.name())
+    }
+
+    /// Says when there are too few actors to go on, and when there are enough again.
+    pub(super) fn count_actors(&mut self) {
+        let (here, least) = (self.members.of_role(Role::Actor).len() as u32, self.actors_least());
+        let started = !matches!(self.phase, Phase::Starting | Phase::Done | Phase::Failed(_));
+        let too_few = started && here < least;
+        if too_few != self.too_few {
+            self.too_few = too_few;
+            self.events.push(match too_few {
+                true => Event::TooFewActors { here, least },
+                false => Event::EnoughActors,
+            });
+        }
+    }
+
+    /// Where there are fewer from the start, they are enough.
+    fn actors_least(&self) -> u32 {
+        self.spec.actors_min.min(self.spec.members.actors)
     }
 
     /// Fails a run in which nothing has moved for too long, and says what it waited for.
@@ -63,7 +83,7 @@ impl RunState {
         if self.progress.marks.as_ref() != Some(&marks) {
             self.progress = Progress { marks: Some(marks), since: now, last_return: None };
         }
-        let waited = now.saturating_sub(self.progress.since);
+        let waited = self.idle(now);
         let (limit, setting) = match self.phase {
             Phase::Starting => (self.spec.start_max, "coordinator.start_timeout_ms"),
             Phase::Evaluating(_) | Phase::Training => {
@@ -75,8 +95,9 @@ impl RunState {
             let (seconds, waits) = (limit.as_secs_f64(), self.waits_for().join("; "));
             let last = self.progress.last_return.as_ref();
             let last = last.map(|last| format!("; dealt again last: {last}")).unwrap_or_default();
+            let told = self.members_wait_for(now);
             self.fail(format!(
-                "no progress for {seconds} s: waiting for {waits}{last} ({setting})"
+                "no progress for {seconds} s: waiting for {waits}{last} ({setting}){told}"
             ));
         }
     }
@@ -93,9 +114,33 @@ impl RunState {
         }
     }
 
-    fn waits_for(&self) -> Vec<String> {
+    /// Since something moved last.
+    pub(super) fn idle(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.progress.since)
+    }
+
+    /// What each member waits for in its own words, one per line.
+    fn members_wait_for(&self, now: Duration) -> String {
+        let mut text = String::new();
+        for view in self.inspection(now).members {
+            let waits = view
+                .waits
+                .iter()
+                .map(|wait| format!("{} for {:.0} s", wait.what, wait.since.as_secs_f64()));
+            let waits: Vec<String> = waits.collect();
+            if !waits.is_empty() {
+                text.push_str(&format!("\n  {} waits for {}", view.name, waits.join("; ")));
+            }
+        }
+        text
+    }
+
+    pub(super) fn waits_for(&self) -> Vec<String> {
         let missing = self.members.missing(&self.spec.members).into_iter();
         let mut waits: Vec<String> = missing.map(|name| format!("{name} to register")).collect();
+        if self.too_few {
+            waits.push(format!("{} actors (coordinator.actors_min)", self.actors_least()));
+        }
         let next = self.committed + 1;
         let commit = || format!("the learner to commit step {next}");
         match (&self.phase, self.spec.training.as_ref()) {

@@ -12,7 +12,7 @@ use settings::Settings;
 use types::{Epoch, Finish, GroupId};
 
 use super::*;
-use crate::fixtures::{Script, group};
+use crate::fixtures::{Script, group, registration};
 
 pub(super) const STEPS: u32 = 6;
 pub(super) const GROUPS: u64 = 3;
@@ -35,9 +35,7 @@ fn state(settings: &Settings, actors: u32) -> RunState {
 }
 
 pub(super) fn register(state: &mut RunState, role: Role, index: u32) -> MemberId {
-    let (address, admin_address) = (format!("{}:{index}", role.name()), String::new());
-    let ring_address = String::new();
-    state.register(Registration { role, index, address, admin_address, ring_address }).unwrap()
+    state.register(registration(role, index, &format!("{}:{index}", role.name()))).unwrap()
 }
 
 pub(super) fn version(step: u32) -> PolicyVersion {
@@ -75,7 +73,11 @@ fn done(item: &WorkItem) -> Completion {
 
 /// A run whose evaluations are off, past its start: (state, actors, learner).
 fn training(actors: u32) -> (RunState, Vec<MemberId>, MemberId) {
-    let mut settings = settings();
+    training_of(&settings(), actors)
+}
+
+fn training_of(settings: &Settings, actors: u32) -> (RunState, Vec<MemberId>, MemberId) {
+    let mut settings = settings.clone();
     settings.eval.enabled = false;
     let mut state = state(&settings, actors);
     let ids = (0..actors).map(|i| register(&mut state, Role::Actor, i)).collect();

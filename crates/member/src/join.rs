@@ -5,19 +5,24 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proto::{
-    ChannelError, ChannelSettings, CoordinatorClient, Directive, DirectiveStream, Registration,
+    ChannelError, ChannelSettings, CoordinatorClient, Directive, DirectiveStream, ErrorCode,
+    Registration, RpcError,
 };
-use runtime::{Attempt, RetryPolicy, Shutdown, retry, within};
+use runtime::{Attempt, RetryPolicy, Shutdown, retry, unique_number, within};
 use tokio::sync::watch;
-use types::MemberId;
+use types::{Generation, MemberId};
 
 use crate::Process;
+use crate::heart::Heart;
+use crate::tie::Tie;
 
-/// A member's tie to its coordinator.
+/// Several keepalives may be late on a busy machine; a dead peer must still be noticed.
+const SILENCE_KEEPALIVES: u32 = 30;
+
+/// A process as part of a run.
 #[derive(Clone, Debug)]
 pub struct Membership {
-    pub member: MemberId,
-    pub coordinator: CoordinatorClient,
+    pub tie: Tie,
     pub directives: watch::Receiver<Directive>,
 }
 
@@ -34,9 +39,9 @@ impl fmt::Display for Stopped {
 impl std::error::Error for Stopped {}
 
 impl Process {
-    /// Connects, registers and follows directives; `address` is where peers reach this process,
-    /// empty for an actor, and `ring_address` where the previous rank reaches a learner. A stop directive, or a coordinator that is lost for good, triggers the
-    /// shutdown.
+    /// Connects, registers, follows directives and gives signs of life; `address` is where peers
+    /// reach this process, empty for an actor, and `ring_address` where the previous rank reaches a
+    /// learner. A stop directive, or a coordinator that is lost for good, triggers the shutdown.
     ///
     /// # Errors
     /// The coordinator does not answer or refuses the registration, or the stop comes before.
@@ -56,34 +61,46 @@ impl Process {
         let at = &self.settings.coordinator.address;
         let channel_settings = self.channel_settings();
         let mut coordinator = connect(at, &channel_settings).await?;
+        let member = MemberId(unique_number());
         let registration = Registration {
+            member,
             role: self.role,
             index: self.index,
             address,
             admin_address: self.admin_address.clone(),
             ring_address,
+            generation: Generation(0),
         };
-        let member = coordinator.register(registration).await?;
+        coordinator.register(registration.clone()).await?;
         let stream = coordinator.watch(member).await?;
         let (sender, directives) = watch::channel(Directive::default());
+        let millis = |n: u32| Duration::from_millis(u64::from(n));
+        let (keepalive, patience) = {
+            let limits = &self.settings.coordinator;
+            (millis(limits.keepalive_ms), millis(limits.return_timeout_ms))
+        };
+        let tie = Tie { coordinator: coordinator.clone(), member, patience };
         let follower = Follower {
             coordinator: coordinator.clone(),
-            member,
+            registration,
             sender,
             shutdown: self.shutdown.clone(),
-            silence_max: silence_max(self.settings.coordinator.keepalive_ms),
+            silence_max: keepalive * SILENCE_KEEPALIVES,
+            patience: tie.patience,
         };
         self.tasks.spawn("directives", follower.run(stream));
+        let heart = Heart {
+            coordinator: coordinator.clone(),
+            member,
+            health: self.health.clone(),
+            pause: keepalive,
+        };
+        self.tasks.spawn("heartbeat", heart.run(self.shutdown.clone()));
         self.readiness.set("coordinator");
         let admin = &self.admin_address;
         tracing::info!(%member, coordinator = %at, %admin, "joined");
-        Ok(Membership { member, coordinator, directives })
+        Ok(Membership { tie, directives })
     }
-}
-
-/// Several keepalives may be late on a busy machine; a dead peer must still be noticed.
-fn silence_max(keepalive_ms: u32) -> Duration {
-    Duration::from_millis(u64::from(keepalive_ms) * 30)
 }
 
 async fn connect(at: &str, settings: &ChannelSettings) -> anyhow::Result<CoordinatorClient> {
@@ -99,16 +116,24 @@ async fn connect(at: &str, settings: &ChannelSettings) -> anyhow::Result<Coordin
     Ok(CoordinatorClient::new(channel, settings))
 }
 
+fn passing(error: RpcError) -> Attempt<RpcError> {
+    match error.code.retryable() {
+        true => Attempt::Again(error),
+        false => Attempt::Stop(error),
+    }
+}
+
 struct Follower {
     coordinator: CoordinatorClient,
-    member: MemberId,
+    registration: Registration,
     sender: watch::Sender<Directive>,
     shutdown: Shutdown,
     silence_max: Duration,
+    patience: Duration,
 }
 
 impl Follower {
-    /// Passes directives on until the stop; reopens a broken stream a few times.
+    /// Passes directives on until the stop; reopens a broken stream while there is hope.
     async fn run(mut self, stream: DirectiveStream) -> anyhow::Result<()> {
         let mut stream = stream;
         loop {
@@ -127,11 +152,15 @@ impl Follower {
     }
 
     /// Why the stream ended; `None` after a stop directive.
-    async fn follow(&self, stream: &mut DirectiveStream) -> Option<String> {
+    async fn follow(&mut self, stream: &mut DirectiveStream) -> Option<String> {
         loop {
             match within("a directive", self.silence_max, stream.next()).await {
                 Ok(Ok(Some(directive))) => {
                     let stop = directive.stop;
+                    if let Some(formation) = &directive.formation {
+                        let known = &mut self.registration.generation;
+                        *known = formation.generation.max(*known);
+                    }
                     self.sender.send_if_modified(|known| {
                         let changed = *known != directive;
                         *known = directive;
@@ -149,16 +178,17 @@ impl Follower {
         }
     }
 
-    async fn reopen(&mut self) -> anyhow::Result<DirectiveStream> {
-        let (coordinator, member) = (self.coordinator.clone(), self.member);
-        let policy = RetryPolicy { attempts: 4, ..RetryPolicy::default() };
-        let stream = retry(policy, "watching the coordinator again", || {
-            let mut coordinator = coordinator.clone();
-            async move {
-                coordinator.watch(member).await.map_err(|error| match error.code.retryable() {
-                    true => Attempt::Again(error),
-                    false => Attempt::Stop(error),
-                })
+    /// Another coordinator, which goes on with the run, does not know this process yet.
+    async fn reopen(&self) -> anyhow::Result<DirectiveStream> {
+        let policy = RetryPolicy::lasting(self.patience);
+        let stream = retry(policy, "the return of the coordinator", || async {
+            let (mut coordinator, member) = (self.coordinator.clone(), self.registration.member);
+            match coordinator.watch(member).await {
+                Err(error) if error.code == ErrorCode::UnknownMember => {
+                    coordinator.register(self.registration.clone()).await.map_err(passing)?;
+                    coordinator.watch(member).await.map_err(passing)
+                }
+                stream => stream.map_err(passing),
             }
         });
         Ok(stream.await?)

@@ -2,9 +2,12 @@
 //! What it then does there belongs to the programs.
 
 mod args;
+mod heart;
 mod join;
 mod process;
+mod tie;
 
 pub use args::MemberArgs;
 pub use join::Membership;
 pub use process::{Process, ProgramMetrics, run_member};
+pub use tie::{Tie, may_pass};

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::waits::waiting;
+
 /// How often, and how far apart, something is tried.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryPolicy {
@@ -39,15 +41,32 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// Goes on trying for at least so long, whatever the draws.
+    #[must_use]
+    pub fn lasting(patience: Duration) -> Self {
+        let policy = Self::default();
+        let (mut attempts, mut waited) = (1, Duration::ZERO);
+        while waited < patience {
+            waited += policy.full_delay(attempts).mul_f64(1.0 - policy.jitter);
+            attempts += 1;
+        }
+        Self { attempts, ..policy }
+    }
+
+    /// Before anything is drawn.
+    fn full_delay(&self, failed: u32) -> Duration {
+        let growth = self.factor.max(1.0).powf(f64::from(failed.saturating_sub(1)));
+        let full = (self.first_delay.as_secs_f64() * growth).min(self.delay_max.as_secs_f64());
+        Duration::from_secs_f64(full)
+    }
+
     /// The delay after try number `failed` (from 1) has failed, or `None` when it was the last.
     pub fn delay_after(&self, failed: u32) -> Option<Duration> {
         if failed >= self.attempts.max(1) {
             return None;
         }
-        let growth = self.factor.max(1.0).powf(f64::from(failed.saturating_sub(1)));
-        let full = (self.first_delay.as_secs_f64() * growth).min(self.delay_max.as_secs_f64());
         let drawn = self.jitter.clamp(0.0, 1.0) * uniform(self.seed, failed);
-        Some(Duration::from_secs_f64(full * (1.0 - drawn)))
+        Some(self.full_delay(failed).mul_f64(1.0 - drawn))
     }
 }
 
@@ -90,6 +109,7 @@ where
     F: Future<Output = Result<T, Attempt<E>>>,
     Op: FnMut() -> F,
 {
+    let _waits = waiting(what, None);
     let mut attempts = 0;
     loop {
         attempts += 1;
@@ -155,6 +175,17 @@ mod tests {
         assert_eq!(drawn, delays(7));
         assert_ne!(drawn, delays(8));
         assert_eq!(RetryPolicy::default().seed, u64::from(std::process::id()));
+    }
+
+    #[test]
+    fn a_lasting_policy_lasts_whatever_is_drawn() {
+        let patience = Duration::from_secs(60);
+        for seed in 0..100 {
+            let policy = RetryPolicy { seed, ..RetryPolicy::lasting(patience) };
+            let total: Duration = (1..).map_while(|failed| policy.delay_after(failed)).sum();
+            assert!((patience..3 * patience).contains(&total), "{total:?}");
+        }
+        assert_eq!(RetryPolicy::lasting(Duration::ZERO).delay_after(1), None);
     }
 
     async fn fails_until(good: u32, tries: &Cell<u32>) -> Result<u32, Attempt<String>> {

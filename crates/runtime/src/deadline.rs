@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::waits::waiting;
+
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{what} took longer than {limit_ms} ms")]
 pub struct DeadlineExceeded {
@@ -18,6 +20,7 @@ pub async fn within<F: Future>(
     limit: Duration,
     future: F,
 ) -> Result<F::Output, DeadlineExceeded> {
+    let _waits = waiting(what, Some(limit));
     tokio::time::timeout(limit, future).await.map_err(|_| DeadlineExceeded {
         what: what.to_owned(),
         limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),

@@ -10,6 +10,8 @@ mod off_workers;
 mod parent;
 mod shutdown;
 mod task_group;
+mod unique;
+mod waits;
 
 pub use attached::run_attached;
 pub use backoff::{Attempt, GaveUp, RetryPolicy, retry};
@@ -20,3 +22,5 @@ pub use off_workers::off_workers;
 pub use parent::{exit_with_parent, terminate_with_parent};
 pub use shutdown::{Shutdown, StopReason, listen_for_signals};
 pub use task_group::TaskGroup;
+pub use unique::unique_number;
+pub use waits::{WaitInfo, Waiting, waiting, waits};

@@ -450,10 +450,14 @@ section! {
         /// How often a process that ends unasked is started again before the run fails, without a
         /// step or an evaluation rollout in between.
         restarts_max: u32 = 5,
+        /// With fewer actors no work is dealt and the run waits for more.
+        actors_min: u32 = 1,
         /// Versions whose bytes are kept.
         weights_kept: u32 = 3,
-        /// Directives are repeated at least so often.
+        /// Directives are repeated at least so often, and so often members give a sign of life.
         keepalive_ms: u32 = 1_000,
+        /// For so long members try to reach a coordinator that is gone, and keep what they have.
+        return_timeout_ms: u32 = 120_000,
         /// Until every child must have reported.
         start_timeout_ms: u32 = 60_000,
         /// A run fails when for so long no step is committed and no group or evaluation is done: more

@@ -35,6 +35,12 @@ impl Health {
         *self.lock() = None;
     }
 
+    /// Since something got done; nothing where there is nothing left to do.
+    #[must_use]
+    pub fn idle(&self, now: Instant) -> Duration {
+        self.lock().map(|last| now.saturating_duration_since(last)).unwrap_or_default()
+    }
+
     /// `Err` says for how long nothing got done.
     pub fn check(&self, now: Instant) -> Result<(), String> {
         let Some(last) = *self.lock() else { return Ok(()) };

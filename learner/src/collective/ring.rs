@@ -16,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use runtime::waiting;
 use types::Generation;
 
 use super::patience::{Interrupt, Patience};
@@ -68,17 +69,19 @@ impl Ring {
         values: &mut [T],
         rounds: &[Round],
     ) -> anyhow::Result<()> {
-        self.run_within(self.deadline, call, values, rounds)
+        self.run_within(("a sum", self.deadline), call, values, rounds)
     }
 
     fn run_within<T: Number>(
         &mut self,
-        limit: Duration,
+        (what, limit): (&str, Duration),
         call: Call,
         values: &mut [T],
         rounds: &[Round],
     ) -> anyhow::Result<()> {
         self.calls += 1;
+        let what = format!("{what} with rank {}", self.previous_rank());
+        let _waits = waiting(what, Some(limit));
         let patience = Patience::of(limit, &self.interrupt);
         let head = Frame { call: call as u8, number: self.calls, values: values.len() as u64 };
         for round in rounds {
@@ -211,7 +214,8 @@ impl Collective for Ring {
         let mut nothing = [0.0_f64];
         let mut rounds = self.scatter_rounds(nothing.len());
         rounds.extend(self.gather_rounds(nothing.len()));
-        self.run_within(self.barrier_deadline, Call::SumF64, &mut nothing, &rounds)
+        let barrier = ("the barrier", self.barrier_deadline);
+        self.run_within(barrier, Call::SumF64, &mut nothing, &rounds)
     }
 }
 

@@ -10,6 +10,7 @@ use types::{Generation, MemberId, PolicyVersion, Problem, RolloutGroup, WeightMa
 use super::{call, upload};
 use crate::channel::{ChannelSettings, Line};
 use crate::convert::{WeightAssembler, weight_chunks};
+use crate::pulse::{Inspection, Pulse};
 use crate::status::RpcError;
 use crate::version::same_version;
 use crate::wire::coordinator as wire;
@@ -47,12 +48,20 @@ impl CoordinatorClient {
         Self { stub, timeout: settings.call_timeout }
     }
 
-    pub async fn register(&mut self, registration: Registration) -> Result<MemberId, RpcError> {
+    pub async fn register(&mut self, registration: Registration) -> Result<(), RpcError> {
         let request = wire::RegisterRequest::from(registration);
         let reply = call("register", self.timeout, self.stub.register(request)).await?;
         let same = same_version("coordinator", &reply.version);
-        same.map_err(|skew| RpcError::invalid("register", skew))?;
-        Ok(MemberId(reply.member))
+        same.map_err(|skew| RpcError::invalid("register", skew))
+    }
+
+    pub async fn heartbeat(&mut self, pulse: Pulse) -> Result<(), RpcError> {
+        let request = wire::Pulse::from(pulse);
+        call("heartbeat", self.timeout, self.stub.heartbeat(request)).await.map(drop)
+    }
+
+    pub async fn inspect(&mut self) -> Result<Inspection, RpcError> {
+        call("inspect", self.timeout, self.stub.inspect(wire::Empty {})).await.map(Into::into)
     }
 
     pub async fn watch(&mut self, member: MemberId) -> Result<DirectiveStream, RpcError> {

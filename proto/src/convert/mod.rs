@@ -1,6 +1,7 @@
 //! Wire to domain, fallibly, on receipt only; domain to wire, infallibly.
 
 mod journal;
+mod pulse;
 mod rollout;
 mod span;
 mod weights;

@@ -21,7 +21,7 @@ fn checkpoint_name(name: String) -> Result<Option<String>, ConvertError> {
     }
 }
 
-fn millis(duration: Duration) -> u32 {
+pub(super) fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
@@ -39,6 +39,8 @@ impl From<Registration> for wire::RegisterRequest {
             admin_address: r.admin_address,
             ring_address: r.ring_address,
             version: version(),
+            member: r.member.0,
+            generation: r.generation.0,
         }
     }
 }
@@ -56,11 +58,13 @@ impl TryFrom<wire::RegisterRequest> for Registration {
             _ => return Err(unknown("role", r.role)),
         };
         Ok(Self {
+            member: MemberId(r.member),
             role,
             index: r.index,
             address: r.address,
             admin_address: r.admin_address,
             ring_address: r.ring_address,
+            generation: Generation(r.generation),
         })
     }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use proto::{JournalEntry, StepRecord};
+use proto::{JournalEntry, Registration, Role};
 use settings::Settings;
-use types::{GroupId, PolicyVersion};
+use types::{Generation, GroupId, PolicyVersion};
 
+use crate::fixtures::registration;
 use crate::journal::surviving;
 use crate::source::Source;
 use crate::spec::RunSpec;
@@ -90,11 +91,41 @@ fn the_repetition_of_the_last_commit_is_no_news_after_a_restart() {
     let [_, learner] = start(&mut state, version(0));
     commit(&mut state, &record(learner, 1)).unwrap();
     entries.extend(state.take_entries());
+    // The process has outlived the coordinator.
     let mut state = resumed(&settings, &entries);
-    let [_, learner] = start(&mut state, PolicyVersion::new(2, 1));
-    let again = StepRecord { member: learner, ..record(learner, 1) };
-    assert_eq!(commit(&mut state, &again), Ok(false));
+    let same = Registration { member: learner, ..registration(Role::Learner, 0, "") };
+    assert_eq!(state.register(same), Ok(learner));
+    assert_eq!(commit(&mut state, &record(learner, 1)), Ok(false));
     assert_eq!((state.committed(), state.totals().trained_twice), (1, 0));
+}
+
+#[test]
+fn ranks_that_its_journal_does_not_know_are_not_formed_twice() {
+    let mut settings = settings();
+    settings.eval.enabled = false;
+    let mut state = resumed(&settings, &opened());
+    // An earlier coordinator formed them and was killed before they published anything.
+    let survivor = Registration { generation: Generation(3), ..registration(Role::Learner, 0, "") };
+    state.register(survivor).unwrap();
+    let formed = state.directive().formation.unwrap();
+    assert_eq!(formed.generation, Generation(4));
+}
+
+#[test]
+fn leases_of_an_earlier_coordinator_complete_nothing() {
+    let mut settings = settings();
+    settings.eval.enabled = false;
+    let source = Source::open(&settings).unwrap();
+    let spec = RunSpec::launch(&settings, &source, 1).unwrap();
+    let surviving = surviving(opened()).unwrap();
+    let spec = RunSpec { first_lease: 1 << 40, ..spec };
+    let mut state = RunState::resumed(spec, source, &surviving).unwrap();
+    let [actor, _] = start(&mut state, version(0));
+    let items = state.lease(&ask(actor, 0, 1_000), Duration::ZERO).unwrap();
+    assert_eq!(items[0].lease, types::LeaseId((1 << 40) + 1));
+    let stale = proto::Completion { lease: types::LeaseId(1), generation: Generation(1) };
+    state.complete(actor, &[stale]).unwrap();
+    assert_eq!(state.leases_open(types::Purpose::Train), items.len());
 }
 
 #[test]

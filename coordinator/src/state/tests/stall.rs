@@ -1,5 +1,7 @@
 //! Runs that wait: for whom, for how long, and what is said then.
 
+use proto::Wait;
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -161,4 +163,77 @@ fn nobody_misses_a_learner_whose_work_is_done() {
     vanish(&mut state, learner);
     assert_eq!(*state.phase(), Phase::Evaluating(Stage::After));
     assert!(!state.needs(Role::Learner) && state.needs(Role::Actor));
+}
+
+#[test]
+fn a_stalled_run_tells_what_its_members_said_they_wait_for() {
+    let (mut state, actors, learner) = training(1);
+    let wait = Wait {
+        what: "a sum with rank 1".to_owned(),
+        since: Duration::from_secs(7),
+        limit: Some(Duration::from_secs(30)),
+    };
+    let limit = state.spec().stall_max;
+    let pulse = |member, waits| Pulse { member, idle: SECOND, waits };
+    let beats = limit.as_secs() - 5;
+    state.tick(Duration::ZERO);
+    for second in 0..=beats {
+        let now = Duration::from_secs(second);
+        state.heard(pulse(actors[0], Vec::new()), now).unwrap();
+        state.heard(pulse(learner, vec![wait.clone()]), now).unwrap();
+    }
+    let seen = state.inspection(limit);
+    let names: Vec<_> = seen.members.iter().map(|member| &*member.name).collect();
+    assert_eq!(names, ["actor-0", "weak-server-0", "learner-0"]);
+    let [actor, server, learner] = &seen.members[..] else { panic!("{seen:?}") };
+    assert_eq!((actor.silent, server.silent), (Some(5 * SECOND), None));
+    assert_eq!((learner.idle, learner.waits[0].since), (6 * SECOND, 12 * SECOND));
+    assert_eq!((&*seen.phase, seen.idle), ("training", limit));
+    state.tick(limit);
+    let why = failure(&state);
+    assert!(why.ends_with("\n  learner-0 waits for a sum with rank 1 for 12 s"), "{why}");
+}
+
+#[test]
+fn a_member_that_gives_no_sign_of_life_is_lost_and_comes_back_by_registering() {
+    let mut patient = settings();
+    patient.coordinator.lease_deadline_ms = 240_000;
+    let (mut state, actors, _) = training_of(&patient, 1);
+    let silence = state.spec().silence_max;
+    let pulse = |member| Pulse { member, idle: SECOND, waits: Vec::new() };
+    state.watched(actors[0]).unwrap();
+    state.heard(pulse(actors[0]), SECOND).unwrap();
+    let items = state.lease(&ask(actors[0], 0, SAMPLES), SECOND).unwrap();
+    state.take_events();
+    state.tick(silence);
+    assert_eq!((state.leases_open(Purpose::Train), state.take_events()), (items.len(), vec![]));
+    state.tick(SECOND + silence);
+    assert_eq!(state.leases_open(Purpose::Train), 0, "its groups are dealt again");
+    assert!(state.take_events().contains(&Event::Left("actor-0".to_owned())));
+    let unknown = state.heard(pulse(actors[0]), SECOND + silence).unwrap_err();
+    assert_eq!(unknown, StateError::Member(MemberError::Unknown(actors[0])));
+    let again = Registration { member: actors[0], ..registration(Role::Actor, 0, "") };
+    assert_eq!(state.register(again), Ok(actors[0]));
+    state.heard(pulse(actors[0]), SECOND + silence).unwrap();
+}
+
+#[test]
+fn below_the_least_actors_no_work_is_dealt() {
+    let mut few = settings();
+    few.coordinator.actors_min = 2;
+    let (mut state, actors, _) = training_of(&few, 3);
+    assert!(state.remove(actors[0]).is_some());
+    let leased = |state: &mut RunState, member| {
+        !state.lease(&ask(member, 0, SAMPLES), SECOND).unwrap().is_empty()
+    };
+    assert!(leased(&mut state, actors[1]), "two are enough");
+    state.take_events();
+    state.remove(actors[2]);
+    assert_eq!(state.take_events(), [Event::TooFewActors { here: 1, least: 2 }]);
+    assert!(!leased(&mut state, actors[1]));
+    let waits = state.inspection(SECOND).waits;
+    assert!(waits.contains(&"2 actors (coordinator.actors_min)".to_owned()), "{waits:?}");
+    register(&mut state, Role::Actor, 0);
+    assert_eq!(state.take_events(), [Event::EnoughActors]);
+    assert!(leased(&mut state, actors[1]));
 }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
+use runtime::waiting;
 use types::Generation;
 
 use super::{Ring, describe, frame};
@@ -56,6 +57,7 @@ impl Ring {
         ensure!(world > 1, "a ring needs at least 2 ranks, not {world}: one rank is `Solo`");
         ensure!(rank < world, "rank {rank} is not among the {world} ranks");
         let patience = Patience::of(plan.join_deadline, &plan.interrupt);
+        let _waits = waiting("the ring's neighbours", Some(plan.join_deadline));
         let (next, previous) = thread::scope(|scope| {
             let calling = scope.spawn(|| call(plan, &patience));
             let previous = answer(plan, listener, &patience);

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use proto::ChannelSettings;
+use proto::{ChannelSettings, CoordinatorClient};
 use runtime::{Shutdown, TaskGroup, within};
+use types::MemberId;
 
 use super::*;
 use crate::fixtures::{Miniature, flip_author, with_parts};
@@ -192,8 +193,9 @@ async fn what_is_given_back_reaches_the_coordinator_in_order() {
     sender.send(given(5, ReturnReason::Stale)).await.unwrap();
     sender.send(given(2, ReturnReason::Refused)).await.unwrap();
     drop(sender);
-    let client = CoordinatorClient::new(channel, &settings);
-    let returning = return_groups(queue, client, MemberId(7));
+    let coordinator = CoordinatorClient::new(channel, &settings);
+    let tie = Tie { coordinator, member: MemberId(7), patience: AMPLE };
+    let returning = return_groups(queue, tie);
     within("the returns", AMPLE, returning).await.unwrap().unwrap();
     let returned = |group: u64, reason| ReturnedGroup {
         member: MemberId(7),

@@ -65,6 +65,14 @@ impl Coordinator for ServedCoordinator {
         nothing_else()
     }
 
+    async fn heartbeat(&self, _: Request<wire::Pulse>) -> Answer<wire::Empty> {
+        nothing_else()
+    }
+
+    async fn inspect(&self, _: Request<wire::Empty>) -> Answer<wire::Inspection> {
+        nothing_else()
+    }
+
     async fn watch(&self, _: Request<wire::WatchRequest>) -> Answer<Self::WatchStream> {
         nothing_else()
     }

@@ -1,0 +1,53 @@
+//! The run at one moment, for people.
+
+use std::time::Duration;
+
+use proto::{Inspection, MemberView, Wait};
+
+use super::{Phase, RunState};
+
+impl RunState {
+    /// Where the run stands, who takes part, and who waits for what.
+    #[must_use]
+    pub fn inspection(&self, now: Duration) -> Inspection {
+        let members = self.members.all().into_iter().map(|known| {
+            let (member, pulse) = (known.member, self.members.pulse(known.member));
+            let silent = pulse.map(|(heard, _)| now.saturating_sub(heard));
+            // What it said has grown older since.
+            let older = |at: Duration| at + silent.unwrap_or_default();
+            let pulse = pulse.map(|(_, pulse)| pulse);
+            let waits = pulse.into_iter().flat_map(|pulse| &pulse.waits);
+            MemberView {
+                name: known.name(),
+                admin_address: known.admin_address.clone(),
+                silent,
+                idle: older(pulse.map(|pulse| pulse.idle).unwrap_or_default()),
+                leases: (self.train.of(member) + self.evals.of(member)) as u32,
+                waits: waits
+                    .map(|wait| Wait { since: older(wait.since), ..wait.clone() })
+                    .collect(),
+            }
+        });
+        Inspection {
+            phase: self.phase.describe(),
+            committed: self.committed,
+            steps: self.spec.training.as_ref().map_or(0, |training| training.steps),
+            version: self.published,
+            idle: self.idle(now),
+            waits: self.waits_for(),
+            members: members.collect(),
+        }
+    }
+}
+
+impl Phase {
+    fn describe(&self) -> String {
+        match self {
+            Self::Starting => "starting".to_owned(),
+            Self::Evaluating(stage) => format!("evaluating {} training", stage.name()),
+            Self::Training => "training".to_owned(),
+            Self::Done => "done".to_owned(),
+            Self::Failed(why) => format!("failed: {why}"),
+        }
+    }
+}

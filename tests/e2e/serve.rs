@@ -1,0 +1,149 @@
+//! A coordinator whose members others start: it may go away and come back, and a run in need of
+//! actors says so.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tests::{Programs, Run, alive, wait_until};
+
+use crate::LIMIT;
+use crate::reliability::check_whole;
+
+/// For so long the coordinator is gone.
+const AWAY: Duration = Duration::from_secs(30);
+
+/// Processes that somebody else started. Dropping them kills them.
+struct Others(Vec<(String, Child)>);
+
+impl Others {
+    /// `PROGRAM-INDEX` each, of the run that is served in this directory.
+    fn start(run: &Run, address: &str, names: &[&str]) -> Self {
+        let config = run.dir().join("config.toml");
+        wait_until("the run's settings", LIMIT, || config.is_file().then_some(()));
+        Self(names.iter().map(|name| (String::from(*name), start(run, address, name))).collect())
+    }
+
+    fn signal(&self, name: &str, signal: Signal) {
+        let (_, child) = self.0.iter().find(|(known, _)| known == name).unwrap();
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+    }
+
+    fn expect_alive(&self) {
+        for (name, child) in &self.0 {
+            assert!(alive(child.id()), "{name} has ended");
+        }
+    }
+
+    /// All end by themselves and in order.
+    fn expect_ended(mut self, run: &Run) {
+        for (name, child) in &mut self.0 {
+            let status = wait_until(name, LIMIT, || child.try_wait().unwrap());
+            assert_eq!(status.code(), Some(0), "{name}:\n{}", run.log(name));
+        }
+    }
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        for (_, child) in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn start(run: &Run, address: &str, name: &str) -> Child {
+    let (program, index) = name.rsplit_once('-').unwrap();
+    let log = std::fs::File::create(run.dir().join(format!("logs/{name}.log"))).unwrap();
+    Command::new(Programs::get().path(program))
+        .args(["--config", run.dir().join("config.toml").to_str().unwrap()])
+        .args(["--coordinator", address, "--index", index, "--set", "admin.listen=127.0.0.1:0"])
+        .env("CANDLE_NUM_THREADS", "1")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// An address that is free at this moment.
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// A coordinator that waits for two actors.
+fn serve<'a>(listen: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let small = ["serve", "--run-dir", "{dir}", "--actors", "2", "--set", listen];
+    let set = ["train.steps=12", "train.samples_per_problem=4", "checkpoint.every_steps=2"];
+    let set = set.into_iter().chain(["eval.enabled=false"]).flat_map(|pair| ["--set", pair]);
+    small.into_iter().chain(set).chain(more.iter().copied()).collect()
+}
+
+#[test]
+fn row_6_members_outlive_a_coordinator_that_is_gone_for_half_a_minute() {
+    let address = free_address();
+    let listen = format!("coordinator.listen={address}");
+    let serve = serve(&listen, &[]);
+    let mut run = Run::start(&serve);
+    let names = ["weak-server-0", "learner-0", "actor-0", "actor-1"];
+    let others = Others::start(&run, &address, &names);
+    run.wait_for_steps(3, LIMIT);
+    run.signal(Signal::SIGKILL);
+    let _ = run.wait(LIMIT);
+    let gone = Instant::now();
+    wait_until("the half minute", LIMIT, || (gone.elapsed() >= AWAY).then_some(()));
+    others.expect_alive();
+
+    run.start_again(&serve);
+    let ended = run.wait(LIMIT);
+    ended.expect_code(0);
+    assert!(ended.stderr.contains("going on after step"), "{}", ended.stderr);
+    others.expect_ended(&run);
+    check_whole(&run);
+
+    // Whoever starts it once more learns that nothing is left to do.
+    let complete = run.then(&serve, LIMIT);
+    complete.expect_code(0);
+    assert!(complete.stdout.contains("is complete"), "{}", complete.stdout);
+}
+
+#[test]
+fn a_run_below_its_least_actors_waits_and_says_so_and_status_shows_it() {
+    let address = free_address();
+    let listen = format!("coordinator.listen={address}");
+    let mut run = Run::start(&serve(&listen, &["--set", "coordinator.actors_min=2"]));
+    let others =
+        Others::start(&run, &address, &["weak-server-0", "learner-0", "actor-0", "actor-1"]);
+    run.wait_for_steps(2, LIMIT);
+    others.signal("actor-1", Signal::SIGKILL);
+    let dir = run.dir();
+    let status = || {
+        let coordinator = Programs::get().path("coordinator");
+        let shown = Command::new(coordinator).arg("status").arg(&dir).output().unwrap();
+        assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+        String::from_utf8_lossy(&shown.stdout).into_owned()
+    };
+    let waits = "2 actors (coordinator.actors_min)";
+    let shown =
+        wait_until("too few actors", LIMIT, || Some(status()).filter(|s| s.contains(waits)));
+    for part in ["training, step", "weak-server-0  heard", "more groups of step", "actor-0  "] {
+        assert!(shown.contains(part), "no `{part}` in:\n{shown}");
+    }
+    let steps = run.steps();
+
+    let newcomer = Others::start(&run, &address, &["actor-1"]);
+    run.wait_for_steps(steps + 1, LIMIT);
+    let ended = run.wait(LIMIT);
+    ended.expect_code(0);
+    for told in ["waiting for actors: 1 of at least 2 are here", "there are enough actors again"] {
+        assert!(ended.stderr.contains(told), "no `{told}` in:\n{}", ended.stderr);
+    }
+    newcomer.expect_ended(&run);
+    check_whole(&run);
+    let over = run.then(&["status", "{dir}"], LIMIT);
+    over.expect_code(1);
+    assert!(over.stderr.contains("no run is under way"), "{}", over.stderr);
+}
