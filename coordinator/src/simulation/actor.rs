@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::Context;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use proto::{
-    Completion, CoordinatorClient, Directive, ErrorCode, LeaseAsk, Registration, ReturnReason,
+    Completion, CoordinatorClient, Directive, LeaseAsk, Registration, ReturnReason,
     ReturnedGroup, Role, WorkItem,
 };
 use runtime::within;
@@ -24,7 +24,7 @@ use crate::fixtures::{Script, group};
 
 /// Groups in hand.
 const ROOM: u32 = 3;
-const FAILURES_MAX: u32 = 4;
+const FAILURES_MAX: u32 = 30;
 const WEIGHTS_MAX: u64 = 1 << 20;
 
 pub(super) fn name(index: u32) -> &'static str {
@@ -42,19 +42,22 @@ pub(super) async fn act(world: Rc<World>, index: u32) -> turmoil::Result {
 /// One process.
 async fn live(world: &World, index: u32) -> anyhow::Result<()> {
     let mut coordinator = net::coordinator().await?;
+    let member = MemberId(world.unique());
     let registration = Registration {
+        member,
         role: Role::Actor,
         index,
         address: String::new(),
         admin_address: String::new(),
         ring_address: String::new(),
+        generation: Generation(0),
     };
-    let member = coordinator.register(registration).await?;
+    coordinator.register(registration.clone()).await?;
     let (sender, directives) = watch::channel(Directive::default());
     let actor = Actor { world, index, member, coordinator: coordinator.clone(), directives };
     tokio::select! {
         biased;
-        over = net::follow(coordinator, member, sender) => over,
+        over = net::follow(world, coordinator, registration, sender) => over,
         over = actor.work() => over,
     }
 }
@@ -98,7 +101,7 @@ impl Actor<'_> {
                     let version = applied.context("work comes to weights")?;
                     jobs.extend(items.into_iter().map(|item| self.finish(item, version)));
                 }
-                Err(error) if error.code == ErrorCode::UnknownMember => return Err(error.into()),
+                Err(error) if !net::may_pass(error.code) => return Err(error.into()),
                 Err(error) => {
                     failures += 1;
                     anyhow::ensure!(failures < FAILURES_MAX, "no lease: {error}");

@@ -13,12 +13,13 @@ use super::world::World;
 use crate::hub::{Hub, Records};
 use crate::journal::{Journal, JournalLimits, Pen, surviving};
 use crate::service::{ServiceLimits, service};
+use crate::spec::RunSpec;
 use crate::state::RunState;
 
 pub(super) const NAME: &str = "coordinator";
 pub(super) const PORT: u16 = 7000;
 const RUN: u64 = 9;
-const KEEPALIVE: Duration = Duration::from_millis(200);
+pub(super) const KEEPALIVE: Duration = Duration::from_millis(200);
 const LIMITS: JournalLimits =
     JournalLimits { timeout: Duration::from_secs(5), queue_bytes: 1 << 20 };
 
@@ -47,7 +48,9 @@ fn resume(world: &World, journal: Journal) -> anyhow::Result<Hub> {
         entries.push(JournalEntry::Opened { run: RUN, format: proto::JOURNAL_FORMAT });
     }
     let surviving = surviving(entries)?;
-    let state = RunState::resumed(world.spec.clone(), world.source.clone(), &surviving)?;
+    // Leases of two coordinators have different numbers.
+    let spec = RunSpec { first_lease: world.unique() << 32, ..world.spec.clone() };
+    let state = RunState::resumed(spec, world.source.clone(), &surviving)?;
     let earlier = surviving.committed.last().map_or(Duration::ZERO, |(_, wall)| *wall);
     let hub = Hub::new(state, 3, Records { journal: Some(journal), earlier, log: None });
     world.oracle().resumed(&hub, surviving.entries());

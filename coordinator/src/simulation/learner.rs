@@ -1,7 +1,7 @@
 //! A model of a rank's process: actors bring groups, the coordinator says who the ranks are, and
 //! what is given back goes to it. Steps are `ring`'s.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -35,14 +35,17 @@ pub(super) async fn learn(world: Rc<World>, name: &'static str, index: u32) -> t
 async fn live(world: &World, name: &'static str, index: u32) -> anyhow::Result<()> {
     let (groups, ring) = (listen(GROUPS_PORT).await?, listen(RING_PORT).await?);
     let mut coordinator = net::coordinator().await?;
+    let member = MemberId(world.unique());
     let registration = Registration {
+        member,
         role: Role::Learner,
         index,
         address: format!("{name}:{GROUPS_PORT}"),
         admin_address: String::new(),
         ring_address: format!("{name}:{RING_PORT}"),
+        generation: Generation(0),
     };
-    let member = coordinator.register(registration).await?;
+    coordinator.register(registration.clone()).await?;
     let (sender, directives) = watch::channel(Directive::default());
     let desk = RefCell::new(Desk::default());
     let rank = Rank {
@@ -50,16 +53,16 @@ async fn live(world: &World, name: &'static str, index: u32) -> anyhow::Result<(
         name,
         index: index as usize,
         member,
-        process: world.oracle().process(),
         coordinator: coordinator.clone(),
         directives,
         ring,
         desk: &desk,
         hand: RefCell::new((History::new(), PolicyVersion::default())),
+        committed: Cell::new(0),
     };
     tokio::select! {
         biased;
-        over = net::follow(coordinator.clone(), member, sender) => over,
+        over = net::follow(world, coordinator.clone(), registration, sender) => over,
         over = take_groups(world, groups, &desk) => over,
         over = give_back(world, (coordinator, member), &desk) => over,
         over = rank.train() => over,

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hyper_util::rt::TokioIo;
-use proto::{ChannelSettings, CoordinatorClient, Directive, RpcError};
+use proto::{
+    ChannelSettings, CoordinatorClient, Directive, ErrorCode, Pulse, Registration, RpcError,
+};
 use runtime::within;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
@@ -18,7 +20,6 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Endpoint, Uri};
 use tower_service::Service;
 use turmoil::net::{TcpListener, TcpStream};
-use types::MemberId;
 
 use super::host;
 use super::world::World;
@@ -29,10 +30,10 @@ pub(super) const CALL: Duration = Duration::from_millis(600);
 pub(super) const PING: Duration = Duration::from_millis(300);
 /// Of one message.
 const NUMBERS_MAX: u64 = 1 << 10;
-const ATTEMPTS: u32 = 6;
+/// A coordinator that is gone for longer is not waited for.
+const ATTEMPTS: u32 = 30;
 /// A watch that says nothing for so long is broken.
-const SILENCE: Duration = Duration::from_millis(1_000);
-const REOPENED_MAX: u32 = 8;
+const SILENCE: Duration = Duration::from_millis(700);
 
 /// An accepted connection, as tonic takes it.
 pub(super) struct Accepted(TcpStream);
@@ -115,43 +116,82 @@ pub(super) async fn coordinator() -> anyhow::Result<CoordinatorClient> {
     Ok(CoordinatorClient::new(proto::line(channel, &settings), &settings))
 }
 
-/// Calls until there is an answer that another call would not change.
+/// Repeats a call while its error may pass; whoever follows the directives registers again
+/// meanwhile.
 pub(super) async fn insist<T>(
     world: &World,
     mut call: impl AsyncFnMut() -> Result<T, RpcError>,
-) -> anyhow::Result<T> {
+) -> Result<T, RpcError> {
     let mut attempt = 1;
     loop {
         match call().await {
-            Err(error) if error.code.retryable() && attempt < ATTEMPTS => {
+            Err(error) if may_pass(error.code) && attempt < ATTEMPTS => {
                 attempt += 1;
-                world.pause(10..150).await;
+                world.pause(10..200).await;
             }
-            answer => return Ok(answer?),
+            answer => return answer,
         }
     }
 }
 
-/// Passes directives on until the coordinator is lost for good; a broken stream is reopened.
+pub(super) fn may_pass(code: ErrorCode) -> bool {
+    code.retryable() || code == ErrorCode::UnknownMember
+}
+
+/// Registers and then passes directives on, and gives signs of life; a coordinator that is gone is
+/// waited for, and the next one told who this is.
 pub(super) async fn follow(
+    world: &World,
     coordinator: CoordinatorClient,
-    member: MemberId,
+    registration: Registration,
     known: watch::Sender<Directive>,
 ) -> anyhow::Result<()> {
-    let mut newest = None;
-    for _ in 0..REOPENED_MAX {
-        let mut coordinator = coordinator.clone();
-        let mut stream = match coordinator.watch(member).await {
-            Err(error) if error.code.retryable() => continue,
-            stream => stream?,
-        };
+    let member = registration.member;
+    let mut beating = coordinator.clone();
+    let beat = async {
+        loop {
+            tokio::time::sleep(host::KEEPALIVE).await;
+            let pulse = Pulse { member, idle: Duration::ZERO, waits: Vec::new() };
+            // Whoever follows the directives notices.
+            let _ = beating.heartbeat(pulse).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        over = directives(world, coordinator, registration, known) => over,
+        never = beat => never,
+    }
+}
+
+async fn directives(
+    world: &World,
+    coordinator: CoordinatorClient,
+    mut registration: Registration,
+    known: watch::Sender<Directive>,
+) -> anyhow::Result<()> {
+    let member = registration.member;
+    loop {
+        let watch = insist(world, async || {
+            let mut coordinator = coordinator.clone();
+            match coordinator.watch(member).await {
+                Err(error) if error.code == ErrorCode::UnknownMember => {
+                    coordinator.register(registration.clone()).await?;
+                    coordinator.watch(member).await
+                }
+                stream => stream,
+            }
+        });
+        let mut stream = watch.await?;
+        let mut newest = None;
         while let Ok(Ok(Some(directive))) = within("a directive", SILENCE, stream.next()).await {
             assert!(newest <= directive.version, "{newest:?} and then {:?}", directive.version);
             newest = directive.version;
+            if let Some(formation) = &directive.formation {
+                registration.generation = registration.generation.max(formation.generation);
+            }
             known.send_replace(directive);
         }
     }
-    anyhow::bail!("lost the coordinator")
 }
 
 pub(super) async fn dial(address: &str) -> anyhow::Result<TcpStream> {

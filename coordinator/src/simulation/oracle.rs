@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use proto::{JournalEntry, StepRecord, WorkItem};
-use types::{Epoch, Generation, GroupId, PolicyVersion, Purpose};
+use types::{Epoch, Generation, GroupId, MemberId, PolicyVersion, Purpose};
 
 use super::Story;
 use super::world::{GROUPS, History, STEPS, groups_of};
@@ -24,11 +24,10 @@ pub(super) struct Oracle {
     published: Option<PolicyVersion>,
     /// Groups and evaluation groups that an actor was given, under which epoch and by which hub.
     granted: BTreeSet<(GroupId, Epoch)>,
-    /// Who was answered as rank 0, by generation: the number of a process.
-    holders: BTreeMap<Generation, u64>,
-    processes: u64,
+    /// Who was answered as rank 0, by generation.
+    holders: BTreeMap<Generation, MemberId>,
     /// What each process that was rank 0 has learnt from.
-    trained: BTreeMap<u64, History>,
+    trained: BTreeMap<MemberId, History>,
     trace: DefaultHasher,
     lives: u32,
     undone: u32,
@@ -80,11 +79,6 @@ impl Oracle {
         self.lives += 1;
     }
 
-    pub(super) fn process(&mut self) -> u64 {
-        self.processes += 1;
-        self.processes
-    }
-
     /// An actor was answered.
     pub(super) fn granted(&mut self, items: &[WorkItem]) {
         for item in items.iter().filter(|item| item.purpose == Purpose::Train) {
@@ -96,7 +90,7 @@ impl Oracle {
     }
 
     /// Rank 0 was answered that its version is published.
-    pub(super) fn published(&mut self, process: u64, version: PolicyVersion) {
+    pub(super) fn published(&mut self, process: MemberId, version: PolicyVersion) {
         self.hold(process, version.generation);
         let generation = version.generation;
         let formed = |entry: &JournalEntry| matches!(entry, JournalEntry::Formed { generation: of, .. } if *of == generation);
@@ -104,7 +98,7 @@ impl Oracle {
     }
 
     /// Rank 0 was answered that its step is committed.
-    pub(super) fn committed(&mut self, process: u64, record: &StepRecord) {
+    pub(super) fn committed(&mut self, process: MemberId, record: &StepRecord) {
         self.hold(process, record.version.generation);
         let found = self.ever.iter().any(|entry| match entry {
             JournalEntry::Committed { record: of, .. } => of == record,
@@ -113,13 +107,13 @@ impl Oracle {
         assert!(found, "step {} was answered before it was on disk", record.step);
     }
 
-    fn hold(&mut self, process: u64, generation: Generation) {
+    fn hold(&mut self, process: MemberId, generation: Generation) {
         let holder = *self.holders.entry(generation).or_insert(process);
         assert_eq!(holder, process, "generation {generation} has two holders");
     }
 
     /// Rank 0 has taken a step.
-    pub(super) fn trained(&mut self, process: u64, history: &History) {
+    pub(super) fn trained(&mut self, process: MemberId, history: &History) {
         self.trained.insert(process, history.clone());
     }
 

@@ -1,13 +1,13 @@
 //! A model of training: the ranks of a generation come to one state, and then take steps. Rank 0
 //! leads; the others say what they have and are told what a step consists of.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 
 use anyhow::{Context, ensure};
-use proto::{CoordinatorClient, Directive, Formation, StepRecord};
+use proto::{CoordinatorClient, Directive, ErrorCode, Formation, RpcError, StepRecord};
 use runtime::within;
 use tokio::sync::watch;
 use turmoil::net::{TcpListener, TcpStream};
@@ -23,14 +23,14 @@ pub(super) struct Rank<'a> {
     pub(super) name: &'static str,
     pub(super) index: usize,
     pub(super) member: MemberId,
-    /// Tells this process from all others.
-    pub(super) process: u64,
     pub(super) coordinator: CoordinatorClient,
     pub(super) directives: watch::Receiver<Directive>,
     pub(super) ring: TcpListener,
     pub(super) desk: &'a RefCell<Desk>,
     /// What this rank has learnt, and the version on which its ranks last agreed.
     pub(super) hand: RefCell<(History, PolicyVersion)>,
+    /// Steps that rank 0 knows to be committed, or from which its ranks went on.
+    pub(super) committed: Cell<u32>,
 }
 
 /// These ranks cannot go on; others may.
@@ -61,13 +61,30 @@ impl Rank<'_> {
             match outcome {
                 Err(error) if error.is::<Lost>() => {
                     let reason = error.to_string();
-                    let reform = async || {
-                        self.coordinator.clone().reform(self.member, last, reason.clone()).await
-                    };
-                    insist(world, reform).await?;
+                    if !self.superseded(last) {
+                        self.insist(async |mut coordinator| {
+                            coordinator.reform(self.member, last, reason.clone()).await
+                        })
+                        .await?;
+                    }
                 }
                 outcome => outcome?,
             }
+        }
+    }
+
+    fn superseded(&self, generation: Generation) -> bool {
+        present(&self.directives.borrow()) != Some(generation)
+    }
+
+    /// What is refused because other ranks have formed is lost, and nothing worse.
+    async fn insist(
+        &self,
+        mut call: impl AsyncFnMut(CoordinatorClient) -> Result<(), RpcError>,
+    ) -> anyhow::Result<()> {
+        match insist(self.world, async || call(self.coordinator.clone()).await).await {
+            Err(error) if error.code == ErrorCode::Superseded => Err(Lost(error.to_string()).into()),
+            answer => Ok(answer?),
         }
     }
 
@@ -84,9 +101,12 @@ impl Rank<'_> {
         formation: &Formation,
         awaited: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<T> {
+        let mut known = self.directives.clone();
         tokio::select! {
             biased;
-            _ = self.later_than(formation.generation) => Err(Lost("superseded".to_owned()).into()),
+            _ = known.wait_for(|known| present(known) != Some(formation.generation)) => {
+                Err(Lost("superseded".to_owned()).into())
+            }
             done = awaited => done.map_err(|error| Lost(error.to_string()).into()),
         }
     }
@@ -151,7 +171,7 @@ impl Rank<'_> {
                 send(line, &offer).await?;
                 return Ok(history_of(&within("a state", CALL, receive(line)).await??));
             }
-            let committed = formation.committed.max(agreed.step);
+            let committed = formation.committed.max(self.committed.get());
             let mut offers = vec![(agreed, history)];
             for line in &mut *lines {
                 let offer = within("an offer", CALL, receive(line)).await??;
@@ -169,6 +189,7 @@ impl Rank<'_> {
         let generation = formation.generation;
         let version = PolicyVersion { generation, step: state.len() as u32 };
         self.hand.replace((state, version));
+        self.committed.set(version.step);
         Ok(version)
     }
 
@@ -217,7 +238,7 @@ impl Rank<'_> {
         hand.0.push(groups);
         hand.1 = version;
         if self.index == 0 {
-            self.world.oracle().trained(self.process, &hand.0);
+            self.world.oracle().trained(self.member, &hand.0);
         }
     }
 
@@ -238,9 +259,9 @@ impl Rank<'_> {
             groups_trained: GROUPS as u32,
             ..StepRecord::default()
         };
-        let commit = async || self.coordinator.clone().commit_step(record.clone()).await;
-        insist(self.world, commit).await?;
-        self.world.oracle().committed(self.process, &record);
+        self.insist(async |mut coordinator| coordinator.commit_step(record.clone()).await).await?;
+        self.committed.set(version.step);
+        self.world.oracle().committed(self.member, &record);
         if written {
             self.world.checkpoints().retain(|step, _| *step >= version.step);
         }
@@ -249,12 +270,17 @@ impl Rank<'_> {
 
     async fn publish(&self, version: PolicyVersion) -> anyhow::Result<()> {
         let (manifest, bytes) = weights(version, &self.hand.borrow().0);
-        let publish =
-            async || self.coordinator.clone().publish_weights(manifest.clone(), &bytes).await;
-        insist(self.world, publish).await?;
-        self.world.oracle().published(self.process, version);
+        self.insist(async |mut coordinator| {
+            coordinator.publish_weights(manifest.clone(), &bytes).await
+        })
+        .await?;
+        self.world.oracle().published(self.member, version);
         Ok(())
     }
+}
+
+fn present(known: &Directive) -> Option<Generation> {
+    known.formation.as_ref().map(|formation| formation.generation)
 }
 
 fn formation_after(known: &Directive, last: Generation) -> Option<Formation> {

@@ -1,6 +1,6 @@
 //! What all hosts of one simulation share: the seed's dice, what is on disk, and who takes part.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
@@ -65,6 +65,7 @@ pub(super) struct World {
     checkpoints: RefCell<BTreeMap<u32, History>>,
     latency_ms: u64,
     losses: bool,
+    numbers: Cell<u64>,
 }
 
 impl World {
@@ -81,10 +82,11 @@ impl World {
         spec.members.weak_servers = 0;
         spec.members.learners = cast.ranks;
         spec.absence_max = Duration::from_millis(400);
+        spec.silence_max = Duration::from_millis(700);
         let (latency_ms, losses) = (2 + dice.roll(60), dice.roll(3) == 0);
         let (oracle, dice) = (RefCell::new(Oracle::new()), RefCell::new(dice));
-        let checkpoints = RefCell::default();
-        Self { seed, dice, cast, spec, source, oracle, checkpoints, latency_ms, losses }
+        let (checkpoints, numbers) = (RefCell::default(), Cell::new(0));
+        Self { seed, dice, cast, spec, source, oracle, checkpoints, latency_ms, losses, numbers }
     }
 
     pub(super) fn network(&self) -> turmoil::Builder {
@@ -107,6 +109,12 @@ impl World {
 
     pub(super) fn roll(&self, sides: u64) -> u64 {
         self.dice.borrow_mut().roll(sides)
+    }
+
+    /// A number that nobody else has.
+    pub(super) fn unique(&self) -> u64 {
+        self.numbers.set(self.numbers.get() + 1);
+        self.numbers.get()
     }
 
     /// True once in so many times.
