@@ -46,6 +46,12 @@ deny:
 fuzz SECONDS="60":
     fuzz/run {{SECONDS}}
 
+# A long run in which random processes are killed, and its report.
+soak SECONDS="1800" SEED="1": build
+    cargo build --release --package tests --example soak
+    rm -rf runs/soak
+    target/release/examples/soak --seconds {{SECONDS}} --seed {{SEED}}
+
 # The invariants of ARCHITECTURE.md that a program can check.
 tidy:
     cargo test --workspace --test tidy

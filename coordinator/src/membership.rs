@@ -65,6 +65,8 @@ pub struct Membership {
     members: BTreeMap<MemberId, Member>,
     /// Whoever has registered at some time.
     known: BTreeSet<(Role, u32)>,
+    /// Counts comings and goings.
+    changes: u64,
 }
 
 impl Membership {
@@ -93,6 +95,7 @@ impl Membership {
             self.members.remove(&old);
         }
         self.known.insert(place);
+        self.changes += 1;
         self.members.insert(member, Member::new(registration));
         Ok(replaced)
     }
@@ -160,6 +163,12 @@ impl Membership {
         self.members.iter().filter(|(_, known)| gone(known)).map(|(id, _)| *id).collect()
     }
 
+    /// Grows whenever somebody comes or goes.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// In the order of roles and indices.
     #[must_use]
     pub fn all(&self) -> Vec<&Registration> {
@@ -197,7 +206,9 @@ impl Membership {
 
     /// `None` if it had left already.
     pub fn leave(&mut self, member: MemberId) -> Option<Registration> {
-        self.members.remove(&member).map(|known| known.registration)
+        let left = self.members.remove(&member);
+        self.changes += u64::from(left.is_some());
+        left.map(|known| known.registration)
     }
 
     /// For messages.

@@ -17,7 +17,7 @@ use crate::children::{Children, Ended, Exit, Launcher};
 use crate::host::Host;
 use crate::hub::{Hub, Records};
 use crate::journal::{Journal, JournalLimits};
-use crate::membership::{MemberCounts, ROLES};
+use crate::membership::MemberCounts;
 use crate::metrics;
 use crate::metrics_log::MetricsLog;
 use crate::overrides;
@@ -132,6 +132,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         run_dir: job.run_dir,
         log_prefix: job.log_prefix,
         address: address.to_string(),
+        changes: 0,
     };
     driver.write_processes()?;
     let driven = driver.drive().await;
@@ -191,6 +192,8 @@ struct Driver<'a> {
     log_prefix: &'a str,
     /// Where it listens for the other programs.
     address: String,
+    /// Of the members, when they were last written down.
+    changes: u64,
 }
 
 impl Driver<'_> {
@@ -255,9 +258,14 @@ impl Driver<'_> {
 
     /// Passes on what happened; true when the work is done.
     fn report(&mut self) -> anyhow::Result<bool> {
-        let (events, phase, eval) = self
-            .hub
-            .with(|state| (state.take_events(), state.phase().clone(), state.eval_progress()));
+        let (events, phase, eval, changes) = self.hub.with(|state| {
+            let (events, changes) = (state.take_events(), state.members().changes());
+            (events, state.phase().clone(), state.eval_progress(), changes)
+        });
+        if self.changes != changes {
+            self.changes = changes;
+            self.write_processes()?;
+        }
         for event in &events {
             self.note(event)?;
             self.progress.event(event);
@@ -278,7 +286,6 @@ impl Driver<'_> {
             Event::Entered(phase) => {
                 tracing::info!(?phase, "entered");
                 self.host.readiness.set("members");
-                self.write_processes()?;
             }
             Event::Left(name) => tracing::warn!(name, "a member is gone"),
             Event::TooFewActors { here, least } => {
@@ -287,7 +294,6 @@ impl Driver<'_> {
             Event::EnoughActors => tracing::info!("enough actors: work is dealt again"),
             Event::Formed { generation, step } => {
                 tracing::info!(%generation, step, "the learner's ranks are there");
-                self.write_processes()?;
             }
             Event::RolledBack { generation, step, undone } => {
                 tracing::warn!(%generation, step, undone, "steps are undone");
@@ -324,7 +330,7 @@ impl Driver<'_> {
             "admin": self.host.admin_address,
         })];
         self.hub.with(|state| {
-            for member in ROLES.into_iter().flat_map(|role| state.members().of_role(role)) {
+            for member in state.members().all() {
                 let name = member.name();
                 let pid = ids.iter().find(|(known, _)| *known == name).and_then(|(_, pid)| *pid);
                 list.push(json!({ "name": name, "pid": pid, "admin": member.admin_address }));

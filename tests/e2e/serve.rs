@@ -21,8 +21,8 @@ struct Others(Vec<(String, Child)>);
 impl Others {
     /// `PROGRAM-INDEX` each, of the run that is served in this directory.
     fn start(run: &Run, address: &str, names: &[&str]) -> Self {
-        let config = run.dir().join("config.toml");
-        wait_until("the run's settings", LIMIT, || config.is_file().then_some(()));
+        let processes = run.dir().join("processes.json");
+        wait_until("the coordinator", LIMIT, || processes.is_file().then_some(()));
         Self(names.iter().map(|name| (String::from(*name), start(run, address, name))).collect())
     }
 

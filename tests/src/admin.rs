@@ -34,6 +34,12 @@ fn try_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
     Ok((status.ok_or_else(malformed)?, body))
 }
 
+/// What a process shows on `/metrics`; nothing if it does not answer.
+#[must_use]
+pub fn try_metrics(address: &str) -> Option<String> {
+    try_get(address, "/metrics").ok().filter(|(code, _)| *code == 200).map(|(_, text)| text)
+}
+
 fn unchunk(mut body: &str) -> String {
     let mut whole = String::new();
     while let Some((length, rest)) = body.split_once("\r\n") {
@@ -102,7 +108,7 @@ fn scrape(logs: &Path, last: &mut BTreeMap<String, String>) {
         let log = std::fs::read_to_string(&path).unwrap_or_default();
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         if let (Some(address), Some(name)) = (admin_address(&log), name)
-            && let Ok((200, metrics)) = try_get(&address, "/metrics")
+            && let Some(metrics) = try_metrics(&address)
         {
             last.insert(name, metrics);
         }

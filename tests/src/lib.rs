@@ -11,7 +11,9 @@ mod skip;
 mod summary;
 mod wait;
 
-pub use admin::{Scraper, admin_address, http_get, log_field, promtool, sample, samples};
+pub use admin::{
+    Scraper, admin_address, http_get, log_field, promtool, sample, samples, try_metrics,
+};
 pub use child::{Alone, die_at, limit_files, run_alone, say, task};
 pub use credentials::{Files, TestAuthority};
 pub use data::gsm8k_dir;
