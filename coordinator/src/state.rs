@@ -23,7 +23,7 @@ use types::{Generation, GroupId, MemberId, PolicyVersion, Problem, Purpose, Roll
 
 use crate::eval_plan::{EvalFault, EvalResult, EvalRun};
 use crate::lease::GroupTable;
-use crate::membership::{MemberError, Membership};
+use crate::membership::{MemberError, Membership, Watch};
 use crate::shard::Place;
 use crate::source::Source;
 use crate::spec::{RunSpec, Training, TrainingWork};
@@ -274,9 +274,8 @@ impl RunState {
     ///
     /// # Errors
     /// An unknown member.
-    pub fn watched(&mut self, member: MemberId) -> Result<(), StateError> {
-        let known = self.members.watched(member);
-        known.then_some(()).ok_or(MemberError::Unknown(member).into())
+    pub fn watched(&mut self, member: MemberId) -> Result<Watch, StateError> {
+        self.members.watched(member).ok_or(MemberError::Unknown(member).into())
     }
 
     /// A member gave a sign of life.
@@ -290,8 +289,8 @@ impl RunState {
     }
 
     /// A member's watch ended; if it does not watch again soon, it has left.
-    pub fn unwatched(&mut self, member: MemberId, now: Duration) {
-        self.members.unwatched(member, now);
+    pub fn unwatched(&mut self, watch: Watch, now: Duration) {
+        self.members.unwatched(watch, now);
     }
 
     /// The groups of these leases were delivered. Those that earlier ranks took are dealt again.

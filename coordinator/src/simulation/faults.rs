@@ -25,7 +25,6 @@ pub(super) struct Faults {
     present: Vec<(Duration, Kind)>,
     next: Duration,
     count: u32,
-    over: bool,
 }
 
 impl Faults {
@@ -33,7 +32,7 @@ impl Faults {
         let actors = (0..cast.actors).map(actor::name);
         let learners = cast.learners().into_iter().map(|(name, _)| name);
         let hosts = std::iter::once(host::NAME).chain(learners).chain(actors).collect();
-        Self { hosts, present: Vec::new(), next: Duration::ZERO, count: 0, over: false }
+        Self { hosts, present: Vec::new(), next: Duration::ZERO, count: 0 }
     }
 
     pub(super) fn end(&self) -> Duration {
@@ -46,6 +45,7 @@ impl Faults {
 
     pub(super) fn happen(&mut self, sim: &mut Sim<'_>, world: &World) {
         let now = sim.elapsed();
+        self.delay(sim, world);
         let over = now >= END;
         let (ended, rest) = std::mem::take(&mut self.present)
             .into_iter()
@@ -53,10 +53,6 @@ impl Faults {
         self.present = rest;
         for (_, kind) in ended {
             end(sim, world, &kind);
-        }
-        if over && !self.over {
-            self.over = true;
-            self.mend(sim);
         }
         if !over && now >= self.next {
             self.next = now + world.millis(20..500);
@@ -66,12 +62,12 @@ impl Faults {
         }
     }
 
-    /// Random losses end as well.
-    fn mend(&self, sim: &mut Sim<'_>) {
-        sim.set_fail_rate(0.0);
+    /// Turmoil would draw a latency for each message, in the order of their sending; that is not
+    /// the seed's where tokio wakes several tasks at once. So each link has one for a while.
+    fn delay(&self, sim: &mut Sim<'_>, world: &World) {
         for (at, a) in self.hosts.iter().enumerate() {
             for b in &self.hosts[at + 1..] {
-                sim.repair(*a, *b);
+                sim.set_link_latency(*a, *b, world.latency());
             }
         }
     }
@@ -93,7 +89,8 @@ impl Faults {
         if self.present.iter().any(|(_, present)| present.touches(&kind)) {
             return;
         }
-        let until = sim.elapsed() + world.millis(30..1_200);
+        let brief = world.once_in(3);
+        let until = sim.elapsed() + world.millis(if brief { 5..30 } else { 30..1_200 });
         world.oracle().tell(format_args!("{} {kind:?}", sim.elapsed().as_millis()));
         match kind {
             Kind::Held(a, b) => sim.hold(a, b),

@@ -63,8 +63,8 @@ pub(super) struct World {
     oracle: RefCell<Oracle>,
     /// Of the learner, by step.
     checkpoints: RefCell<BTreeMap<u32, History>>,
+    /// Of messages, at most.
     latency_ms: u64,
-    losses: bool,
     numbers: Cell<u64>,
 }
 
@@ -83,10 +83,10 @@ impl World {
         spec.members.learners = cast.ranks;
         spec.absence_max = Duration::from_millis(400);
         spec.silence_max = Duration::from_millis(700);
-        let (latency_ms, losses) = (2 + dice.roll(60), dice.roll(3) == 0);
+        let latency_ms = 2 + dice.roll(60);
         let (oracle, dice) = (RefCell::new(Oracle::new()), RefCell::new(dice));
         let (checkpoints, numbers) = (RefCell::default(), Cell::new(0));
-        Self { seed, dice, cast, spec, source, oracle, checkpoints, latency_ms, losses, numbers }
+        Self { seed, dice, cast, spec, source, oracle, checkpoints, latency_ms, numbers }
     }
 
     pub(super) fn network(&self) -> turmoil::Builder {
@@ -95,12 +95,13 @@ impl World {
             .rng_seed(self.seed)
             .tick_duration(TICK)
             .simulation_duration(Duration::from_secs(3_600))
-            .min_message_latency(Duration::ZERO)
-            .max_message_latency(Duration::from_millis(self.latency_ms))
-            .fail_rate(if self.losses { 0.002 } else { 0.0 })
-            .tcp_capacity(1 << 12)
-            .enable_random_order();
+            .tcp_capacity(1 << 12);
         network
+    }
+
+    /// How long messages are on their way that are sent now.
+    pub(super) fn latency(&self) -> Duration {
+        self.millis(0..self.latency_ms)
     }
 
     pub(super) fn cast(&self) -> Cast {
