@@ -173,6 +173,8 @@ pub struct RunState {
     published: Option<PolicyVersion>,
     /// The last one that formed.
     generation: Generation,
+    /// The last one that is in the journal.
+    recorded: Generation,
     /// None while a rank of the learner is missing.
     ranks: Option<Ranks>,
     committed: u32,
@@ -219,6 +221,7 @@ impl RunState {
             stopping: false,
             published: None,
             generation: Generation(0),
+            recorded: Generation(0),
             ranks: None,
             committed: 0,
             committed_most: 0,
@@ -255,8 +258,10 @@ impl RunState {
             self.release(old);
             self.unform(old);
         }
-        // An earlier coordinator may have formed ranks that its journal does not know.
-        self.generation = self.generation.max(heard_of);
+        if heard_of > self.generation {
+            // Of another run's ranks. What formed below that number is not theirs to follow.
+            (self.generation, self.recorded, self.ranks) = (heard_of, heard_of, None);
+        }
         self.form();
         self.count_actors();
         self.start_if_ready();

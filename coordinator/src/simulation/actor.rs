@@ -8,18 +8,18 @@ use std::rc::Rc;
 use anyhow::Context;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use proto::{
-    Completion, CoordinatorClient, Directive, LeaseAsk, Registration, ReturnReason,
-    ReturnedGroup, Role, WorkItem,
+    Completion, CoordinatorClient, Directive, LeaseAsk, Registration, ReturnReason, ReturnedGroup,
+    Role, WorkItem,
 };
 use runtime::within;
 use tokio::sync::watch;
 use types::{Generation, MemberId, PolicyVersion, Purpose};
 
 use super::desk::{Answer, Copy};
+use super::learner;
 use super::learner::check_weights;
 use super::net::{self, CALL, insist};
 use super::world::{SAMPLES, World};
-use super::learner;
 use crate::fixtures::{Script, group};
 
 /// Groups in hand.
@@ -34,7 +34,7 @@ pub(super) fn name(index: u32) -> &'static str {
 pub(super) async fn act(world: Rc<World>, index: u32) -> turmoil::Result {
     loop {
         let over = live(&world, index).await;
-        world.oracle().tell(format_args!("{}: ends, {over:?}", name(index)));
+        world.oracle().over(name(index), &over);
         world.pause(20..200).await;
     }
 }
@@ -86,19 +86,18 @@ impl Actor<'_> {
                 applied_version: applied,
                 completed: done.clone(),
             };
-            let told = ask.completed.len();
+            let (told, room) = (ask.completed.len(), ask.max_rollouts);
             let mut coordinator = self.coordinator.clone();
             match beside(&mut jobs, &mut done, coordinator.lease(ask)).await {
                 Ok(items) => {
                     failures = 0;
                     done.drain(..told);
-                    let name = name(self.index);
-                    for item in &items {
-                        let (group, epoch) = (item.group, item.epoch);
-                        self.world.oracle().tell(format_args!("{name}: has {group} {epoch}"));
+                    if items.is_empty() {
+                        continue;
                     }
-                    self.world.oracle().granted(&items);
-                    let version = applied.context("work comes to weights")?;
+                    let version = applied.expect("no work comes without weights");
+                    let ask = (name(self.index), version.step, room);
+                    self.world.oracle().granted(ask, &items);
                     jobs.extend(items.into_iter().map(|item| self.finish(item, version)));
                 }
                 Err(error) if !net::may_pass(error.code) => return Err(error.into()),

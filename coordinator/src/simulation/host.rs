@@ -47,7 +47,9 @@ fn resume(world: &World, journal: Journal) -> anyhow::Result<Hub> {
     if entries.is_empty() {
         entries.push(JournalEntry::Opened { run: RUN, format: proto::JOURNAL_FORMAT });
     }
+    let again = world.oracle().has_lived();
     let surviving = surviving(entries)?;
+    let surviving = if again { surviving.gone_on_from() } else { surviving };
     // Leases of two coordinators have different numbers.
     let spec = RunSpec { first_lease: world.unique() << 32, ..world.spec.clone() };
     let state = RunState::resumed(spec, world.source.clone(), &surviving)?;

@@ -26,7 +26,7 @@ pub(super) const LOOK: Duration = Duration::from_millis(10);
 pub(super) async fn learn(world: Rc<World>, name: &'static str, index: u32) -> turmoil::Result {
     loop {
         let over = live(&world, name, index).await;
-        world.oracle().tell(format_args!("{name}: ends, {over:?}"));
+        world.oracle().over(name, &over);
         world.pause(20..200).await;
     }
 }
@@ -136,6 +136,7 @@ pub(super) fn weights(version: PolicyVersion, history: &History) -> (WeightManif
 /// Weights after so many steps have learnt from the groups of exactly those, once.
 pub(super) fn check_weights(version: PolicyVersion, bytes: &[u8]) {
     let steps = (0..version.step).map(super::world::groups_of);
-    let due: History = steps.map(|groups| groups.map(|group| (group, Epoch(0))).collect()).collect();
+    let due: History =
+        steps.map(|groups| groups.map(|group| (group, Epoch(0))).collect()).collect();
     assert_eq!(bytes, weights(version, &due).1, "weights {version}");
 }

@@ -8,7 +8,7 @@ use proto::{JournalEntry, StepRecord, WorkItem};
 use types::{Epoch, Generation, GroupId, MemberId, PolicyVersion, Purpose};
 
 use super::Story;
-use super::world::{GROUPS, History, STEPS, groups_of};
+use super::world::{GROUPS, History, STALENESS, STEPS, groups_of};
 use crate::hub::Hub;
 use crate::state::{Event, Phase};
 
@@ -49,6 +49,13 @@ impl Oracle {
         }
     }
 
+    /// Without a backtrace, which is not the seed's.
+    pub(super) fn over(&mut self, name: &str, outcome: &anyhow::Result<()>) {
+        let why =
+            outcome.as_ref().map_or_else(|error| format!("{error:#}"), |()| "done".to_owned());
+        self.tell(format_args!("{name} stops: {why}"));
+    }
+
     pub(super) fn disk(&self) -> &[JournalEntry] {
         &self.disk
     }
@@ -68,6 +75,11 @@ impl Oracle {
         self.disk.extend_from_slice(entries);
     }
 
+    /// Whether this is not the first coordinator.
+    pub(super) fn has_lived(&self) -> bool {
+        self.lives > 0
+    }
+
     /// A coordinator went on from what the disk leaves.
     pub(super) fn resumed(&mut self, hub: &Hub, compacted: Vec<JournalEntry>) {
         self.tell(format_args!("coordinator: begins with {} entries", compacted.len()));
@@ -79,10 +91,14 @@ impl Oracle {
         self.lives += 1;
     }
 
-    /// An actor was answered.
-    pub(super) fn granted(&mut self, items: &[WorkItem]) {
+    /// An actor with weights of this step was answered that had room for so many rollouts.
+    pub(super) fn granted(&mut self, (name, step, room): (&str, u32, u32), items: &[WorkItem]) {
+        let rollouts: u32 = items.iter().map(|item| item.samples).sum();
+        assert!(rollouts <= room, "{rollouts} rollouts where {room} fit");
         for item in items.iter().filter(|item| item.purpose == Purpose::Train) {
             let (group, epoch) = (item.group, item.epoch);
+            self.tell(format_args!("{name} has {group} under {epoch}"));
+            assert!(group.0 < u64::from(step + STALENESS + 1) * GROUPS, "{group} is too far ahead");
             let entry = JournalEntry::Granted { group, epoch };
             assert!(self.ever.contains(&entry), "{entry:?} was answered before it was on disk");
             assert!(self.granted.insert((group, epoch)), "{entry:?} was dealt twice");
@@ -153,7 +169,10 @@ impl Oracle {
         if let Some(before) = self.published.replace(version) {
             assert!(version >= before, "{version} is published after {before}");
             if version.generation == before.generation {
-                assert!(version.step <= before.step + 1, "a version between {before} and {version}");
+                assert!(
+                    version.step <= before.step + 1,
+                    "a version between {before} and {version}"
+                );
             } else {
                 assert!(version.step <= committed + 1, "{version} while {committed} are committed");
             }
@@ -189,8 +208,7 @@ impl Oracle {
             assert!(self.granted.contains(&copy), "{copy:?} was never dealt");
         }
         let hub = self.hub.as_ref().expect("a coordinator has ended the run");
-        let (totals, open) =
-            hub.with(|state| (*state.totals(), state.leases_open(Purpose::Train)));
+        let (totals, open) = hub.with(|state| (*state.totals(), state.leases_open(Purpose::Train)));
         assert_eq!((totals.consumed, totals.trained_twice), (u64::from(STEPS) * GROUPS, 0));
         assert_eq!(open, 0, "groups of committed steps are out");
     }

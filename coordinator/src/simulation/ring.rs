@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use proto::{CoordinatorClient, Directive, ErrorCode, Formation, RpcError, StepRecord};
@@ -17,6 +18,9 @@ use super::desk::Desk;
 use super::learner::{LOOK, weights};
 use super::net::{CALL, dial, insist, receive, send};
 use super::world::{GROUPS, History, STEPS, World};
+
+/// Links lose for good what is on them when they are cut: the wait for another rank must end.
+const BARRIER: Duration = Duration::from_secs(4);
 
 pub(super) struct Rank<'a> {
     pub(super) world: &'a World,
@@ -57,7 +61,7 @@ impl Rank<'_> {
             world.oracle().tell(format_args!("{name}: takes part in {last}"));
             let outcome = self.take_part(&formation).await;
             self.desk.borrow_mut().suspend();
-            world.oracle().tell(format_args!("{name}: no part in {last}, {outcome:?}"));
+            world.oracle().over(name, &outcome);
             match outcome {
                 Err(error) if error.is::<Lost>() => {
                     let reason = error.to_string();
@@ -83,7 +87,9 @@ impl Rank<'_> {
         mut call: impl AsyncFnMut(CoordinatorClient) -> Result<(), RpcError>,
     ) -> anyhow::Result<()> {
         match insist(self.world, async || call(self.coordinator.clone()).await).await {
-            Err(error) if error.code == ErrorCode::Superseded => Err(Lost(error.to_string()).into()),
+            Err(error) if error.code == ErrorCode::Superseded => {
+                Err(Lost(error.to_string()).into())
+            }
             answer => Ok(answer?),
         }
     }
@@ -219,11 +225,12 @@ impl Rank<'_> {
         let mut all = vec![own];
         if self.index > 0 {
             send(&mut lines[0], &flat(&all)).await?;
-            let told = receive(&mut lines[0]).await?;
+            let told = within("the groups of a step", BARRIER, receive(&mut lines[0])).await??;
             return history_of(&told).pop().context("the groups of a step");
         }
         for line in &mut *lines {
-            all.extend(history_of(&receive(line).await?));
+            let theirs = within("their groups", BARRIER, receive(line)).await??;
+            all.extend(history_of(&theirs));
         }
         let groups: BTreeMap<u64, Epoch> = all.into_iter().flatten().collect();
         ensure!(groups.len() as u64 == GROUPS, "{} groups make no step", groups.len());
