@@ -2,10 +2,11 @@
 //! Decisions are the state's; calls and their wire forms are `service`'s.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::{Directive, StepRecord};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use types::{PolicyVersion, WeightManifest};
 
 use crate::journal::{Journal, Ticket};

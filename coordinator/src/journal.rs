@@ -20,8 +20,10 @@ use std::sync::Arc;
 
 pub use file::{JournalFile, Recovered};
 pub use frame::ENTRY_BYTES_MAX;
-pub use replay::{ReplayError, Surviving, surviving};
+pub use replay::{ReplayError, Surviving, UNRECORDED_MAX, surviving};
 pub use scan::{Scan, ScanError, Torn, scan};
+#[cfg(test)]
+pub(crate) use writer::Pen;
 pub use writer::{Journal, JournalLimits, Ticket};
 
 /// A longer file is neither written nor read.

@@ -38,7 +38,7 @@ pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
 /// # Errors
 /// Those of `launch`.
 pub fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
-    if !RunDir::has_run(&args.run_dir)? {
+    if !RunDir::has_run(&args.run_dir) {
         return begin(&args.as_launch(false), false);
     }
     if let Err(complete) = resume::check_unfinished(&RunDir::open(&args.run_dir)?) {

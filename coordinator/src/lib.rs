@@ -37,6 +37,8 @@ pub mod service;
 pub mod session;
 pub mod sft;
 pub mod shard;
+#[cfg(test)]
+mod simulation;
 pub mod source;
 pub mod spec;
 pub mod state;

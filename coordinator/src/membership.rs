@@ -40,9 +40,19 @@ pub enum MemberError {
     Role { member: MemberId, found: &'static str, needed: &'static str },
 }
 
+/// An open watch of a member. Once the member is gone it is nobody's, though one of the same number
+/// may come again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    pub member: MemberId,
+    admission: u64,
+}
+
 #[derive(Clone, Debug)]
 struct Member {
     registration: Registration,
+    /// Tells its stay from earlier and later ones of the same process.
+    admission: u64,
     /// Open watch streams; a broken one is reopened before it is missed.
     watches: u32,
     /// Since when there is none; a member that never watched is not missed.
@@ -54,8 +64,8 @@ struct Member {
 }
 
 impl Member {
-    fn new(registration: Registration) -> Self {
-        Self { registration, watches: 0, absent_since: None, asked: None, pulse: None }
+    fn new(registration: Registration, admission: u64) -> Self {
+        Self { registration, admission, watches: 0, absent_since: None, asked: None, pulse: None }
     }
 }
 
@@ -96,7 +106,7 @@ impl Membership {
         }
         self.known.insert(place);
         self.changes += 1;
-        self.members.insert(member, Member::new(registration));
+        self.members.insert(member, Member::new(registration, self.changes));
         Ok(replaced)
     }
 
@@ -123,12 +133,18 @@ impl Membership {
         ranks
     }
 
-    /// A watch stream of this member opened; false if it is not registered.
-    pub fn watched(&mut self, member: MemberId) -> bool {
-        let Some(known) = self.members.get_mut(&member) else { return false };
+    /// A watch stream of this member opened; `None` if it is not registered.
+    pub fn watched(&mut self, member: MemberId) -> Option<Watch> {
+        let known = self.members.get_mut(&member)?;
         known.watches += 1;
         known.absent_since = None;
-        true
+        Some(Watch { member, admission: known.admission })
+    }
+
+    /// Whether the member that opened it has not left since.
+    #[must_use]
+    pub fn is_watched_by(&self, watch: Watch) -> bool {
+        self.members.get(&watch.member).is_some_and(|known| known.admission == watch.admission)
     }
 
     /// Whether anybody would hear of a directive.
@@ -137,9 +153,10 @@ impl Membership {
         self.members.values().any(|known| known.watches > 0)
     }
 
-    /// A watch stream of this member ended.
-    pub fn unwatched(&mut self, member: MemberId, now: Duration) {
-        if let Some(known) = self.members.get_mut(&member) {
+    /// A watch stream ended.
+    pub fn unwatched(&mut self, watch: Watch, now: Duration) {
+        let known = self.members.get_mut(&watch.member);
+        if let Some(known) = known.filter(|known| known.admission == watch.admission) {
             known.watches = known.watches.saturating_sub(1);
             known.absent_since = (known.watches == 0).then_some(now);
         }
@@ -310,17 +327,17 @@ mod tests {
         let mut members = Membership::default();
         let (actor, _) = register(&mut members, Role::Actor, 0, "").unwrap();
         let seconds = Duration::from_secs;
-        assert!(members.watched(actor) && members.watched(actor));
-        members.unwatched(actor, seconds(1));
+        let watches = [0; 2].map(|_| members.watched(actor).unwrap());
+        members.unwatched(watches[0], seconds(1));
         let absent =
             |members: &Membership, now| members.absent(seconds(now), seconds(5), seconds(9));
         assert_eq!(absent(&members, 99), []);
-        members.unwatched(actor, seconds(2));
+        members.unwatched(watches[1], seconds(2));
         assert_eq!(absent(&members, 6), []);
         assert_eq!(absent(&members, 7), [actor]);
-        assert!(members.watched(actor));
+        assert!(members.watched(actor).is_some());
         assert_eq!(absent(&members, 99), []);
-        assert!(!members.watched(MemberId(0)));
+        assert_eq!(members.watched(MemberId(0)), None);
     }
 
     #[test]
@@ -331,7 +348,7 @@ mod tests {
         let absent =
             |members: &Membership, now| members.absent(seconds(now), seconds(5), seconds(9));
         let pulse = |member| Pulse { member, idle: Duration::ZERO, waits: Vec::new() };
-        assert!(members.watched(actor) && members.heard(pulse(actor), seconds(3)));
+        assert!(members.watched(actor).is_some() && members.heard(pulse(actor), seconds(3)));
         assert_eq!((absent(&members, 11), absent(&members, 12)), (vec![], vec![actor]));
         assert!(members.heard(pulse(actor), seconds(12)));
         assert_eq!(absent(&members, 20), []);
@@ -339,11 +356,30 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_an_earlier_stays_watch_is_not_that_of_the_present_one() {
+        let mut members = Membership::default();
+        let process = registration(Role::Actor, 0, "");
+        members.register(process.clone()).unwrap();
+        let old = members.watched(process.member).unwrap();
+        // It was silent for too long, and is here again before its first connection is closed.
+        members.leave(process.member);
+        assert!(!members.is_watched_by(old));
+        members.register(process.clone()).unwrap();
+        let new = members.watched(process.member).unwrap();
+        members.unwatched(old, Duration::ZERO);
+        let second = Duration::from_secs(1);
+        assert_eq!(members.absent(second, second, second), []);
+        assert!(members.is_watched_by(new) && !members.is_watched_by(old));
+        members.unwatched(new, Duration::ZERO);
+        assert_eq!(members.absent(second, second, second), [process.member]);
+    }
+
+    #[test]
     fn registering_again_changes_nothing_and_another_place_is_refused() {
         let mut members = Membership::default();
         let first = registration(Role::Actor, 0, "");
         assert_eq!(members.register(first.clone()), Ok(None));
-        assert!(members.watched(first.member));
+        assert!(members.watched(first.member).is_some());
         // The answer was lost, and the same process asks once more.
         assert_eq!(members.register(first.clone()), Ok(None));
         assert_eq!(members.find(Role::Actor, 0), Some(first.member));
@@ -355,11 +391,11 @@ mod tests {
     fn row_11_a_second_process_of_the_same_name_is_refused_while_the_first_is_there() {
         let mut members = Membership::default();
         let (first, _) = register(&mut members, Role::Learner, 0, "a:1").unwrap();
-        assert!(members.watched(first));
+        let watch = members.watched(first).unwrap();
         let refusal = register(&mut members, Role::Learner, 0, "a:2").unwrap_err();
         assert!(refusal.to_string().starts_with("learner-0 is here already"), "{refusal}");
         assert_eq!(members.find(Role::Learner, 0), Some(first));
-        members.unwatched(first, Duration::ZERO);
+        members.unwatched(watch, Duration::ZERO);
         let (second, old) = register(&mut members, Role::Learner, 0, "a:2").unwrap();
         assert_eq!((old, members.find(Role::Learner, 0)), (Some(first), Some(second)));
         assert!(members.has_been(Role::Learner, 0) && !members.has_been(Role::Learner, 1));

@@ -137,7 +137,7 @@ pub fn history(run_dir: &RunDir) -> anyhow::Result<History> {
             torn.bytes
         );
     }
-    let surviving = surviving(recovered.entries)?;
+    let surviving = surviving(recovered.entries)?.gone_on_from();
     let journal = journal.rewrite(&surviving.entries())?;
     Ok(History { journal, surviving })
 }

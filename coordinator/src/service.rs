@@ -18,7 +18,7 @@ use types::{Generation, MemberId, PolicyVersion, RolloutGroup};
 
 use crate::hub::{Hub, PublishError};
 use crate::journal::Ticket;
-use crate::membership::MemberError;
+use crate::membership::{MemberError, Watch};
 use crate::metrics::count_rpc_error;
 use crate::state::StateError;
 use crate::weight_store::WeightStoreError;
@@ -105,17 +105,18 @@ impl Coordinator for Service {
 
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Answer<Self::WatchStream> {
         let member = MemberId(request.into_inner().member);
-        let known = self.hub.with(|state| state.watched(member));
-        known.map_err(|error| refuse("watch", &error))?;
-        let presence = Presence { hub: self.hub.clone(), member };
+        let watch = self.hub.with(|state| state.watched(member));
+        let watch = watch.map_err(|error| refuse("watch", &error))?;
+        let presence = Presence { hub: self.hub.clone(), watch };
         let directives = self.hub.directives();
         let latest = directives.clone();
         let repeats = IntervalStream::new(tokio::time::interval(self.limits.keepalive))
             .map(move |_| latest.borrow().clone());
-        let stream = WatchStream::new(directives).merge(repeats).map(move |directive| {
-            let _stays_until_the_stream_ends = &presence;
-            Ok(wire::Directive::from(directive))
-        });
+        // Ranks may have formed without it: one that has left must not take them for its own.
+        let stream = WatchStream::new(directives)
+            .merge(repeats)
+            .take_while(move |_| presence.lasts())
+            .map(|directive| Ok(wire::Directive::from(directive)));
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -229,14 +230,20 @@ impl Coordinator for Service {
 /// A member is present while its watch lasts.
 struct Presence {
     hub: Hub,
-    member: MemberId,
+    watch: Watch,
+}
+
+impl Presence {
+    fn lasts(&self) -> bool {
+        self.hub.with(|state| state.members().is_watched_by(self.watch))
+    }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
         let now = self.hub.now();
-        self.hub.change(|state| state.unwatched(self.member, now));
-        tracing::info!(member = %self.member, "watch ended");
+        self.hub.change(|state| state.unwatched(self.watch, now));
+        tracing::info!(member = %self.watch.member, "watch ended");
     }
 }
 

@@ -23,7 +23,7 @@ use types::{Generation, GroupId, MemberId, PolicyVersion, Problem, Purpose, Roll
 
 use crate::eval_plan::{EvalFault, EvalResult, EvalRun};
 use crate::lease::GroupTable;
-use crate::membership::{MemberError, Membership};
+use crate::membership::{MemberError, Membership, Watch};
 use crate::shard::Place;
 use crate::source::Source;
 use crate::spec::{RunSpec, Training, TrainingWork};
@@ -173,6 +173,8 @@ pub struct RunState {
     published: Option<PolicyVersion>,
     /// The last one that formed.
     generation: Generation,
+    /// The last one that is in the journal.
+    recorded: Generation,
     /// None while a rank of the learner is missing.
     ranks: Option<Ranks>,
     committed: u32,
@@ -219,6 +221,7 @@ impl RunState {
             stopping: false,
             published: None,
             generation: Generation(0),
+            recorded: Generation(0),
             ranks: None,
             committed: 0,
             committed_most: 0,
@@ -255,8 +258,10 @@ impl RunState {
             self.release(old);
             self.unform(old);
         }
-        // An earlier coordinator may have formed ranks that its journal does not know.
-        self.generation = self.generation.max(heard_of);
+        if heard_of > self.generation {
+            // Of another run's ranks. What formed below that number is not theirs to follow.
+            (self.generation, self.recorded, self.ranks) = (heard_of, heard_of, None);
+        }
         self.form();
         self.count_actors();
         self.start_if_ready();
@@ -274,9 +279,8 @@ impl RunState {
     ///
     /// # Errors
     /// An unknown member.
-    pub fn watched(&mut self, member: MemberId) -> Result<(), StateError> {
-        let known = self.members.watched(member);
-        known.then_some(()).ok_or(MemberError::Unknown(member).into())
+    pub fn watched(&mut self, member: MemberId) -> Result<Watch, StateError> {
+        self.members.watched(member).ok_or(MemberError::Unknown(member).into())
     }
 
     /// A member gave a sign of life.
@@ -290,8 +294,8 @@ impl RunState {
     }
 
     /// A member's watch ended; if it does not watch again soon, it has left.
-    pub fn unwatched(&mut self, member: MemberId, now: Duration) {
-        self.members.unwatched(member, now);
+    pub fn unwatched(&mut self, watch: Watch, now: Duration) {
+        self.members.unwatched(watch, now);
     }
 
     /// The groups of these leases were delivered. Those that earlier ranks took are dealt again.

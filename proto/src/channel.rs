@@ -113,8 +113,14 @@ pub async fn connect(address: &str, settings: &ChannelSettings) -> Result<Line, 
     }
     let channel = endpoint.connect().await;
     channel
-        .map(|channel| InterceptedService::new(channel, Bearer::of(&settings.guard)))
+        .map(|channel| line(channel, settings))
         .map_err(|source| ChannelError::Connect { address: address.to_owned(), source })
+}
+
+/// A line over a connection that is there already, and that whoever made it answers for.
+#[must_use]
+pub fn line(channel: Channel, settings: &ChannelSettings) -> Line {
+    InterceptedService::new(channel, Bearer::of(&settings.guard))
 }
 
 fn client_config(tls: &ClientTls, timeout: Duration) -> ClientTlsConfig {

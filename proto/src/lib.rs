@@ -14,7 +14,7 @@ pub mod wire;
 mod work;
 
 pub use accept::{AcceptingServer, Peer, accept};
-pub use channel::{ChannelError, ChannelSettings, Line, connect};
+pub use channel::{ChannelError, ChannelSettings, Line, connect, line};
 pub use client::{
     CoordinatorClient, DirectiveStream, LearnerClient, ReceiptStream, WeakClient, WeakInbox,
     WeakOutbox,

@@ -7,6 +7,9 @@ use std::time::Duration;
 use proto::{EvalStage, JOURNAL_FORMAT, JournalEntry, StepRecord};
 use types::{Epoch, Generation, GroupId};
 
+/// Generations in a row that may form without publishing anything.
+pub const UNRECORDED_MAX: u32 = 1_000;
+
 /// The history that counts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Surviving {
@@ -60,6 +63,13 @@ impl Surviving {
     #[must_use]
     pub fn step(&self) -> u32 {
         self.committed.len() as u32
+    }
+
+    /// What another coordinator goes on from: generations that the last one has formed, and that
+    /// died before they published anything, are in no journal. None of them comes again.
+    #[must_use]
+    pub fn gone_on_from(self) -> Self {
+        Self { generation: Generation(self.generation.0 + UNRECORDED_MAX), ..self }
     }
 
     /// The shortest journal that leaves the same.

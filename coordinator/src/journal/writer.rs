@@ -14,6 +14,11 @@ use tokio::sync::watch;
 use super::frame::Batch;
 use super::{JournalError, JournalFile, file};
 
+#[cfg(test)]
+mod by_hand;
+#[cfg(test)]
+pub(crate) use by_hand::Pen;
+
 /// How often an idle writer looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -57,15 +62,7 @@ impl Journal {
     /// # Errors
     /// No thread can be started.
     pub fn start(file: JournalFile, tasks: &TaskGroup, limits: JournalLimits) -> io::Result<Self> {
-        let durable = file.durable();
-        let (progress, _) = watch::channel(Progress { durable, failed: None });
-        let shared = Arc::new(Shared {
-            limits,
-            queue: Mutex::new(Queue { last: durable, ..Queue::default() }),
-            work: Condvar::new(),
-            room: Condvar::new(),
-            progress,
-        });
+        let shared = Arc::new(Shared::new(file.durable(), limits));
         let (writer, shutdown) = (Arc::clone(&shared), tasks.shutdown().clone());
         tasks.spawn_thread("journal", move || {
             writer.write(file, &shutdown);
@@ -152,6 +149,13 @@ struct Progress {
 }
 
 impl Shared {
+    /// So many entries are on disk already.
+    fn new(durable: u64, limits: JournalLimits) -> Self {
+        let (progress, _) = watch::channel(Progress { durable, failed: None });
+        let queue = Mutex::new(Queue { last: durable, ..Queue::default() });
+        Self { limits, queue, work: Condvar::new(), room: Condvar::new(), progress }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -37,14 +37,10 @@ impl RunDir {
         Self::at(path, Some(lock))
     }
 
-    /// Whether a directory, which may not exist, holds a run that has begun.
-    ///
-    /// # Errors
-    /// A directory that cannot be read.
-    pub fn has_run(path: &Path) -> Result<bool, RunDirError> {
-        let fault = |cause| RunDirError::Read { path: path.to_owned(), cause };
-        let made = path.join(CONFIG).is_file();
-        Ok(made && !never_began(path, path.join(LOCK).is_file()).map_err(fault)?)
+    /// Whether a directory, which may not exist, holds a run that others may have taken part in.
+    #[must_use]
+    pub fn has_run(path: &Path) -> bool {
+        [CONFIG, JOURNAL].iter().all(|name| path.join(name).is_file())
     }
 
     /// Whether a run is under way in a directory, which may not exist.

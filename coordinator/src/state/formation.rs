@@ -5,6 +5,7 @@ use proto::{Formation, JournalEntry, Rank, Registration, Role};
 use types::{Generation, GroupId, MemberId, PolicyVersion};
 
 use super::{Event, Phase, RunState, StateError};
+use crate::journal::UNRECORDED_MAX;
 
 /// Who the ranks of the present generation are.
 #[derive(Clone, Debug)]
@@ -23,6 +24,12 @@ impl RunState {
         let present = self.ranks.as_ref().map(|ranks| &ranks.members);
         if !complete || members.is_empty() || present == Some(&members) {
             return;
+        }
+        if self.generation.0 - self.recorded.0 >= UNRECORDED_MAX {
+            return self.fail(format!(
+                "the learner's ranks have formed {UNRECORDED_MAX} times and published nothing: see \
+                 why they end"
+            ));
         }
         let rank = |(_, known): &(MemberId, Registration)| Rank {
             address: known.address.clone(),
@@ -103,6 +110,7 @@ impl RunState {
         };
         if begins && self.spec.training.is_some() {
             let PolicyVersion { generation, step } = version;
+            self.recorded = generation;
             self.entries.push(JournalEntry::Formed { generation, step });
         }
         if undone > 0 {

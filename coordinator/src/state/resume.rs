@@ -24,7 +24,7 @@ impl RunState {
             committed <= training.steps,
             "its journal has {committed} steps, more than train.steps"
         );
-        state.generation = surviving.generation;
+        (state.generation, state.recorded) = (surviving.generation, surviving.generation);
         for (record, _) in &surviving.committed {
             state.add(record);
             state.ledger.push(state.totals);

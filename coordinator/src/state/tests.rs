@@ -245,11 +245,11 @@ fn a_group_that_keeps_failing_fails_the_run_by_name() {
 fn an_actor_that_is_gone_gives_its_groups_to_others() {
     let (mut state, actors, _) = training(2);
     let (zero, later) = (Duration::ZERO, Duration::from_secs(11));
-    state.watched(actors[0]).unwrap();
+    let watch = state.watched(actors[0]).unwrap();
     state.lease(&ask(actors[0], 0, SAMPLES), zero).unwrap();
-    state.unwatched(actors[0], zero);
-    state.watched(actors[0]).unwrap();
-    state.unwatched(actors[0], Duration::from_millis(500));
+    state.unwatched(watch, zero);
+    let watch = state.watched(actors[0]).unwrap();
+    state.unwatched(watch, Duration::from_millis(500));
     state.tick(later);
     let unknown = state.lease(&ask(actors[0], 0, SAMPLES), later).unwrap_err();
     assert_eq!(unknown, MemberError::Unknown(actors[0]).into());

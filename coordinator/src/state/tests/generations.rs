@@ -54,8 +54,8 @@ fn a_rank_that_comes_back_makes_another_generation() {
 #[test]
 fn row_10_a_learner_that_was_cut_off_is_no_learner_any_more_when_another_has_come() {
     let (mut state, _, cut_off) = training(1);
-    state.watched(cut_off).unwrap();
-    state.unwatched(cut_off, Duration::ZERO);
+    let watch = state.watched(cut_off).unwrap();
+    state.unwatched(watch, Duration::ZERO);
     let patience = state.spec().absence_max;
     state.tick(patience);
     let other = register(&mut state, Role::Learner, 0);

@@ -110,8 +110,8 @@ fn an_evaluation_names_the_first_groups_it_waits_for() {
 
 /// Its watch ends and is not opened again.
 fn vanish(state: &mut RunState, member: MemberId) {
-    state.watched(member).unwrap();
-    state.unwatched(member, SECOND);
+    let watch = state.watched(member).unwrap();
+    state.unwatched(watch, SECOND);
     let patience = state.spec().absence_max;
     state.tick(SECOND + patience);
 }
