@@ -8,8 +8,9 @@ use proto::{
     ChannelError, ChannelSettings, CoordinatorClient, Directive, DirectiveStream, ErrorCode,
     Registration, RpcError,
 };
-use runtime::{Attempt, RetryPolicy, Shutdown, retry, unique_number, within};
+use runtime::{Attempt, RetryPolicy, Shutdown, retry, unique_number};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use types::{Generation, MemberId};
 
 use crate::Process;
@@ -154,7 +155,8 @@ impl Follower {
     /// Why the stream ended; `None` after a stop directive.
     async fn follow(&mut self, stream: &mut DirectiveStream) -> Option<String> {
         loop {
-            match within("a directive", self.silence_max, stream.next()).await {
+            // Every process does so all the time: it is no wait that anybody should see.
+            match timeout(self.silence_max, stream.next()).await {
                 Ok(Ok(Some(directive))) => {
                     let stop = directive.stop;
                     if let Some(formation) = &directive.formation {
@@ -173,7 +175,10 @@ impl Follower {
                 }
                 Ok(Ok(None)) => return Some("it closed the stream".to_owned()),
                 Ok(Err(error)) => return Some(error.to_string()),
-                Err(silence) => return Some(silence.to_string()),
+                Err(_) => {
+                    let seconds = self.silence_max.as_secs_f64();
+                    return Some(format!("it has said nothing for {seconds} s"));
+                }
             }
         }
     }
@@ -200,7 +205,7 @@ mod tests {
     use std::sync::Arc;
 
     use proto::Role;
-    use runtime::TaskGroup;
+    use runtime::{TaskGroup, within};
     use security::Guard;
     use settings::Settings;
     use telemetry::{Health, Readiness};
