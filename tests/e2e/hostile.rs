@@ -22,7 +22,7 @@ const OUT_OF_RANGE: u32 = Code::OutOfRange as u32;
 const UNIMPLEMENTED: u32 = Code::Unimplemented as u32;
 
 /// Resident memory of a process and its children, MiB.
-fn memory_mib(run: &Run) -> u64 {
+pub(crate) fn memory_mib(run: &Run) -> u64 {
     let pids = run.children().into_iter().chain([run.pid()]);
     let kib = pids.map(|pid| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

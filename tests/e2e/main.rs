@@ -13,6 +13,7 @@ mod recipe;
 mod reliability;
 mod security;
 mod serve;
+mod slow_learner;
 mod stopping;
 mod version;
 

@@ -24,7 +24,7 @@ pub(crate) fn check_whole(run: &Run) {
 }
 
 /// The steps of `metrics.jsonl`.
-fn steps(run: &Run) -> Vec<u64> {
+pub(crate) fn steps(run: &Run) -> Vec<u64> {
     let text = std::fs::read_to_string(run.dir().join("metrics.jsonl")).unwrap();
     let step = |line: &str| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap();
     text.lines().map(step).collect()
