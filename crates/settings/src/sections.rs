@@ -29,6 +29,7 @@ macro_rules! choice {
 // After the macros, which they use.
 mod checkpoint;
 mod connections;
+mod weights;
 
 pub use checkpoint::{Checkpoint, NoRoom};
 pub use connections::{Admin, Limits, Security};
@@ -479,3 +480,4 @@ section! {
 mod log;
 
 pub use log::{Log, LogFormat};
+pub use weights::Weights;
