@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use model::SamplerSettings;
 use proto::{Open, WorkItem};
+use settings::CacheOnSwap;
 use tandem::{RandomKey, Schedule, Session, SessionPlan};
 use task::Task;
 use types::{LeaseId, Rollout, RolloutGroup, SampleIndex, TokenId};
@@ -22,6 +23,8 @@ pub struct Rules {
     pub slot_tokens: usize,
     /// `actor.batch_tokens`
     pub batch_tokens: usize,
+    /// `actor.cache_on_swap`
+    pub cache_on_swap: CacheOnSwap,
 }
 
 /// A leased group being written.

@@ -114,6 +114,7 @@ pub fn start(process: &Process, membership: Membership, models: Models) -> anyho
         config: models.config,
         placement: models.placement,
         bytes_max: settings.limits.weights_bytes,
+        files: settings.weights_dir().map(proto::WeightFiles::new),
         readiness: process.readiness.clone(),
     };
     tasks.spawn("weights", weights.run(shutdown.clone()));

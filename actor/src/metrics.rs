@@ -56,6 +56,9 @@ pub static POLICY_STEP: Gauge =
     Gauge::new("tandem_actor_policy_step", "Training step of the weights that sample now.");
 pub static WEIGHT_SWAPS: Counter =
     Counter::new("tandem_actor_weight_swaps_total", "Weight versions put in place.");
+pub static WEIGHTS_FETCHED: Counter =
+    Counter::new("tandem_actor_weights_fetched_total", "Weight versions that arrived whole.")
+        .with_labels(&[("way", &["file", "stream"])]);
 pub static WEIGHTS_REFUSED: Counter = Counter::new(
     "tandem_actor_weights_refused_total",
     "Weight versions that did not fit or were broken; the old ones stayed.",
@@ -92,6 +95,7 @@ pub static ALL: &[&dyn Metric] = &[
     &POLICY_GENERATION,
     &POLICY_STEP,
     &WEIGHT_SWAPS,
+    &WEIGHTS_FETCHED,
     &WEIGHTS_REFUSED,
     &RECEIPTS,
     &JARGON_WORDS,

@@ -40,6 +40,7 @@ impl Models {
             seed: settings.seed,
             slot_tokens,
             batch_tokens: settings.actor.batch_tokens as usize,
+            cache_on_swap: settings.actor.cache_on_swap,
         };
         rules.task.check_weak_prompt()?;
         let compute = Compute::open(settings)?;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use model::{Decoder, Draw, Pick, RaggedEngine, RowInput, SampleError, Sampled, Want};
+use model::{Decoder, Draw, Pick, RaggedEngine, RowInput, Rows, SampleError, Sampled, Want};
 use proto::WorkItem;
+use settings::CacheOnSwap;
 use tandem::{Turn, WeakSpan};
 use tracing::warn;
 use types::{Author, LeaseId, PolicyVersion};
@@ -84,15 +85,19 @@ impl Writer {
         std::mem::take(&mut self.output)
     }
 
-    /// Puts weights in place. Every cache is emptied: each slot's next token is sampled after its
-    /// whole text was read again.
+    /// Puts weights in place. Caches are emptied, so that each slot's next token is sampled after
+    /// its whole text was read again, or kept, as `actor.cache_on_swap` says.
     ///
     /// # Errors
     /// A cache that the model's positions do not cover, or weights of another configuration.
     pub fn set_weights(&mut self, decoder: &Decoder, version: PolicyVersion) -> anyhow::Result<()> {
         match &mut self.device {
             Some(device) => {
-                device.engine.set_decoder(decoder)?;
+                let rows = match self.rules.cache_on_swap {
+                    CacheOnSwap::Recompute => Rows::Cleared,
+                    CacheOnSwap::Keep => Rows::Kept,
+                };
+                device.engine.set_decoder(decoder, rows)?;
                 device.version = version;
             }
             None => {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::{Directive, StepRecord};
+use proto::{Directive, StepRecord, WeightFiles};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use types::{PolicyVersion, WeightManifest};
@@ -22,6 +22,8 @@ pub struct Records {
     /// None: the run cannot be resumed.
     pub journal: Option<Journal>,
     pub earlier: Duration,
+    /// Where versions lie for those on this machine.
+    pub weight_files: Option<WeightFiles>,
 }
 
 /// Why a version was not taken.
@@ -46,6 +48,7 @@ struct Inner {
     weights: Mutex<WeightStore>,
     log: Mutex<Option<MetricsLog>>,
     journal: Option<Journal>,
+    weight_files: Option<WeightFiles>,
     /// Of the run before this process.
     earlier: Duration,
     directives: watch::Sender<Directive>,
@@ -64,6 +67,7 @@ impl Hub {
             weights: Mutex::new(WeightStore::new(weights_kept)),
             log: Mutex::new(records.log),
             journal: records.journal,
+            weight_files: records.weight_files,
             earlier: records.earlier,
             directives,
             revision,
@@ -153,12 +157,7 @@ impl Hub {
     ) -> Result<Option<Ticket>, PublishError> {
         let version = manifest.version;
         self.with(|state| state.may_publish(version))?;
-        let stored = CheckedWeights::new(manifest, bytes).and_then(|checked| {
-            let mut weights = lock(&self.0.weights);
-            let stored = weights.insert(checked);
-            metrics::WEIGHTS.set(weights.bytes() as f64, &[]);
-            stored
-        });
+        let stored = CheckedWeights::new(manifest, bytes).and_then(|checked| self.store(checked));
         let outcome = if stored.is_ok() { "stored" } else { "refused" };
         metrics::PUBLICATIONS.increment(1, &[("outcome", outcome)]);
         if !stored? {
@@ -172,6 +171,32 @@ impl Hub {
             Ok(())
         });
         published.map(|()| ticket)
+    }
+
+    fn store(&self, checked: CheckedWeights) -> Result<bool, WeightStoreError> {
+        let (stored, kept) = {
+            let mut weights = lock(&self.0.weights);
+            let stored = weights.insert(checked)?;
+            metrics::WEIGHTS.set(weights.bytes() as f64, &[]);
+            (stored, weights.manifests())
+        };
+        self.keep_files(&kept);
+        Ok(stored)
+    }
+
+    /// Files of other versions go.
+    pub fn keep_files(&self, kept: &[WeightManifest]) {
+        let Some(files) = &self.0.weight_files else { return };
+        if let Err(error) = files.retain(kept) {
+            let dir = files.dir().display();
+            tracing::warn!(%dir, %error, "files of old weights are left");
+        }
+    }
+
+    /// Where versions lie for those on this machine.
+    #[must_use]
+    pub fn weight_files(&self) -> Option<WeightFiles> {
+        self.0.weight_files.clone()
     }
 
     /// # Errors

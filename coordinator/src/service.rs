@@ -7,7 +7,7 @@ use proto::wire::coordinator as wire;
 use proto::wire::coordinator::coordinator_server::{Coordinator, CoordinatorServer};
 use proto::{
     ErrorCode, LeaseAsk, Pulse, Registration, ReturnReason, ReturnedGroup, StepRecord,
-    WeightAssembler, weight_chunks,
+    WeightAssembler, WeightError, weight_chunks,
 };
 use runtime::off_workers;
 use settings::{MESSAGE_BYTES_MIN, Settings};
@@ -179,13 +179,17 @@ impl Coordinator for Service {
     ) -> Answer<wire::Empty> {
         const RPC: &str = "publish_weights";
         let mut chunks = request.into_inner();
-        let mut assembler = WeightAssembler::new(self.limits.weights_bytes_max);
+        let mut assembler =
+            WeightAssembler::new(self.limits.weights_bytes_max).with_files(self.hub.weight_files());
         while let Some(chunk) = chunks.message().await? {
             assembler.push(chunk).map_err(invalid(RPC))?;
         }
         let hub = self.hub.clone();
         let published = off_workers(move || {
-            let (manifest, bytes) = assembler.finish().map_err(invalid(RPC))?;
+            let (manifest, bytes) = assembler.finish().map_err(|error| match error {
+                WeightError::NoFile { .. } => answer(RPC, ErrorCode::NotFound, error.to_string()),
+                error => answer(RPC, ErrorCode::Invalid, error.to_string()),
+            })?;
             hub.publish(manifest, bytes).map_err(|error| match error {
                 PublishError::State(error) => refuse(RPC, &error),
                 error => answer(RPC, ErrorCode::Invalid, error.to_string()),
@@ -201,12 +205,14 @@ impl Coordinator for Service {
         &self,
         request: Request<wire::FetchRequest>,
     ) -> Answer<Self::FetchWeightsStream> {
-        let version = PolicyVersion::unpack(request.into_inner().version);
+        let wire::FetchRequest { version, manifest_only } = request.into_inner();
+        let version = PolicyVersion::unpack(version);
         let stored = self.hub.weights(version).map_err(|error: WeightStoreError| {
             count_rpc_error("fetch_weights", ErrorCode::NotFound);
             ErrorCode::NotFound.status(error.to_string())
         })?;
-        let chunks = weight_chunks(stored.manifest.clone(), stored).map(Ok);
+        let messages = if manifest_only { 1 } else { usize::MAX };
+        let chunks = weight_chunks(stored.manifest.clone(), stored).take(messages).map(Ok);
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }
 

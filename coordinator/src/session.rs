@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use proto::WeightFiles;
 use runtime::{Shutdown, StopReason, TaskGroup, describe_exit, within};
 use security::{Listener, Protocol};
 use serde_json::json;
@@ -106,6 +107,9 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let stop_plan = StopPlan::new(Duration::from_secs_f64(settings.shutdown.grace_seconds));
     let mut set = job.overrides;
     set.extend(of_children(settings, members, &stop_plan));
+    if !trains {
+        set.push("weights.shared_dir=\"\"".to_owned());
+    }
     let launcher = Launcher {
         run_dir,
         coordinator: reachable(address).to_string(),
@@ -137,6 +141,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     };
     service_tasks.shutdown().trigger("the session is over");
     let served = service_tasks.join(SERVICE_GRACE).await;
+    hub.keep_files(&[]);
     let ending = match (driven, served) {
         (Err(failure), Ok(())) => return Err(failure),
         (Err(failure), Err(service)) => return Err(service.context(failure.to_string())),
@@ -163,7 +168,11 @@ async fn open_hub(
             (RunState::new(spec, source), Records { log, ..Records::default() })
         }
     };
+    // Nobody but a run that trains has the directory for itself.
+    let weight_files = settings.weights_dir().filter(|_| trains).map(WeightFiles::new);
+    let records = Records { weight_files, ..records };
     let hub = Hub::new(state, settings.coordinator.weights_kept, records);
+    hub.keep_files(&[]);
     if let Some((manifest, bytes)) = weights {
         let hub = hub.clone();
         // Nothing that is resumed has weights of its own, so that no ticket is waited for.
@@ -198,7 +207,8 @@ fn resume(
     let journal = Journal::start(journal, tasks, JournalLimits::new(settings))
         .context("no thread for the journal")?;
     let earlier = surviving.committed.last().map_or(Duration::ZERO, |(_, wall)| *wall);
-    Ok((state, Records { log: Some(log), journal: Some(journal), earlier }))
+    let records = Records { log: Some(log), journal: Some(journal), earlier, weight_files: None };
+    Ok((state, records))
 }
 
 struct Driver<'a> {

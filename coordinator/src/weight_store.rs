@@ -103,6 +103,12 @@ impl WeightStore {
 
     /// Of all kept versions.
     #[must_use]
+    pub fn manifests(&self) -> Vec<WeightManifest> {
+        self.versions.values().map(|stored| stored.manifest.clone()).collect()
+    }
+
+    /// Of all kept versions.
+    #[must_use]
     pub fn bytes(&self) -> u64 {
         self.versions.values().map(|stored| stored.bytes.len() as u64).sum()
     }

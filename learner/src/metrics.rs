@@ -22,6 +22,9 @@ pub static POLICY_STEP: Gauge =
     Gauge::new("tandem_learner_policy_step", "Step of the published policy version.");
 pub static POLICY_GENERATION: Gauge =
     Gauge::new("tandem_learner_policy_generation", "Generation of the published policy version.");
+pub static PUBLISHED: Counter =
+    Counter::new("tandem_learner_weights_published_total", "Policy versions published.")
+        .with_labels(&[("way", &["file", "stream"])]);
 pub static INBOX: Gauge =
     Gauge::new("tandem_learner_inbox_groups", "Groups received that wait for their step.");
 pub static TOKENS: Counter =
@@ -52,7 +55,7 @@ pub static MISMATCH_KL: Gauge = Gauge::new(
     "Divergence of the training forward from the sampler, per strong token.",
 );
 
-static ALL: [&dyn Metric; 20] = [
+static ALL: [&dyn Metric; 21] = [
     &STEP_SECONDS,
     &STEPS,
     &GROUPS,
@@ -60,6 +63,7 @@ static ALL: [&dyn Metric; 20] = [
     &STALENESS,
     &POLICY_STEP,
     &POLICY_GENERATION,
+    &PUBLISHED,
     &INBOX,
     &TOKENS,
     &LOSS_TOKENS,

@@ -22,7 +22,7 @@ use crate::generations::Generations;
 use crate::inbox::{Inbox, return_groups};
 use crate::ingest::Ingest;
 use crate::metrics;
-use crate::publisher::CoordinatorOutlet;
+use crate::publisher::{CoordinatorOutlet, SharedDisk};
 use crate::rank_watch::RankWatch;
 use crate::refill::Refill;
 use crate::rollout_log::RolloutLog;
@@ -92,7 +92,8 @@ fn train_loop(
 ) -> TrainLoop {
     let Membership { tie, directives } = membership;
     let (runtime, shutdown) = (Handle::current(), process.shutdown.clone());
-    let outlet = CoordinatorOutlet::new(runtime.clone(), tie, shutdown.clone());
+    let shared = SharedDisk::new(&process.settings);
+    let outlet = CoordinatorOutlet::new(runtime.clone(), tie, shutdown.clone(), shared);
     TrainLoop {
         source,
         outlet: Box::new(outlet),

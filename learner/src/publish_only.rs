@@ -29,7 +29,7 @@ pub async fn publish_only(process: Process) -> anyhow::Result<()> {
     };
     manifest.version.generation = formation.generation;
     let (runtime, shutdown) = (Handle::current(), process.shutdown.clone());
-    let mut outlet = CoordinatorOutlet::new(runtime, tie, shutdown.clone());
+    let mut outlet = CoordinatorOutlet::new(runtime, tie, shutdown.clone(), None);
     let (readiness, health) = (process.readiness.clone(), process.health.clone());
     process.tasks.spawn_thread("publish", move || {
         let published = outlet.publish(&manifest, &weights);

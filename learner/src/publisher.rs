@@ -1,16 +1,20 @@
 //! The training thread's line to the coordinator: policy versions and committed steps. What they
 //! contain is decided by the training loop.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use member::Tie;
-use proto::{CoordinatorClient, ErrorCode, RpcError, StepRecord};
+use proto::{CoordinatorClient, ErrorCode, RpcError, StepRecord, WeightFiles};
 use runtime::Shutdown;
+use settings::{Checkpoint, Settings};
 use tokio::runtime::Handle;
+use tracing::{info, warn};
 use types::{Generation, MemberId, WeightManifest};
 
 use crate::collective::Lost;
+use crate::metrics;
 
 /// A version or a commit that is under way when the stop comes is given so long.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -38,12 +42,46 @@ pub struct CoordinatorOutlet {
     runtime: Handle,
     tie: Tie,
     shutdown: Shutdown,
+    shared: Option<SharedDisk>,
+}
+
+/// Where versions lie for a coordinator and actors on this machine.
+#[derive(Clone, Debug)]
+pub struct SharedDisk {
+    files: WeightFiles,
+    room: Checkpoint,
+}
+
+impl SharedDisk {
+    /// None where weights travel as streams only.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Option<Self> {
+        let files = WeightFiles::new(settings.weights_dir()?);
+        Some(Self { files, room: settings.checkpoint.clone() })
+    }
+
+    fn offer(&self, manifest: &WeightManifest, bytes: &[u8]) -> anyhow::Result<()> {
+        let there = self.files.dir().ancestors().find(|path| path.exists());
+        let there = there.context("no such directory")?;
+        self.room.check_room(there, runtime::free_bytes(there)?, manifest.bytes)?;
+        Ok(self.files.offer(manifest, bytes)?)
+    }
 }
 
 impl CoordinatorOutlet {
     #[must_use]
-    pub fn new(runtime: Handle, tie: Tie, shutdown: Shutdown) -> Self {
-        Self { runtime, tie, shutdown }
+    pub fn new(runtime: Handle, tie: Tie, shutdown: Shutdown, shared: Option<SharedDisk>) -> Self {
+        Self { runtime, tie, shutdown, shared }
+    }
+
+    /// Whether the version lies in a file now.
+    fn offered(&self, manifest: &WeightManifest, bytes: &[u8]) -> bool {
+        let offered = self.shared.as_ref().map(|shared| shared.offer(manifest, bytes));
+        if let Some(Err(error)) = &offered {
+            let (version, error) = (manifest.version, format!("{error:#}"));
+            warn!(%version, error, "no file of the weights, they travel as a stream");
+        }
+        matches!(offered, Some(Ok(())))
     }
 
     /// For ranks of `generation`; a stop ends it soon.
@@ -73,10 +111,30 @@ impl CoordinatorOutlet {
 impl Outlet for CoordinatorOutlet {
     fn publish(&mut self, manifest: &WeightManifest, bytes: &[u8]) -> anyhow::Result<()> {
         let what = format!("publishing {}", manifest.version);
-        self.insist(manifest.version.generation, &what, |mut coordinator, _| {
-            let manifest = manifest.clone();
-            async move { coordinator.publish_weights(manifest, bytes).await }
-        })
+        let filed = AtomicBool::new(self.offered(manifest, bytes));
+        let published = self.insist(manifest.version.generation, &what, |mut coordinator, _| {
+            let (manifest, filed) = (manifest.clone(), &filed);
+            async move {
+                if filed.load(Ordering::Relaxed) {
+                    match coordinator.publish_filed(manifest.clone()).await {
+                        Err(error) if error.code == ErrorCode::NotFound => {
+                            info!(%error, "the coordinator shares no disk, weights travel as streams");
+                            filed.store(false, Ordering::Relaxed);
+                        }
+                        answered => return answered,
+                    }
+                }
+                coordinator.publish_weights(manifest, bytes).await
+            }
+        });
+        let way = if filed.into_inner() { "file" } else { "stream" };
+        if let Some(shared) = &self.shared
+            && (way == "stream" || published.is_err())
+        {
+            shared.files.withdraw(manifest);
+        }
+        metrics::PUBLISHED.increment(u64::from(published.is_ok()), &[("way", way)]);
+        published
     }
 
     fn commit(&mut self, record: &StepRecord) -> anyhow::Result<()> {

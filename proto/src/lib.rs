@@ -10,6 +10,7 @@ mod pulse;
 mod span;
 mod status;
 mod version;
+mod weight_files;
 pub mod wire;
 mod work;
 
@@ -27,6 +28,7 @@ pub use pulse::{Inspection, MemberView, Pulse, WAIT_CHARS_MAX, WAITS_MAX, Wait};
 pub use span::{Open, SpanFailure, SpanFault, SpanReply, SpanRequest, SpanWritten, WeakMessage};
 pub use status::{ErrorCode, RpcError};
 pub use version::{VersionSkew, version};
+pub use weight_files::WeightFiles;
 pub use work::{
     Completion, Directive, Formation, LeaseAsk, Rank, Receipt, ReceiptCode, Registration,
     ReturnReason, ReturnedGroup, Role, StepRecord, WorkItem,

@@ -111,7 +111,14 @@ impl Coordinator for ServedCoordinator {
         &self,
         request: Request<wire::FetchRequest>,
     ) -> Result<Response<Self::FetchWeightsStream>, Status> {
-        let version = PolicyVersion::unpack(request.into_inner().version);
+        let wire::FetchRequest { version, manifest_only } = request.into_inner();
+        let version = PolicyVersion::unpack(version);
+        if manifest_only {
+            let kept = self.with(|inner| inner.weights.get(&version).cloned());
+            let (manifest, _) = kept.ok_or_else(|| ErrorCode::NotFound.status("not kept"))?;
+            let only = weight_chunks(manifest, []).map(Ok);
+            return Ok(Response::new(Box::pin(tokio_stream::iter(only))));
+        }
         let (kept, transfer) = self.with(|inner| {
             inner.fetched.push(version);
             let transfer = inner.transfers.pop_front().unwrap_or(Transfer::Whole);

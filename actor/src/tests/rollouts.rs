@@ -1,5 +1,6 @@
 //! What the writer writes: equal to the reference, truthfully labelled, whole.
 
+use model::{RaggedEngine, RowInput, Want};
 use types::Author;
 
 use super::*;
@@ -93,6 +94,66 @@ fn new_weights_in_mid_rollout_label_and_recompute_every_token_truthfully() {
         assert_same(&group, sample, expected);
     }
     assert!(both >= 4, "only {both} rollouts have tokens of both versions");
+}
+
+/// One sample alone in an engine of its own, each token read by the weights of the next one.
+fn continued(
+    item: &WorkItem,
+    sample: usize,
+    [old, new]: [&Decoder; 2],
+    swapped: impl Fn(u32) -> bool,
+) -> Session {
+    let (group, mut sessions) = Group::open(item.clone(), Instant::now(), &rules()).unwrap();
+    let mut session = sessions.remove(sample);
+    let mut engine = RaggedEngine::new(old, 1, 128).unwrap();
+    while let Turn::Strong { position } = session.turn() {
+        let version = if swapped(position) { V1 } else { V0 };
+        if swapped(position) {
+            engine.set_decoder(new, model::Rows::Kept).unwrap();
+        }
+        let text = [&session.plan().prompt, session.response()].concat();
+        let tokens = &text[engine.len(0)..];
+        let output = engine.step(&[RowInput { row: 0, tokens, want: Want::Last }]).unwrap();
+        let logits = output.logits().unwrap().to_vec2().unwrap().remove(0);
+        let u = session.plan().key.uniform(u64::from(position));
+        let sampled = model::sample(&logits, &group.sampler, u).unwrap();
+        session.push_strong(sampled.token, sampled.logprob, version).unwrap();
+    }
+    session
+}
+
+#[test]
+fn a_cache_that_is_kept_is_gone_on_from_by_the_new_weights() {
+    let (old, new) = (strong(5), strong(6));
+    let keep = Rules { cache_on_swap: settings::CacheOnSwap::Keep, ..rules() };
+    let mut writer = Writer::new(keep, 8);
+    writer.set_weights(&old, V0).unwrap();
+    let item = item("token:0", 20, 8);
+    writer.admit(item.clone(), Instant::now());
+    let mut read = Vec::new();
+    while writer.waiting().free < 8 {
+        if read.len() == 9 {
+            writer.set_weights(&new, V1).unwrap();
+        }
+        read.push(writer.tick().unwrap());
+    }
+    assert!(read[9].tokens == read[9].rows && read[9].rows > 3, "one token each: {:?}", read[9]);
+    let group = only_group(writer.take_output().ended);
+    assert_replays(&group);
+    let mut further = 0.0f32;
+    for (sample, rollout) in group.samples.iter().enumerate() {
+        let parts = rollout.parts();
+        let swapped = |position: u32| parts.versions[parts.prompt_len + position as usize] == V1;
+        assert_same(&group, sample, continued(&item, sample, [&old, &new], swapped));
+        // What the new weights say of the same tokens when they have read them all.
+        for at in rollout.response().filter(|at| parts.versions[*at] == V1) {
+            let logits = next_logits(&new, &parts.tokens[..at]);
+            let (opened, _) = Group::open(item.clone(), Instant::now(), &rules()).unwrap();
+            let alone = model::logprob_of(&logits, &opened.sampler, parts.tokens[at]).unwrap();
+            further = further.max((parts.logprobs[at] - alone).abs());
+        }
+    }
+    assert!(further > 0.01, "the old cache makes a difference: {further}");
 }
 
 #[test]

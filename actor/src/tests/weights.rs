@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use candle_core::Device;
 use model::{Tensors, manifest, to_safetensors};
-use proto::Directive;
+use proto::{Directive, WeightFiles};
 use runtime::{Shutdown, TaskGroup, within};
 use telemetry::Readiness;
 use tokio::sync::{mpsc, watch};
@@ -28,6 +28,10 @@ struct Following {
 
 impl Following {
     async fn start() -> Self {
+        Self::with_files(None).await
+    }
+
+    async fn with_files(files: Option<WeightFiles>) -> Self {
         let served = ServedCoordinator::default();
         let tasks = TaskGroup::new(Shutdown::new());
         let coordinator = served.start(&tasks).await;
@@ -44,6 +48,7 @@ impl Following {
             config,
             placement: Placement::cpu(DType::F32),
             bytes_max: 1 << 30,
+            files,
             readiness,
         };
         let (end, ended) = tokio::sync::oneshot::channel();
@@ -142,6 +147,31 @@ async fn a_torn_transfer_is_fetched_again() {
     run.publish(V0, |_| {});
     assert_eq!(run.applied().await, V0);
     assert_eq!(run.served.fetched(), [V0; 4]);
+    run.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_on_this_machine_spares_the_transfer_and_a_damaged_one_does_not() {
+    let root = tempfile::tempdir().unwrap();
+    let files = WeightFiles::new(root.path().join("weights"));
+    let mut run = Following::with_files(Some(files.clone())).await;
+    let (manifest, bytes) = made(V0, |_| {}, true);
+    files.offer(&manifest, &bytes).unwrap();
+    run.served.keep(manifest, bytes);
+    run.announce(V0);
+    assert_eq!(run.applied().await, V0);
+    assert!(run.served.fetched().is_empty(), "only the manifest travelled");
+    // One that is damaged, and one that is not there.
+    let (manifest, mut bytes) = made(V1, |_| {}, true);
+    run.served.keep(manifest.clone(), bytes.clone());
+    *bytes.last_mut().unwrap() ^= 1;
+    files.offer(&manifest, &bytes).unwrap();
+    run.announce(V1);
+    assert_eq!(run.applied().await, V1);
+    let next = PolicyVersion::new(1, 2);
+    run.publish(next, |_| {});
+    assert_eq!(run.applied().await, next);
+    assert_eq!(run.served.fetched(), [V1, next]);
     run.end().await;
 }
 

@@ -120,7 +120,8 @@ fn never_began(path: &Path, ours: bool) -> io::Result<bool> {
         let entry = entry?;
         let harmless = match entry.file_name().to_str() {
             Some(LOCK) => true,
-            Some(CONFIG | PROCESSES | JOURNAL | LAUNCHED | "logs") => ours,
+            // Weights in there were on their way from one process to another.
+            Some(CONFIG | PROCESSES | JOURNAL | LAUNCHED | "logs" | "weights") => ours,
             Some("metrics.jsonl") => ours && entry.metadata()?.len() == 0,
             Some("checkpoints" | "rollouts") => {
                 ours && fs::read_dir(entry.path())?.next().is_none()

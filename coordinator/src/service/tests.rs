@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use miniature::{TensorSpec, random_safetensors};
-use proto::{ChannelSettings, Completion, CoordinatorClient, Role};
+use proto::{ChannelSettings, Completion, CoordinatorClient, Role, WeightFiles};
 use runtime::{Shutdown, TaskGroup};
 use security::{Guard, Listener, Protocol};
 use types::{Hash, LeaseId, WeightManifest};
@@ -17,11 +17,16 @@ use crate::state::RunState;
 use crate::weight_store::manifest_of;
 
 async fn serve(tasks: &TaskGroup) -> SocketAddr {
+    serve_with(tasks, None).await
+}
+
+async fn serve_with(tasks: &TaskGroup, weight_files: Option<WeightFiles>) -> SocketAddr {
     let mut settings = Settings::default();
     settings.eval.enabled = false;
     let source = Source::open(&settings).unwrap();
     let spec = RunSpec::launch(&settings, &source, 1).unwrap();
-    let hub = Hub::new(RunState::new(spec, source), 2, Records::default());
+    let records = Records { weight_files, ..Records::default() };
+    let hub = Hub::new(RunState::new(spec, source), 2, records);
     let (guard, listen) = (Guard::default(), "coordinator.listen");
     let listener = Listener::bind("127.0.0.1:0", listen, Protocol::Grpc, &guard).await.unwrap();
     let address = listener.address();
@@ -97,6 +102,51 @@ async fn weights_travel_and_work_follows_them() {
     let unknown = actor.watch(MemberId(99)).await.unwrap_err();
     assert_eq!(unknown.code, ErrorCode::UnknownMember);
     drop((directives, actor, learner));
+    tasks.shutdown().trigger("the test is done");
+    tasks.join(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn weights_may_come_as_a_file_and_old_files_go() {
+    let root = tempfile::tempdir().unwrap();
+    let files = WeightFiles::new(root.path().join("weights"));
+    let tasks = TaskGroup::new(Shutdown::new());
+    let address = serve_with(&tasks, Some(files.clone())).await;
+    let mut learner = client(address).await;
+    register(&mut learner, Role::Learner).await;
+
+    // Nothing is stored for a file that is not there, is something else, or that nobody shares.
+    let (manifest, bytes) = weights(0);
+    let absent = learner.publish_filed(manifest.clone()).await.unwrap_err();
+    assert_eq!(absent.code, ErrorCode::NotFound);
+    files.offer(&manifest, b"something else").unwrap();
+    let other = learner.publish_filed(manifest.clone()).await.unwrap_err();
+    assert_eq!(
+        (other.code, other.message.contains("is another file")),
+        (ErrorCode::NotFound, true)
+    );
+    let elsewhere = serve(&tasks).await;
+    let unshared = client(elsewhere).await.publish_filed(manifest.clone()).await.unwrap_err();
+    assert_eq!(unshared.code, ErrorCode::NotFound);
+    let missing = learner.fetch_weights(manifest.version, 1 << 30).await.unwrap_err();
+    assert_eq!(missing.code, ErrorCode::NotFound);
+    let missing = learner.weight_manifest(manifest.version).await.unwrap_err();
+    assert_eq!(missing.code, ErrorCode::NotFound);
+
+    files.offer(&manifest, &bytes).unwrap();
+    learner.publish_filed(manifest.clone()).await.unwrap();
+    assert_eq!(learner.weight_manifest(manifest.version).await.unwrap(), manifest);
+    let version = manifest.version;
+    assert_eq!(learner.fetch_weights(version, 1 << 30).await.unwrap(), (manifest.clone(), bytes));
+    // Two versions are kept.
+    for step in 1..=2 {
+        let (manifest, bytes) = weights(step);
+        files.offer(&manifest, &bytes).unwrap();
+        learner.publish_filed(manifest).await.unwrap();
+    }
+    assert!(files.take(&manifest).is_err());
+    assert!((1..=2).all(|step| files.take(&weights(step).0).is_ok()));
+    drop(learner);
     tasks.shutdown().trigger("the test is done");
     tasks.join(Duration::from_secs(10)).await.unwrap();
 }

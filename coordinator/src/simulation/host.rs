@@ -54,7 +54,7 @@ fn resume(world: &World, journal: Journal) -> anyhow::Result<Hub> {
     let spec = RunSpec { first_lease: world.unique() << 32, ..world.spec.clone() };
     let state = RunState::resumed(spec, world.source.clone(), &surviving)?;
     let earlier = surviving.committed.last().map_or(Duration::ZERO, |(_, wall)| *wall);
-    let hub = Hub::new(state, 3, Records { journal: Some(journal), earlier, log: None });
+    let hub = Hub::new(state, 3, Records { journal: Some(journal), earlier, ..Records::default() });
     world.oracle().resumed(&hub, surviving.entries());
     Ok(hub)
 }

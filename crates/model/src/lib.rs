@@ -27,7 +27,7 @@ mod weights;
 
 pub use candle_core::{DType, Device};
 pub use config::{Activation, Family, Local, ModelConfig, Rope, RopeScaling};
-pub use decode::{RaggedEngine, RowInput, StepOutput, Want, Wanted};
+pub use decode::{RaggedEngine, RowInput, Rows, StepOutput, Want, Wanted};
 pub use decoder::Decoder;
 pub use directory::{Texts, read_weights, write_directory};
 pub use draw::{Draw, Pick, draw_tokens};

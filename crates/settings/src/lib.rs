@@ -15,9 +15,10 @@ pub use preset::{PRESETS, preset};
 pub use prompt::TEMPLATES;
 pub use schema::Settings;
 pub use sections::{
-    Actor, Admin, Checkpoint, Compute, Coordinator, Data, DataSource, Decay, DeviceChoice, Eval,
-    EvalSplit, Gates, Grader, Handoff, LORA_TARGETS, Learner, Limits, Log, LogFormat, Lora, Model,
-    NoRoom, Objective, Placement, Precision, Prompt, Ratio, Recipe, Reward, Run, SamplingSettings,
-    Security, Shutdown, SolutionStyle, Staleness, Train, TruncatedReward, WeakServer,
+    Actor, Admin, CacheOnSwap, Checkpoint, Compute, Coordinator, Data, DataSource, Decay,
+    DeviceChoice, Eval, EvalSplit, Gates, Grader, Handoff, LORA_TARGETS, Learner, Limits, Log,
+    LogFormat, Lora, Model, NoRoom, Objective, Placement, Precision, Prompt, Ratio, Recipe, Reward,
+    Run, SamplingSettings, Security, Shutdown, SolutionStyle, Staleness, Train, TruncatedReward,
+    WeakServer, Weights,
 };
 pub use validate::MESSAGE_BYTES_MIN;

@@ -1,13 +1,15 @@
 //! The root of the schema and what follows from several sections at once.
 
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 use tandem::{GraderKind, Schedule, Unit};
-use types::Sampling;
+use types::{Hash, Sampling};
 
 use crate::sections::{
     Actor, Admin, Checkpoint, Compute, Coordinator, Data, DataSource, Eval, Gates, Grader, Handoff,
     Learner, Limits, Log, Model, Placement, Recipe, Reward, Run, SamplingSettings, Security,
-    Shutdown, Staleness, Train, WeakServer,
+    Shutdown, Staleness, Train, WeakServer, Weights,
 };
 
 /// More of one kind in one machine are taken for an error.
@@ -37,6 +39,7 @@ pub struct Settings {
     pub actor: Actor,
     pub learner: Learner,
     pub weak_server: WeakServer,
+    pub weights: Weights,
     pub coordinator: Coordinator,
     pub placement: Placement,
     pub security: Security,
@@ -67,6 +70,7 @@ impl Default for Settings {
             actor: Actor::default(),
             learner: Learner::default(),
             weak_server: WeakServer::default(),
+            weights: Weights::default(),
             coordinator: Coordinator::default(),
             placement: Placement::default(),
             security: Security::default(),
@@ -172,6 +176,21 @@ impl Settings {
         self.eval.enabled && every > 0 && step.is_multiple_of(every)
     }
 
+    /// Where weights are handed over as files, if they are: a directory of this run alone.
+    #[must_use]
+    pub fn weights_dir(&self) -> Option<PathBuf> {
+        let (shared, run) = (self.weights.shared_dir.as_str(), self.run.dir.as_str());
+        match shared {
+            "" => None,
+            _ if run.is_empty() => None,
+            "auto" => Some(Path::new(run).join("weights")),
+            _ => {
+                let name = Hash::of(run.as_bytes()).to_string();
+                Some(Path::new(shared).join(format!("run-{}", &name[..16])))
+            }
+        }
+    }
+
     /// Groups of one step.
     #[must_use]
     pub fn groups_per_step(&self) -> u64 {
@@ -185,5 +204,24 @@ impl Settings {
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).expect("the schema has only what TOML can say")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_hands_weights_over_in_a_directory_of_its_own_or_not_at_all() {
+        let dir = |run: &str, shared: &str| {
+            let mut settings = Settings::default();
+            settings.run.dir = run.to_owned();
+            settings.weights.shared_dir = shared.to_owned();
+            settings.weights_dir().map(|dir| dir.to_string_lossy().into_owned())
+        };
+        assert_eq!(dir("/runs/a", "auto").as_deref(), Some("/runs/a/weights"));
+        assert_eq!((dir("/runs/a", ""), dir("", "auto"), dir("", "/dev/shm")), (None, None, None));
+        let (a, b) = (dir("/runs/a", "/dev/shm").unwrap(), dir("/runs/b", "/dev/shm").unwrap());
+        assert!(a.starts_with("/dev/shm/run-") && a.len() == b.len() && a != b, "{a} {b}");
     }
 }

@@ -29,6 +29,7 @@ macro_rules! choice {
 // After the macros, which they use.
 mod checkpoint;
 mod connections;
+mod weights;
 
 pub use checkpoint::{Checkpoint, NoRoom};
 pub use connections::{Admin, Limits, Security};
@@ -364,6 +365,17 @@ section! {
     }
 }
 
+choice! {
+    /// What becomes of the strong model's cache of rollouts in hand when new weights are in place.
+    CacheOnSwap {
+        /// It is dropped, and their texts are read again by the new weights.
+        Recompute,
+        /// The new weights go on from what the old ones have read: cheaper, and what they then sample
+        /// is the law of no one version, so that importance ratios are further from 1.
+        Keep,
+    }
+}
+
 section! {
     /// The actor.
     Actor {
@@ -373,6 +385,7 @@ section! {
         slot_tokens: u32 = 128,
         /// Tokens of one forward; what a slot must read beyond that it reads in later ones.
         batch_tokens: u32 = 8192,
+        cache_on_swap: CacheOnSwap = CacheOnSwap::Recompute,
         /// One request to the weak server.
         span_deadline_ms: u32 = 10_000,
         /// Repeats of one request before its group is given up.
@@ -479,3 +492,4 @@ section! {
 mod log;
 
 pub use log::{Log, LogFormat};
+pub use weights::Weights;

@@ -9,7 +9,7 @@ use types::{Generation, MemberId, PolicyVersion, Problem, RolloutGroup, WeightMa
 
 use super::{call, upload};
 use crate::channel::{ChannelSettings, Line};
-use crate::convert::{WeightAssembler, weight_chunks};
+use crate::convert::{ConvertError, WeightAssembler, WeightError, filed, weight_chunks};
 use crate::pulse::{Inspection, Pulse};
 use crate::status::RpcError;
 use crate::version::same_version;
@@ -114,6 +114,32 @@ impl CoordinatorClient {
         upload("publish_weights", self.timeout, chunks, sender, answer).await.map(drop)
     }
 
+    /// Announces one version that the coordinator finds in a file; `NotFound` where it does not.
+    pub async fn publish_filed(&mut self, manifest: WeightManifest) -> Result<(), RpcError> {
+        let (sender, receiver) = mpsc::channel(1);
+        let answer = self.stub.publish_weights(ReceiverStream::new(receiver));
+        let chunk = std::iter::once(filed(manifest));
+        upload("publish_weights", self.timeout, chunk, sender, answer).await.map(drop)
+    }
+
+    /// What a version is, without its bytes.
+    pub async fn weight_manifest(
+        &mut self,
+        version: PolicyVersion,
+    ) -> Result<WeightManifest, RpcError> {
+        let name = "fetch_weights";
+        let request = wire::FetchRequest { version: version.packed(), manifest_only: true };
+        let mut chunks = call(name, self.timeout, self.stub.fetch_weights(request)).await?;
+        let first = async { chunks.message().await.map(tonic::Response::new) };
+        let kind = call(name, self.timeout, first).await?.and_then(|chunk| chunk.kind);
+        match kind {
+            Some(wire::weight_chunk::Kind::Manifest(manifest)) => {
+                manifest.try_into().map_err(|e: ConvertError| RpcError::invalid(name, e))
+            }
+            _ => Err(RpcError::invalid(name, WeightError::NoManifest)),
+        }
+    }
+
     /// Fetches and verifies one version, of at most `bytes_max` bytes.
     pub async fn fetch_weights(
         &mut self,
@@ -121,7 +147,7 @@ impl CoordinatorClient {
         bytes_max: u64,
     ) -> Result<(WeightManifest, Vec<u8>), RpcError> {
         let name = "fetch_weights";
-        let request = wire::FetchRequest { version: version.packed() };
+        let request = wire::FetchRequest { version: version.packed(), manifest_only: false };
         let mut chunks = call(name, self.timeout, self.stub.fetch_weights(request)).await?;
         let mut assembler = WeightAssembler::new(bytes_max);
         loop {

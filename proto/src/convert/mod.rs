@@ -8,6 +8,7 @@ mod weights;
 mod work;
 
 pub use rollout::group_bytes;
+pub(crate) use weights::filed;
 pub use weights::{CHUNK_BYTES, WeightAssembler, WeightError, weight_chunks};
 
 use types::{RolloutError, UnknownAuthor};

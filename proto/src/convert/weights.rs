@@ -3,6 +3,7 @@
 use types::{Dtype, Hash, PolicyVersion, TensorInfo, WeightManifest};
 
 use super::{ConvertError, hash_bytes};
+use crate::weight_files::WeightFiles;
 use crate::wire::coordinator as wire;
 
 /// Data of one message; below tonic's default message limit of 4 MB.
@@ -57,6 +58,11 @@ pub fn weight_chunks<B: AsRef<[u8]>>(
     std::iter::once(first).chain(rest).map(|kind| wire::WeightChunk { kind: Some(kind) })
 }
 
+/// The one message for a version whose bytes are in a file.
+pub(crate) fn filed(manifest: WeightManifest) -> wire::WeightChunk {
+    wire::WeightChunk { kind: Some(wire::weight_chunk::Kind::Filed(manifest.into())) }
+}
+
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum WeightError {
     #[error("weights begin without a manifest")]
@@ -69,6 +75,8 @@ pub enum WeightError {
     Length { version: PolicyVersion, found: u64, expected: u64 },
     #[error("weights {version} hash to {found}, their manifest says {expected}: refused")]
     Hash { version: PolicyVersion, found: Hash, expected: Hash },
+    #[error("weights {version} are in no file that is seen here: {fault}")]
+    NoFile { version: PolicyVersion, fault: String },
     #[error(transparent)]
     Convert(#[from] ConvertError),
 }
@@ -77,29 +85,37 @@ pub enum WeightError {
 #[derive(Debug)]
 pub struct WeightAssembler {
     bytes_max: u64,
+    files: Option<WeightFiles>,
     manifest: Option<WeightManifest>,
+    filed: bool,
     bytes: Vec<u8>,
 }
 
 impl WeightAssembler {
     #[must_use]
     pub fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, manifest: None, bytes: Vec::new() }
+        Self { bytes_max, files: None, manifest: None, filed: false, bytes: Vec::new() }
+    }
+
+    /// A version may come as a file, too.
+    #[must_use]
+    pub fn with_files(self, files: Option<WeightFiles>) -> Self {
+        Self { files, ..self }
     }
 
     /// # Errors
     /// Chunks out of order, or more bytes than announced or allowed.
     pub fn push(&mut self, chunk: wire::WeightChunk) -> Result<(), WeightError> {
         match (chunk.kind.ok_or(ConvertError::Missing("kind"))?, &self.manifest) {
-            (wire::weight_chunk::Kind::Manifest(m), None) => {
-                let manifest = WeightManifest::try_from(m)?;
-                let WeightManifest { version, bytes, .. } = manifest;
-                if bytes > self.bytes_max {
-                    return Err(WeightError::TooLarge { version, bytes, limit: self.bytes_max });
-                }
-                self.manifest = Some(manifest);
+            (wire::weight_chunk::Kind::Manifest(m), None) => self.begin(m)?,
+            (wire::weight_chunk::Kind::Filed(m), None) => {
+                self.begin(m)?;
+                self.filed = true;
             }
-            (wire::weight_chunk::Kind::Manifest(_), Some(m)) => {
+            (
+                wire::weight_chunk::Kind::Manifest(_) | wire::weight_chunk::Kind::Filed(_),
+                Some(m),
+            ) => {
                 return Err(WeightError::SecondManifest(m.version));
             }
             (wire::weight_chunk::Kind::Data(_), None) => return Err(WeightError::NoManifest),
@@ -115,10 +131,27 @@ impl WeightAssembler {
         Ok(())
     }
 
+    fn begin(&mut self, manifest: wire::WeightManifest) -> Result<(), WeightError> {
+        let manifest = WeightManifest::try_from(manifest)?;
+        let WeightManifest { version, bytes, .. } = manifest;
+        if bytes > self.bytes_max {
+            return Err(WeightError::TooLarge { version, bytes, limit: self.bytes_max });
+        }
+        self.manifest = Some(manifest);
+        Ok(())
+    }
+
     /// # Errors
     /// Missing bytes, or another hash than the manifest's.
     pub fn finish(self) -> Result<(WeightManifest, Vec<u8>), WeightError> {
         let manifest = self.manifest.ok_or(WeightError::NoManifest)?;
+        if self.filed {
+            let version = manifest.version;
+            let no_file = |fault: String| WeightError::NoFile { version, fault };
+            let files = self.files.ok_or_else(|| no_file("none are shared".to_owned()))?;
+            let bytes = files.take(&manifest).map_err(|error| no_file(error.to_string()))?;
+            return Ok((manifest, bytes));
+        }
         let WeightManifest { version, bytes: expected, hash, .. } = manifest;
         let found = self.bytes.len() as u64;
         if found != expected {

@@ -32,6 +32,15 @@ pub struct Wanted {
     pub position: usize,
 }
 
+/// What becomes of the rows when other weights are put in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// The caller feeds the texts again, which are then read by the new weights alone.
+    Cleared,
+    /// The new weights go on from what the old ones have read.
+    Kept,
+}
+
 /// A decoder with a preallocated cache of `rows` times `capacity` tokens.
 pub struct RaggedEngine {
     config: ModelConfig,
@@ -128,12 +137,11 @@ impl RaggedEngine {
         Ok(())
     }
 
-    /// Puts other weights of the same shape in place. Every row is cleared, since what the old
-    /// weights computed must not mix with the new; the caller feeds the texts again.
+    /// Puts other weights of the same shape in place.
     ///
     /// # Errors
     /// A decoder of another configuration, type or device; the engine is then unchanged.
-    pub fn set_decoder(&mut self, decoder: &Decoder) -> Result<(), ModelError> {
+    pub fn set_decoder(&mut self, decoder: &Decoder, rows: Rows) -> Result<(), ModelError> {
         let same_device = decoder.device().same_device(&self.placement.1);
         if *decoder.config() != self.config || decoder.dtype() != self.placement.0 || !same_device {
             return Err(ModelError::Input(
@@ -142,7 +150,9 @@ impl RaggedEngine {
             ));
         }
         self.weights = FusedWeights::new(decoder)?;
-        self.lens.fill(0);
+        if rows == Rows::Cleared {
+            self.lens.fill(0);
+        }
         Ok(())
     }
 

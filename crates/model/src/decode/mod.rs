@@ -8,5 +8,5 @@ mod output;
 
 #[cfg(feature = "cuda")]
 pub(crate) use cache::{Chunk, Reader};
-pub use engine::{RaggedEngine, RowInput, Want, Wanted};
+pub use engine::{RaggedEngine, RowInput, Rows, Want, Wanted};
 pub use output::StepOutput;

@@ -1,7 +1,7 @@
 //! What the ragged engine refuses, and how it changes weights.
 
 use candle_core::{DType, Var};
-use model::{Decoder, RaggedEngine, RowInput, Want};
+use model::{Decoder, RaggedEngine, RowInput, Rows, Want};
 
 use crate::tiny::{self, distance, feed};
 
@@ -60,10 +60,36 @@ fn new_weights_clear_the_rows_and_writes_to_variables_wait_for_them() {
     assert!(distance(&before, &after) > 1e-3);
     assert!(distance(&tiny::train_logits(&start, &text), &before) < 1e-12);
     assert!(distance(&feed(&mut engine, 0, &text), &before) < 1e-9);
-    engine.set_decoder(&decoder).unwrap();
+    engine.set_decoder(&decoder, Rows::Cleared).unwrap();
     assert_eq!(engine.len(0), 0);
     assert!(distance(&feed(&mut engine, 0, &text), &after) < 1e-9);
     let other = tiny::decoder(tiny::LLAMA, DType::F64);
-    assert!(engine.set_decoder(&other).unwrap_err().to_string().contains("another configuration"));
+    let refused = engine.set_decoder(&other, Rows::Cleared).unwrap_err().to_string();
+    assert!(refused.contains("another configuration"), "{refused}");
     assert_eq!(engine.len(0), 7);
+}
+
+#[test]
+fn rows_that_are_kept_stay_what_the_old_weights_made_them() {
+    let config = tiny::config(tiny::LLAMA);
+    let old = tiny::decoder(tiny::LLAMA, DType::F64);
+    let changed = tiny::tensors(&config, DType::F64).into_iter();
+    let changed = changed.map(|(name, t)| (name, t.affine(0.9, 0.01).unwrap())).collect();
+    let new = Decoder::new(config, changed).unwrap();
+    let text = tiny::ids(3, 7);
+    let read = &text[..6];
+    let after = |swaps: &[(&Decoder, Rows)]| {
+        let mut engine = RaggedEngine::new(&old, 1, 8).unwrap();
+        feed(&mut engine, 0, read);
+        for (decoder, rows) in swaps {
+            engine.set_decoder(decoder, *rows).unwrap();
+        }
+        let lacks = &text[engine.len(0)..];
+        feed(&mut engine, 0, lacks)[lacks.len() - 1..].to_vec()
+    };
+    let by = |decoder| tiny::train_logits(decoder, &text)[6..].to_vec();
+    assert!(distance(&after(&[(&new, Rows::Cleared)]), &by(&new)) < 1e-9);
+    let mixed = after(&[(&new, Rows::Kept)]);
+    assert!(distance(&mixed, &by(&new)) > 1e-3 && distance(&mixed, &by(&old)) > 1e-3);
+    assert!(distance(&after(&[(&new, Rows::Kept), (&old, Rows::Kept)]), &by(&old)) < 1e-9);
 }
