@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use proto::{
-    ChannelSettings, Completion, Directive, LearnerClient, Receipt, ReceiptCode, ReceiptStream,
+    ChannelSettings, Completion, Directive, ErrorCode, LearnerClient, Receipt, ReceiptCode,
+    ReceiptStream, RpcError,
 };
 use runtime::{RetryPolicy, Shutdown, waiting};
 use tokio::sync::{mpsc, watch};
@@ -43,22 +44,21 @@ impl Uplink {
     /// Until the shutdown; groups without receipt are dropped then and dealt again later.
     ///
     /// # Errors
-    /// None that a new connection could mend.
+    /// A learner that does not let this actor in; a new connection may mend everything else.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let stop = shutdown.wait();
         tokio::select! {
-            () = stop => {}
-            () = self.deliver() => {}
+            () = stop => Ok(()),
+            outcome = self.deliver() => outcome,
         }
-        Ok(())
     }
 
-    async fn deliver(&mut self) {
+    async fn deliver(&mut self) -> anyhow::Result<()> {
         let mut unanswered: VecDeque<RolloutGroup> = VecDeque::new();
         let mut failures = 0;
         loop {
             if unanswered.is_empty() {
-                let Some(group) = self.groups.recv().await else { return };
+                let Some(group) = self.groups.recv().await else { return Ok(()) };
                 unanswered.extend(self.sendable(group).await);
                 continue;
             }
@@ -68,8 +68,11 @@ impl Uplink {
             let failure = match connected {
                 Ok(line) => match self.serve(line, &mut unanswered, &mut failures).await {
                     Some(reason) => reason,
-                    None => return,
+                    None => return Ok(()),
                 },
+                Err(error) if is_shut_out(&error) => {
+                    return Err(error.context(format!("learner-{} refuses this actor", self.rank)));
+                }
                 Err(error) => format!("{error:#}"),
             };
             failures += 1;
@@ -179,6 +182,10 @@ impl Uplink {
             }
         }
     }
+}
+
+fn is_shut_out(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<RpcError>().is_some_and(|error| error.code == ErrorCode::Unauthenticated)
 }
 
 fn address_of(directive: &Directive, rank: usize) -> Option<&str> {

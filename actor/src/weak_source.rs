@@ -49,10 +49,13 @@ pub struct WeakSource {
     failures: u32,
     /// All such lines, so that after each the next server is tried.
     failures_ever: usize,
+    /// Where the last one failed.
+    failed_at: Option<String>,
     connect_at: Instant,
 }
 
 struct Stream {
+    address: String,
     outbox: WeakOutbox,
     inbox: WeakInbox,
     /// Messages that the outbox has no room for yet.
@@ -85,6 +88,7 @@ impl WeakSource {
             stream: None,
             failures: 0,
             failures_ever: 0,
+            failed_at: None,
             connect_at,
         }
     }
@@ -110,6 +114,7 @@ impl WeakSource {
                 false if waits.is_none() => waits = Some(waiting("weak spans", None)),
                 false => {}
             }
+            self.go_home();
             if self.stream.is_none() && !self.book.is_idle() && self.connect_at <= Instant::now() {
                 self.connect().await?;
             }
@@ -160,7 +165,7 @@ impl WeakSource {
             }
         };
         let (send, replies) = match &mut self.stream {
-            Some(Stream { outbox, inbox, unsent }) => {
+            Some(Stream { outbox, inbox, unsent, .. }) => {
                 let message = unsent.front().cloned();
                 let send = async move {
                     match message {
@@ -231,19 +236,46 @@ impl WeakSource {
 
     fn break_off(&mut self, reason: &str) -> Vec<SpanOutcome> {
         warn!(reason, "lost the weak server");
-        self.stream = None;
+        self.failed_at = self.stream.take().map(|stream| stream.address);
         self.put_off();
         self.book.stream_lost(Instant::now())
     }
 
+    /// Back to the server of its place, once that is there again and nothing is under way.
+    fn go_home(&mut self) {
+        let Some(stream) = &self.stream else { return };
+        let home = self.home();
+        let elsewhere = home.as_ref().is_some_and(|home| *home != stream.address);
+        if elsewhere && home != self.failed_at && self.book.is_idle() {
+            info!(from = stream.address, to = home, "goes back to its own weak server");
+            self.stream = None;
+            // Nothing was asked for, so that nothing comes of it.
+            let _ = self.book.stream_lost(Instant::now());
+        }
+    }
+
+    /// Actors are spread over the servers by their places.
+    fn home(&self) -> Option<String> {
+        let servers = &self.directives.borrow().weak_servers;
+        servers.get((self.settings.index as usize).checked_rem(servers.len())?).cloned()
+    }
+
     async fn connect(&mut self) -> anyhow::Result<()> {
-        match self.open().await {
+        let home = self.home().filter(|home| Some(home) != self.failed_at.as_ref());
+        let Some(address) = home.or_else(|| self.another()) else {
+            warn!("no weak server has joined the run yet, will look again");
+            self.put_off();
+            return Ok(());
+        };
+        match self.open(&address).await {
             Ok(stream) => self.stream = Some(stream),
             Err(error) if is_refusal(&error) => {
                 return Err(error.context("the weak server refuses this actor"));
             }
             Err(error) => {
-                warn!(error = format!("{error:#}"), "no stream to a weak server, will try again");
+                let error = format!("{error:#}");
+                warn!(address, error, "no stream to a weak server, will try again");
+                self.failed_at = Some(address);
                 self.put_off();
             }
         }
@@ -264,12 +296,14 @@ impl WeakSource {
         self.connect_at = Instant::now() + delay;
     }
 
-    async fn open(&self) -> anyhow::Result<Stream> {
-        let servers = self.directives.borrow().weak_servers.clone();
-        anyhow::ensure!(!servers.is_empty(), "no weak server has joined the run yet");
-        let choice =
-            (self.settings.index as usize).wrapping_add(self.failures_ever) % servers.len();
-        let address = &servers[choice];
+    /// The next one after each failure.
+    fn another(&self) -> Option<String> {
+        let servers = &self.directives.borrow().weak_servers;
+        let turn = (self.settings.index as usize).wrapping_add(self.failures_ever);
+        servers.get(turn.checked_rem(servers.len())?).cloned()
+    }
+
+    async fn open(&self, address: &str) -> anyhow::Result<Stream> {
         let channel = proto::connect(address, &self.settings.channel).await?;
         let mut client = WeakClient::new(channel, &self.settings.channel);
         let actor = self.settings.actor.clone();
@@ -277,7 +311,7 @@ impl WeakSource {
         let hello = WeakMessage::Hello { actor, tokenizer, stops };
         let (outbox, inbox) = client.converse(hello, self.settings.outbox_messages).await?;
         info!(address, "connected to a weak server");
-        Ok(Stream { outbox, inbox, unsent: VecDeque::new() })
+        Ok(Stream { address: address.to_owned(), outbox, inbox, unsent: VecDeque::new() })
     }
 }
 

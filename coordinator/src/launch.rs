@@ -9,6 +9,7 @@ use runtime::unique_number;
 use settings::{Objective, Settings};
 
 use crate::cli::{LaunchArgs, ServeArgs, UsageError, refuse_test_set, shorthand};
+use crate::disk;
 use crate::host::{self, Host};
 use crate::output::say;
 use crate::placement;
@@ -65,6 +66,7 @@ fn begin(args: &LaunchArgs, starts: bool) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let run_dir = create(&mut settings, args.run_dir.as_deref(), &args.config.name())?;
+    disk::check(&settings, &run_dir)?;
     let launched = run_dir.launched();
     write_json(&launched, &processes)
         .with_context(|| format!("cannot write {}", launched.display()))?;
@@ -79,6 +81,7 @@ fn resume(args: &LaunchArgs, starts: bool) -> anyhow::Result<u8> {
     let run_dir = RunDir::take_over(path)?;
     let settings = resume::settings(&run_dir, &args.config, shorthand(args.steps, args.seed))?;
     resume::check_unfinished(&run_dir)?;
+    disk::check(&settings, &run_dir)?;
     let processes = Processes::of(args, Processes::read(&run_dir)?);
     let (source, mut spec) = prepare(&settings, processes)?;
     let history = resume::history(&run_dir)?;

@@ -6,6 +6,7 @@ pub mod children;
 pub mod cli;
 pub mod config_command;
 pub mod credentials;
+mod disk;
 pub mod eval;
 pub mod eval_plan;
 pub mod export;

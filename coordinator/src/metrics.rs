@@ -60,6 +60,8 @@ pub static POLICY_GENERATION: Gauge = Gauge::new(
 );
 pub static WEIGHTS: Gauge =
     Gauge::new("tandem_coordinator_weights_bytes", "Bytes of all kept policy versions.");
+pub static DISK_FREE: Gauge =
+    Gauge::new("tandem_coordinator_disk_free_bytes", "Free where the run directory lies.");
 pub static PUBLICATIONS: Counter =
     Counter::new("tandem_coordinator_weight_publications_total", "Policy versions received.")
         .with_labels(&[("outcome", &["stored", "refused"])]);
@@ -143,6 +145,7 @@ pub static ALL: &[&dyn Metric] = &[
     &POLICY_STEP,
     &POLICY_GENERATION,
     &WEIGHTS,
+    &DISK_FREE,
     &PUBLICATIONS,
     &RPC_ERRORS,
     &EVAL_PROGRESS,

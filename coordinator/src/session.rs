@@ -14,6 +14,7 @@ use types::{Generation, WeightManifest};
 
 use crate::USAGE;
 use crate::children::{Children, Ended, Exit, Launcher};
+use crate::disk;
 use crate::host::Host;
 use crate::hub::{Hub, Records};
 use crate::journal::{Journal, JournalLimits};
@@ -55,7 +56,7 @@ pub struct Job<'a> {
     /// Whether this process starts the others.
     pub starts: bool,
     /// Served as the current version, where no learner publishes one.
-    pub weights: Option<(WeightManifest, Vec<u8>)>,
+    pub weights: Option<GivenWeights>,
     /// `KEY=VALUE` for the children, over the run's `config.toml`.
     pub overrides: Vec<String>,
     /// Put before the names of the children's logs.
@@ -81,7 +82,7 @@ pub struct Finished {
 /// # Errors
 /// A child that dies, a run that cannot go on, files or ports that cannot be used.
 pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
-    let settings = job.settings;
+    let Job { settings, run_dir, starts, log_prefix, .. } = job;
     let listen = &settings.coordinator.listen;
     let listener =
         Listener::bind(listen, "coordinator.listen", Protocol::Grpc, &host.guard).await?;
@@ -89,36 +90,27 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let trains = job.spec.training.is_some();
     let steps = job.spec.training.as_ref().map_or(0, |training| training.steps);
     let members = job.spec.members;
-    let plan = match job.starts {
+    let plan = match starts {
         true => placement::plan(settings, members, trains)?,
         false => Plan::default(),
     };
     let service_tasks = TaskGroup::new(Shutdown::new());
-    let (state, records) = match job.history {
-        Some(history) => {
-            resume(history, (job.spec, job.source), job.run_dir, &service_tasks, settings)?
-        }
-        None => {
-            let log = trains.then(|| MetricsLog::create(&job.run_dir.metrics())).transpose()?;
-            (RunState::new(job.spec, job.source), Records { log, ..Records::default() })
-        }
-    };
-    let hub = Hub::new(state, settings.coordinator.weights_kept, records);
-    if let Some((manifest, bytes)) = job.weights {
-        let hub = hub.clone();
-        // Nothing that is resumed has weights of its own, so that no ticket is waited for.
-        runtime::off_workers(move || hub.publish(manifest, bytes).map(drop)).await?;
-    }
+    let what = (job.spec, job.source);
+    let hub = open_hub(what, (job.history, job.weights), run_dir, &service_tasks, settings).await?;
     spawn_service(&service_tasks, listener, &hub, settings);
+    if trains {
+        let (readiness, stop) = (host.readiness.clone(), service_tasks.shutdown().clone());
+        service_tasks.spawn("disk", disk::watch(settings, run_dir, readiness, stop));
+    }
 
     let stop_plan = StopPlan::new(Duration::from_secs_f64(settings.shutdown.grace_seconds));
     let mut set = job.overrides;
     set.extend(of_children(settings, members, &stop_plan));
     let launcher = Launcher {
-        run_dir: job.run_dir,
+        run_dir,
         coordinator: reachable(address).to_string(),
         overrides: &set,
-        log_prefix: job.log_prefix,
+        log_prefix,
     };
     let children = Children::start(&plan, launcher)?;
     tracing::info!(%address, admin = host.admin_address, "coordinating");
@@ -129,15 +121,16 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         restarts: Restarts::new(settings.coordinator.restarts_max),
         service: service_tasks.shutdown().clone(),
         progress: Progress::new(steps),
-        run_dir: job.run_dir,
-        log_prefix: job.log_prefix,
+        run_dir,
+        log_prefix,
         address: address.to_string(),
         changes: 0,
     };
     driver.write_processes()?;
     let driven = driver.drive().await;
+    host.readiness.keep("run", driven.is_ok());
     driver.progress.finish();
-    let ended = match (&driven, job.starts) {
+    let ended = match (&driven, starts) {
         // Whoever started the others may start this process again, and they wait for it.
         (Ok(Ending::Stopped(_)), false) => Ok(Ended::default()),
         _ => driver.wind_down(&stop_plan).await,
@@ -150,6 +143,33 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         (Ok(ending), _) => ending,
     };
     Ok(Finished { hub, ending, complaints: complaints(&ended?) })
+}
+
+type GivenWeights = (WeightManifest, Vec<u8>);
+
+/// The run's state, with what was before and the weights that are given.
+async fn open_hub(
+    (spec, source): (RunSpec, Source),
+    (history, weights): (Option<History>, Option<GivenWeights>),
+    run_dir: &RunDir,
+    tasks: &TaskGroup,
+    settings: &Settings,
+) -> anyhow::Result<Hub> {
+    let trains = spec.training.is_some();
+    let (state, records) = match history {
+        Some(history) => resume(history, (spec, source), run_dir, tasks, settings)?,
+        None => {
+            let log = trains.then(|| MetricsLog::create(&run_dir.metrics())).transpose()?;
+            (RunState::new(spec, source), Records { log, ..Records::default() })
+        }
+    };
+    let hub = Hub::new(state, settings.coordinator.weights_kept, records);
+    if let Some((manifest, bytes)) = weights {
+        let hub = hub.clone();
+        // Nothing that is resumed has weights of its own, so that no ticket is waited for.
+        runtime::off_workers(move || hub.publish(manifest, bytes).map(drop)).await?;
+    }
+    Ok(hub)
 }
 
 /// What children are told over the run's settings.

@@ -6,6 +6,7 @@ use settings::Settings;
 use types::PolicyVersion;
 
 use crate::cli::{SftArgs, refuse_test_set, shorthand};
+use crate::disk;
 use crate::eval::{read, use_checkpoint};
 use crate::eval_plan::{EvalPlan, EvalResult};
 use crate::gates::gates;
@@ -48,6 +49,7 @@ pub fn sft(args: &SftArgs) -> anyhow::Result<u8> {
         }
     };
     let source = Source::open(&settings)?;
+    disk::check(&settings, &run_dir)?;
     let mut spec = RunSpec::sft(&settings);
     let history = if begun {
         let history = resume::history(&run_dir)?;

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use candle_core::{Device, Tensor};
-use learner::checkpoint::{CheckpointStore, Contents, State};
+use learner::checkpoint::{CheckpointStore, State};
 use learner::collective::Solo;
 use learner::step::Trainer;
 use model::{ModelConfig, ModelFiles, ModelSource};
@@ -50,11 +51,8 @@ fn main() -> anyhow::Result<()> {
     println!("published {} MB", bytes.len() / 1_000_000);
     report("published")?;
     let dir = std::env::temp_dir().join(format!("step-memory-{}", std::process::id()));
-    let mut state = State::new(1, PolicyVersion::new(1, 2), 1, settings.seed);
-    state.lora = trainer.lora_state();
-    let adapters = &trainer.policy().adapters().clone();
-    let (weights, optimizer) = (&bytes, &trainer.optimizer_state()?);
-    let contents = Contents { state, texts: &texts, weights, optimizer, adapters };
+    let state = State::new(1, PolicyVersion::new(1, 2), 1, settings.seed);
+    let contents = trainer.contents(state, Arc::new(texts), Arc::new(bytes))?;
     let written = CheckpointStore::open(dir.clone(), 1).and_then(|store| store.write(contents));
     fs::remove_dir_all(&dir)?;
     written?;

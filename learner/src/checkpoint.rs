@@ -1,10 +1,10 @@
 //! Checkpoints: a Hugging Face directory with the optimiser's state beside it, whole or not at
-//! all. When one is due is the training loop's decision.
+//! all. When one is due is the training loop's decision, on which thread it is written `writer`'s.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use candle_core::DType;
@@ -12,15 +12,14 @@ use fail::fail_point;
 use grpo::OptimizerState;
 use model::{
     ModelFiles, ModelSource, Placement, Tensors, Texts, from_safetensors, read_weights,
-    to_safetensors, write_directory, write_numbers,
+    write_directory, write_numbers,
 };
-use serde::{Deserialize, Serialize};
 use settings::Settings;
 use types::{Hash, is_file_name};
 
-/// Of a checkpoint whose weights are all trained, and of one with adapters.
-const FORMAT: u32 = 1;
-const FORMAT_LORA: u32 = 2;
+pub use state::{LoraState, RandomState, State};
+pub use writer::Checkpoints;
+
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const WEIGHTS: &str = "model.safetensors";
@@ -36,74 +35,16 @@ const REPLACED: &str = ".replaced-";
 /// Being deleted.
 const RETIRED: &str = ".retired-";
 
-/// What `state.json` says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct State {
-    pub format: u32,
-    /// Whose it is, in hexadecimal digits: a run goes on from its own checkpoints only.
-    #[serde(default)]
-    pub run: String,
-    /// Steps taken.
-    pub step: u32,
-    pub generation: u32,
-    /// For instance `g1s20`.
-    pub policy_version: String,
-    /// Of the last step.
-    pub learning_rate: f64,
-    /// Steps with an empty loss take no update.
-    pub optimizer_updates: u64,
-    pub random_state: RandomState,
-    /// Groups 0 up to this one, itself not included, made the weights.
-    pub groups_consumed: u64,
-    /// None: all weights were trained.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lora: Option<LoraState>,
-    /// BLAKE3 of every other file of the directory.
-    pub hashes: BTreeMap<String, String>,
-    /// BLAKE3 of this file, see `sealed`. Empty until it is written, and in what earlier versions
-    /// wrote.
-    #[serde(default)]
-    pub own_hash: String,
-}
-
-/// What the adapters of a checkpoint are.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoraState {
-    pub rank: usize,
-    pub alpha: f64,
-    pub targets: BTreeSet<String>,
-}
-
-impl LoraState {
-    /// As settings say it.
-    #[must_use]
-    pub fn describe(lora: Option<&Self>) -> String {
-        let Some(Self { rank, alpha, targets }) = lora else {
-            return "train.lora.rank=0".to_owned();
-        };
-        let targets = targets.iter().map(String::as_str).collect::<Vec<_>>().join(",");
-        format!("train.lora.rank={rank}, train.lora.alpha={alpha}, train.lora.targets={targets}")
-    }
-}
-
-/// All random numbers are hashes of names that begin with the seed: nothing else has to be kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RandomState {
-    pub seed: u64,
-}
-
-/// What goes into a checkpoint; `state.hashes` is filled in when it is written.
-pub struct Contents<'a> {
+/// What goes into a checkpoint; `state.hashes` is filled in when it is written. Training goes on
+/// without changing it.
+pub struct Contents {
     pub state: State,
-    pub texts: &'a Texts,
+    pub texts: Arc<Texts>,
     /// Safetensors.
-    pub weights: &'a [u8],
-    pub optimizer: &'a OptimizerState<'a>,
-    /// Empty where `state.lora` is none.
-    pub adapters: &'a Tensors,
+    pub weights: Arc<Vec<u8>>,
+    pub optimizer: OptimizerState,
+    /// Safetensors, where `state.lora` says that there are any.
+    pub adapters: Option<Vec<u8>>,
 }
 
 /// A checkpoint read back and verified.
@@ -115,56 +56,14 @@ pub struct Checkpoint {
     pub adapters: Option<Tensors>,
 }
 
-impl State {
-    /// Without hashes.
+impl Contents {
+    /// About as many as its files have.
     #[must_use]
-    pub fn new(run: u64, version: types::PolicyVersion, groups_per_step: u64, seed: u64) -> Self {
-        Self {
-            format: FORMAT,
-            run: format!("{run:016x}"),
-            step: version.step,
-            generation: version.generation.0,
-            policy_version: version.to_string(),
-            learning_rate: 0.0,
-            optimizer_updates: 0,
-            random_state: RandomState { seed },
-            groups_consumed: u64::from(version.step) * groups_per_step,
-            lora: None,
-            hashes: BTreeMap::new(),
-            own_hash: String::new(),
-        }
-    }
-
-    /// # Errors
-    /// It is of another run.
-    pub fn check_run(&self, run: u64) -> anyhow::Result<()> {
-        ensure!(
-            self.run == format!("{run:016x}"),
-            "checkpoint {} is of another run: choose another run.dir, or go on with that run by \
-             `coordinator launch --resume --run-dir DIR`",
-            CheckpointStore::name(self.step)
-        );
-        Ok(())
-    }
-
-    /// Whether a run with these settings may go on from it.
-    ///
-    /// # Errors
-    /// Names the setting that differs.
-    pub fn check(&self, settings: &Settings) -> anyhow::Result<()> {
-        let (seed, step) = (self.random_state.seed, self.step);
-        ensure!(
-            seed == settings.seed,
-            "seed is {} but the checkpoint was made with {seed}: set seed={seed}",
-            settings.seed
-        );
-        let (consumed, per_step) = (self.groups_consumed, settings.groups_per_step());
-        ensure!(
-            consumed == u64::from(step) * per_step,
-            "train.problems_per_step is {per_step} but the {step} steps of the checkpoint took \
-             {consumed} groups: set it as it was"
-        );
-        Ok(())
+    pub fn bytes(&self) -> u64 {
+        let texts: usize = self.texts.values().map(String::len).sum();
+        let moments: usize = self.optimizer.entries().map(|(_, _, x)| size_of_val(x)).sum();
+        let adapters = self.adapters.as_ref().map_or(0, Vec::len);
+        (texts + self.weights.len() + moments + adapters) as u64
     }
 }
 
@@ -176,14 +75,23 @@ pub struct CheckpointStore {
 }
 
 impl CheckpointStore {
-    /// `keep` is how many of the newest stay. What an interrupted write left is put in order: a
-    /// checkpoint that stepped aside comes back unless its successor is there, the rest goes.
+    /// For those who only read: another process may be writing into the directory. `keep` is how
+    /// many of the newest stay.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn beside(dir: PathBuf, keep: u32) -> anyhow::Result<Self> {
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(Self { dir, keep: keep.max(1) as usize })
+    }
+
+    /// For the one that writes. What an interrupted write left is put in order: a checkpoint that
+    /// stepped aside comes back unless its successor is there, the rest goes.
     ///
     /// # Errors
     /// The directory cannot be made, read or put in order.
     pub fn open(dir: PathBuf, keep: u32) -> anyhow::Result<Self> {
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let store = Self { dir, keep: keep.max(1) as usize };
+        let store = Self::beside(dir, keep)?;
         for name in store.names()? {
             if name.starts_with(UNFINISHED) || name.starts_with(RETIRED) {
                 store.remove(&name)?;
@@ -216,14 +124,58 @@ impl CheckpointStore {
         self.dir.join(Self::name(step))
     }
 
-    /// Deletes the oldest beyond those to keep. What is not committed yet is no reason to delete
-    /// what is: it is called after the commit.
+    /// Deletes the oldest committed ones beyond those to keep: what is not committed is no reason
+    /// to delete what is.
     ///
     /// # Errors
     /// A directory that cannot be deleted.
-    pub fn prune(&self) -> anyhow::Result<()> {
+    pub fn prune(&self, committed: u32) -> anyhow::Result<()> {
         let steps = self.steps()?;
-        steps.iter().rev().skip(self.keep).try_for_each(|step| self.retire(&Self::name(*step)))
+        let committed = steps.iter().rev().filter(|step| **step <= committed);
+        committed.skip(self.keep).try_for_each(|step| self.retire(&Self::name(*step)))
+    }
+
+    /// Deletes what the next checkpoint replaces anyway, so that `missing` bytes become free. False
+    /// where that is not enough; nothing is deleted then.
+    ///
+    /// # Errors
+    /// A directory that cannot be read or deleted.
+    fn make_room(&self, missing: u64, committed: u32) -> anyhow::Result<bool> {
+        match room::make(missing, &self.sizes(committed)?, self.keep) {
+            Some(go) => go.iter().try_for_each(|step| self.retire(&Self::name(*step)))?,
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Whether the bytes of a checkpoint would fit, with what it replaces gone.
+    ///
+    /// # Errors
+    /// `NoRoom` where they would not, a directory that cannot be read.
+    pub fn check_room(&self, settings: &Settings, bytes: u64) -> anyhow::Result<()> {
+        let free = self.free_bytes()?;
+        let missing = settings.checkpoint.missing_bytes(free, bytes);
+        if room::make(missing, &self.sizes(u32::MAX)?, self.keep).is_none() {
+            settings.checkpoint.check_room(&self.dir, free, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> anyhow::Result<u64> {
+        let unknown = || format!("the free space of {} is not known", self.dir.display());
+        runtime::free_bytes(&self.dir).with_context(unknown)
+    }
+
+    /// Steps and bytes of the whole checkpoints up to this step, ascending.
+    fn sizes(&self, until: u32) -> anyhow::Result<Vec<(u32, u64)>> {
+        let size = |step: u32| -> anyhow::Result<(u32, u64)> {
+            let mut bytes = 0;
+            for entry in fs::read_dir(self.path(step))? {
+                bytes += entry?.metadata()?.len();
+            }
+            Ok((step, bytes))
+        };
+        self.steps()?.into_iter().filter(|step| *step <= until).map(size).collect()
     }
 
     /// Deletes the checkpoints of later steps: the run went back to before them.
@@ -251,7 +203,7 @@ impl CheckpointStore {
     ///
     /// # Errors
     /// A file cannot be written; no checkpoint is changed then.
-    pub fn write(&self, contents: Contents<'_>) -> anyhow::Result<String> {
+    pub fn write(&self, contents: Contents) -> anyhow::Result<String> {
         let name = Self::name(contents.state.step);
         let (unfinished, target) =
             (self.dir.join(format!("{UNFINISHED}{name}")), self.dir.join(&name));
@@ -337,12 +289,7 @@ impl CheckpointStore {
 /// A directory that holds something else, a missing or damaged file, another format.
 pub fn load_checkpoint(dir: &Path) -> anyhow::Result<Checkpoint> {
     let state = read_state(dir)?;
-    ensure!(
-        state.format == format(&state),
-        "{} has format {}, this program reads {FORMAT} and, with adapters, {FORMAT_LORA}",
-        dir.display(),
-        state.format
-    );
+    state.check_format(dir)?;
     let required = REQUIRED.into_iter().chain(state.lora.is_some().then_some(ADAPTERS));
     if let Some(name) = required.into_iter().find(|name| !state.hashes.contains_key(*name)) {
         bail!(
@@ -384,27 +331,23 @@ fn read_state(dir: &Path) -> anyhow::Result<State> {
     sealed::read(&state)
 }
 
-fn format(state: &State) -> u32 {
-    if state.lora.is_some() { FORMAT_LORA } else { FORMAT }
-}
-
-fn write_files(dir: &Path, contents: Contents<'_>) -> anyhow::Result<()> {
+fn write_files(dir: &Path, contents: Contents) -> anyhow::Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir)?;
     }
     let Contents { mut state, texts, weights, optimizer, adapters } = contents;
     fail_point!("checkpoint::begun");
-    write_directory(dir, texts, weights)?;
+    write_directory(dir, &texts, &weights)?;
     fail_point!("checkpoint::weights_written");
     write_numbers(&dir.join(OPTIMIZER), optimizer.entries())?;
     fail_point!("checkpoint::optimizer_written");
     let mut names: Vec<&str> = texts.keys().map(String::as_str).collect();
     names.extend([WEIGHTS, OPTIMIZER]);
-    if state.lora.is_some() {
-        fs::write(dir.join(ADAPTERS), to_safetensors(adapters)?)?;
+    if let Some(adapters) = &adapters {
+        fs::write(dir.join(ADAPTERS), adapters)?;
         names.push(ADAPTERS);
     }
-    state.format = format(&state);
+    state.set_format();
     let hash = |name: &str| Ok((name.to_owned(), hash_file(&dir.join(name))?.to_string()));
     state.hashes = names.into_iter().map(hash).collect::<io::Result<_>>()?;
     sealed::write(&dir.join(STATE), &mut state)?;
@@ -427,6 +370,9 @@ fn sync(path: &Path) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod faults;
+mod room;
 mod sealed;
+mod state;
 #[cfg(test)]
 mod tests;
+mod writer;

@@ -166,17 +166,21 @@ impl Generations {
         self.hand = None;
         let leads = collective.rank() == 0;
         let mut found = match leads {
-            true => self.newest(formation.run, committed)?,
+            true => {
+                self.train.files.checkpoints.settle()?;
+                self.newest(formation.run, committed)?
+            }
             false => None,
         };
         let mut step = [found.as_ref().map_or(0.0, |found| f64::from(found.state.step) + 1.0)];
         collective.all_reduce_sum_f64(&mut step)?;
         let step = (step[0] as u32).checked_sub(1);
         if let (false, Some(step)) = (leads, step) {
-            found = Some(load_checkpoint(&self.train.files.checkpoints.path(step))?);
+            let store = self.train.files.checkpoints.store();
+            found = Some(load_checkpoint(&store.path(step))?);
         }
         if leads {
-            let checkpoints = &self.train.files.checkpoints;
+            let checkpoints = &mut self.train.files.checkpoints;
             checkpoints.discard_after(step.unwrap_or(0), formation.run)?;
         }
         let mut trainer = self.fresh(collective)?;
@@ -192,7 +196,7 @@ impl Generations {
     /// The newest good checkpoint that is not ahead of the last commit. Damaged ones are passed
     /// over, as long as there is a good one.
     fn newest(&self, run: u64, committed: u32) -> anyhow::Result<Option<Checkpoint>> {
-        let checkpoints = &self.train.files.checkpoints;
+        let checkpoints = self.train.files.checkpoints.store();
         let steps = checkpoints.steps()?;
         let mut damaged = Vec::new();
         for step in steps.into_iter().rev().filter(|step| *step <= committed) {

@@ -31,6 +31,12 @@ pub static LOSS_TOKENS: Counter =
     Counter::new("tandem_learner_loss_tokens_total", "Tokens that were in the loss.");
 pub static CHECKPOINTS: Counter =
     Counter::new("tandem_learner_checkpoints_total", "Checkpoints written.");
+pub static CHECKPOINT_SECONDS: Histogram = Histogram::new(
+    "tandem_learner_checkpoint_write_seconds",
+    "Wall time of writing a checkpoint beside the steps; what a step waits is its phase.",
+);
+pub static DISK_FREE: Gauge =
+    Gauge::new("tandem_learner_disk_free_bytes", "Free where the run directory lies.");
 pub static LOSS: Gauge = Gauge::new("tandem_learner_loss", "Loss of the last step, per token.");
 pub static GRADIENT_NORM: Gauge =
     Gauge::new("tandem_learner_gradient_norm", "Of the last step, before clipping.");
@@ -46,7 +52,7 @@ pub static MISMATCH_KL: Gauge = Gauge::new(
     "Divergence of the training forward from the sampler, per strong token.",
 );
 
-static ALL: [&dyn Metric; 18] = [
+static ALL: [&dyn Metric; 20] = [
     &STEP_SECONDS,
     &STEPS,
     &GROUPS,
@@ -58,6 +64,8 @@ static ALL: [&dyn Metric; 18] = [
     &TOKENS,
     &LOSS_TOKENS,
     &CHECKPOINTS,
+    &CHECKPOINT_SECONDS,
+    &DISK_FREE,
     &LOSS,
     &GRADIENT_NORM,
     &LEARNING_RATE,

@@ -7,18 +7,21 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use member::{Membership, Process};
 use model::{ModelFiles, ModelSource};
+use runtime::look_again;
 use settings::{Objective, Settings};
 use task::{Compute, Task, shared_stops};
+use telemetry::DiskWatch;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use types::{PolicyVersion, TokenId};
 
 use crate::admission::Admission;
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::{CheckpointStore, Checkpoints};
 use crate::examples::{ExampleFeed, ExampleSource};
 use crate::generations::Generations;
 use crate::inbox::{Inbox, return_groups};
 use crate::ingest::Ingest;
+use crate::metrics;
 use crate::publisher::CoordinatorOutlet;
 use crate::rank_watch::RankWatch;
 use crate::refill::Refill;
@@ -40,11 +43,12 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     let start = load_start(&settings, &compute)?;
     let stops = stops(&settings, &start)?;
     let task = Task::new(&settings, start.tokenizer.clone(), stops.clone())?;
-    let files = open_files(&settings, &start)?;
+    let files = open_files(&process, &start)?;
+    spawn_disk_watch(&process);
     let (vocab, positions) = (start.config.ids, start.config.max_position_embeddings);
     process.readiness.set("model");
 
-    let seat = Seat::new(&settings, process.index, compute.device().clone())?;
+    let seat = Seat::new(&settings, process.index, compute.device().clone(), &process.guard)?;
     let listener = process.listen(&settings.learner.listen, "learner.listen").await?;
     let address = listener.address();
     let (returns, returned) = mpsc::channel(settings.learner.inbox_groups as usize);
@@ -126,17 +130,51 @@ pub fn stops(settings: &Settings, strong: &ModelFiles) -> anyhow::Result<Vec<Tok
     shared_stops(settings, (&strong.config, &strong.tokenizer), (&weak.config, &weak.tokenizer))
 }
 
-fn open_files(settings: &Settings, start: &ModelFiles) -> anyhow::Result<RunFiles> {
+fn open_files(process: &Process, start: &ModelFiles) -> anyhow::Result<RunFiles> {
+    let settings = &process.settings;
     if settings.run.dir.is_empty() {
         bail!("run.dir is empty: give --set run.dir=DIR (`coordinator launch` chooses one)");
     }
     let dir = PathBuf::from(&settings.run.dir);
     let sampled = settings.learner.sampled_rollouts;
+    // Rank 0 writes; it may be doing so while another rank starts.
+    let open = if process.index == 0 { CheckpointStore::open } else { CheckpointStore::beside };
+    let store = open(dir.join("checkpoints"), settings.checkpoint.keep)?;
+    if process.index == 0 {
+        store.check_room(settings, checkpoint_bytes(settings, start))?;
+    }
     Ok(RunFiles {
-        checkpoints: CheckpointStore::open(dir.join("checkpoints"), settings.checkpoint.keep)?,
+        checkpoints: Checkpoints::start(store, settings, process.health.clone(), &process.tasks)?,
         rollouts: RolloutLog::open(dir.join("rollouts"), start.tokenizer.clone(), sampled)?,
-        texts: start.texts(),
+        texts: Arc::new(start.texts()),
     })
+}
+
+/// Of the first checkpoint: f32 weights, and two moments of each that is trained; those of adapters
+/// are few.
+fn checkpoint_bytes(settings: &Settings, start: &ModelFiles) -> u64 {
+    let shapes = start.config.tensors();
+    let numbers: usize = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    let of_each = if settings.train.lora.rank == 0 { 3 } else { 1 };
+    (numbers * of_each * size_of::<f32>()) as u64
+}
+
+fn spawn_disk_watch(process: &Process) {
+    let watch = DiskWatch {
+        dir: PathBuf::from(&process.settings.run.dir),
+        reserve_bytes: process.settings.checkpoint.free_bytes_min,
+        gauge: &metrics::DISK_FREE,
+        readiness: process.readiness.clone(),
+        free_bytes: runtime::free_bytes,
+    };
+    let stop = process.shutdown.wait();
+    process.tasks.spawn("disk", async move {
+        tokio::select! {
+            () = stop => {}
+            () = look_again(DiskWatch::PERIOD, move || watch.look()) => {}
+        }
+        Ok(())
+    });
 }
 
 fn spawn_returns(

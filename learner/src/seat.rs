@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use candle_core::Device;
 use proto::Formation;
+use security::Guard;
 use settings::Settings;
 
-use crate::collective::{Collective, Interrupt, Ring, RingPlan, Solo};
+use crate::collective::{Collective, Interrupt, Protection, Ring, RingPlan, Solo};
 
 /// Kept over all generations.
 #[derive(Debug)]
@@ -21,12 +22,19 @@ pub(crate) struct Seat {
     join_deadline: Duration,
     call_deadline: Duration,
     barrier_deadline: Duration,
+    protection: Protection,
 }
 
 impl Seat {
     /// # Errors
-    /// `learner.ring_listen` is in use or none of this machine's addresses.
-    pub(crate) fn new(settings: &Settings, rank: u32, device: Device) -> anyhow::Result<Self> {
+    /// `learner.ring_listen` is in use or none of this machine's addresses, or others reach it and
+    /// nothing protects it.
+    pub(crate) fn new(
+        settings: &Settings,
+        rank: u32,
+        device: Device,
+        guard: &Guard,
+    ) -> anyhow::Result<Self> {
         let listen = &settings.learner.ring_listen;
         let listener = TcpListener::bind(listen).with_context(|| {
             format!(
@@ -35,12 +43,15 @@ impl Seat {
             )
         })?;
         let address = listener.local_addr().context("the ring's port has no address")?;
+        let plaintext = settings.learner.ring_plaintext;
         ensure!(
-            address.ip().is_loopback() || settings.learner.ring_plaintext,
-            "learner.ring_listen is {address}, which other machines reach, and sums travel in \
-             plaintext: listen on 127.0.0.1, or on a network of these machines alone with \
-             learner.ring_plaintext=true"
+            plaintext || guard.may_listen(address.ip()),
+            "learner.ring_listen is {address}, which other machines reach: give this process \
+             credentials (docs/security.md), listen on 127.0.0.1, or, on a network of these \
+             machines alone, set learner.ring_plaintext=true"
         );
+        let protection =
+            Protection { guard: guard.clone(), encrypted: guard.encrypts() && !plaintext };
         let millis = |n: u32| Duration::from_millis(u64::from(n));
         Ok(Self {
             rank: rank as usize,
@@ -49,6 +60,7 @@ impl Seat {
             join_deadline: millis(settings.learner.ring_join_timeout_ms),
             call_deadline: millis(settings.learner.ring_call_timeout_ms),
             barrier_deadline: millis(settings.coordinator.stall_timeout_ms),
+            protection,
         })
     }
 
@@ -87,6 +99,7 @@ impl Seat {
             call_deadline: self.call_deadline,
             barrier_deadline: self.barrier_deadline,
             interrupt,
+            protection: self.protection.clone(),
         };
         self.on_devices(Ring::join(&plan, &self.listener)?)
     }
@@ -150,7 +163,8 @@ mod tests {
     #[test]
     fn processes_find_each_other_in_every_generation() {
         let settings = Settings::default();
-        let seats = [0, 1].map(|rank| Seat::new(&settings, rank, Device::Cpu).unwrap());
+        let seat = |rank| Seat::new(&settings, rank, Device::Cpu, &Guard::default()).unwrap();
+        let seats = [0, 1].map(seat);
         let addresses = [0, 1].map(|at: usize| seats[at].address().unwrap());
         for generation in [3, 4] {
             let formation =
@@ -175,15 +189,36 @@ mod tests {
     fn a_ring_that_other_machines_reach_is_asked_for_by_name() {
         let mut settings = Settings::default();
         settings.learner.ring_listen = "0.0.0.0:0".to_owned();
-        let error = Seat::new(&settings, 0, Device::Cpu).unwrap_err().to_string();
+        let guard = Guard::default();
+        let error = Seat::new(&settings, 0, Device::Cpu, &guard).unwrap_err().to_string();
         assert!(error.contains("learner.ring_plaintext=true"), "{error}");
         settings.learner.ring_plaintext = true;
-        assert!(Seat::new(&settings, 0, Device::Cpu).is_ok());
+        assert!(Seat::new(&settings, 0, Device::Cpu, &guard).is_ok());
+    }
+
+    #[test]
+    fn credentials_open_the_ring_to_other_machines_and_encrypt_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = ::tests::TestAuthority::new(dir.path());
+        let own = authority.good("own");
+        let mut settings = Settings::default();
+        settings.learner.ring_listen = "0.0.0.0:0".to_owned();
+        settings.security.authority = authority.pem();
+        settings.security.certificate = own.certificate;
+        settings.security.key = own.key;
+        settings.security.token_file = authority.token("token", &"t".repeat(40));
+        let guard = Guard::open(&settings).unwrap();
+        let seat = Seat::new(&settings, 0, Device::Cpu, &guard).unwrap();
+        assert!(seat.protection.encrypted);
+        settings.learner.ring_plaintext = true;
+        let seat = Seat::new(&settings, 0, Device::Cpu, &guard).unwrap();
+        assert!(!seat.protection.encrypted, "asked for by name");
     }
 
     #[test]
     fn a_rank_too_many_is_told_so() {
-        let seat = Seat::new(&Settings::default(), 2, Device::Cpu).unwrap();
+        let guard = Guard::default();
+        let seat = Seat::new(&Settings::default(), 2, Device::Cpu, &guard).unwrap();
         let two = ["127.0.0.1:1", "127.0.0.1:2"].map(str::to_owned);
         let error = seat.join(&formation(&two), Interrupt::never()).map(|_| ()).unwrap_err();
         let expected = "this is learner-2, but the run has 2 ranks: start it with a lower --index";

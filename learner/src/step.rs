@@ -7,6 +7,7 @@ mod start;
 mod update;
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -16,11 +17,11 @@ use grpo::{
     OptimizerState, Parameters, PolicyBatch, RatioLevel, RawStats, SftBatch, plan_micro_batches,
     policy_loss, sft_loss, strong_tokens,
 };
-use model::{Decoder, LoraSettings, ModelFiles, Scoring};
+use model::{Decoder, LoraSettings, ModelFiles, Scoring, Texts, to_safetensors};
 use settings::{Lora, Objective, Precision, Ratio, Settings, Train};
 use types::{Rollout, TokenId};
 
-use crate::checkpoint::{Checkpoint, LoraState};
+use crate::checkpoint::{Checkpoint, Contents, LoraState, State};
 use crate::collective::{Collective, shard};
 use pass::Pass;
 use start::Start;
@@ -163,7 +164,7 @@ impl Trainer {
     ///
     /// # Errors
     /// A rank is gone.
-    pub fn optimizer_state(&mut self) -> anyhow::Result<OptimizerState<'_>> {
+    pub fn optimizer_state(&mut self) -> anyhow::Result<OptimizerState> {
         if self.optimizer.part().len() == self.optimizer.parameters().elem_count() {
             return Ok(self.optimizer.state()?);
         }
@@ -177,6 +178,25 @@ impl Trainer {
         let lora = self.lora.as_ref()?;
         let targets = lora.targets.iter().cloned().collect();
         Some(LoraState { rank: lora.rank, alpha: lora.alpha, targets })
+    }
+
+    /// What a checkpoint of the present state holds; `state` says whose it is. Every rank has to
+    /// call [`Self::optimizer_state`] at once where each has a part only.
+    ///
+    /// # Errors
+    /// A rank is gone.
+    pub fn contents(
+        &mut self,
+        mut state: State,
+        texts: Arc<Texts>,
+        weights: Arc<Vec<u8>>,
+    ) -> anyhow::Result<Contents> {
+        state.optimizer_updates = self.optimizer.step_count();
+        state.learning_rate = self.last_learning_rate();
+        state.lora = self.lora_state();
+        let adapters = self.policy.adapters();
+        let adapters = state.lora.is_some().then(|| to_safetensors(adapters)).transpose()?;
+        Ok(Contents { state, texts, weights, optimizer: self.optimizer_state()?, adapters })
     }
 
     /// Of the next step.

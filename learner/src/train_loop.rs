@@ -1,5 +1,5 @@
-//! Step after step on the thread that owns the tensors: wait for the batch, train, keep a
-//! checkpoint if one is due, publish, commit. A stop abandons the step in hand.
+//! Step after step on the thread that owns the tensors: wait for the batch, train, have a
+//! checkpoint written if one is due, publish, commit. A stop abandons the step in hand.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use types::{MemberId, PolicyVersion, Rollout, RolloutGroup};
 
 use crate::assembler::{Counts, oldest_step};
 use crate::census::Census;
-use crate::checkpoint::{CheckpointStore, Contents, State};
+use crate::checkpoint::{Checkpoints, State};
 pub use crate::examples::{ExampleBatch, ExampleFeed};
 use crate::inbox::Inbox;
 use crate::metrics;
@@ -46,10 +46,10 @@ enum Batch {
 
 /// What the learner writes into the run directory.
 pub struct RunFiles {
-    pub checkpoints: CheckpointStore,
+    pub checkpoints: Checkpoints,
     pub rollouts: RolloutLog,
     /// What stands beside the weights in a checkpoint.
-    pub texts: Texts,
+    pub texts: Arc<Texts>,
 }
 
 /// Everything the training thread owns besides the model.
@@ -137,11 +137,13 @@ impl TrainLoop {
     /// Ranks that have parts of the optimiser only may not be at one place now, so that what they
     /// have is not put together.
     fn keep_last(&mut self, trainer: &mut Trainer) -> anyhow::Result<()> {
+        self.files.checkpoints.settle()?;
         let step = self.version.step;
         let leads = trainer.collective().rank() == 0;
-        if leads && trainer.has_all() && !self.files.checkpoints.has(step) {
-            let weights = trainer.weights()?;
-            self.write_checkpoint(trainer, self.version, &weights)?;
+        if leads && trainer.has_all() && !self.files.checkpoints.store().has(step) {
+            let weights = Arc::new(trainer.weights()?);
+            self.begin_checkpoint(trainer, self.version, &weights)?;
+            self.files.checkpoints.settle()?;
         }
         Ok(())
     }
@@ -254,11 +256,11 @@ impl TrainLoop {
         let version = PolicyVersion { step: trainer.steps_taken(), ..self.version };
         let leads = trainer.collective().rank() == 0;
         if leads {
-            let weights = trainer.weights()?;
+            let weights = Arc::new(trainer.weights()?);
             let started = Instant::now();
-            let due = self.is_due(version.step);
-            let checkpoint = due.then(|| self.write_checkpoint(trainer, version, &weights));
-            let checkpoint = checkpoint.transpose()?;
+            if self.is_due(version.step) {
+                self.begin_checkpoint(trainer, version, &weights)?;
+            }
             computed.phases.checkpoint = started.elapsed();
             if let Batch::Groups(groups) = &computed.batch {
                 self.files.rollouts.write(version.step, groups)?;
@@ -266,13 +268,14 @@ impl TrainLoop {
             let started = Instant::now();
             let published = self.publish(version, &weights);
             computed.phases.publish = started.elapsed();
+            let checkpoint = self.checkpoint_to_name(version.step, &mut computed.phases)?;
             let committed = published.and_then(|()| self.commit(&computed, version, checkpoint));
             if let Err(error) = committed {
                 let kept = self.keep_uncommitted(trainer, version, &weights);
                 kept.with_context(|| format!("after {error:#}"))?;
                 return self.unless_stopping(Err(error));
             }
-            self.files.checkpoints.prune()?;
+            self.files.checkpoints.committed(version.step)?;
         } else if self.is_due(version.step) && !trainer.has_all() {
             // Rank 0 writes it and needs this rank's part.
             trainer.optimizer_state()?;
@@ -337,11 +340,14 @@ impl TrainLoop {
         &mut self,
         trainer: &mut Trainer,
         version: PolicyVersion,
-        weights: &[u8],
+        weights: &Arc<Vec<u8>>,
     ) -> anyhow::Result<()> {
-        let kept = [self.version.step, version.step].map(|of| self.files.checkpoints.has(of));
+        self.files.checkpoints.settle()?;
+        let store = self.files.checkpoints.store();
+        let kept = [self.version.step, version.step].map(|of| store.has(of));
         if trainer.has_all() && kept == [false, false] {
-            self.write_checkpoint(trainer, version, weights)?;
+            self.begin_checkpoint(trainer, version, weights)?;
+            self.files.checkpoints.settle()?;
         }
         Ok(())
     }
@@ -351,25 +357,33 @@ impl TrainLoop {
         step >= self.settings.train.steps || (every > 0 && step.is_multiple_of(every))
     }
 
-    fn write_checkpoint(
+    /// What the commit of a step says of checkpoints: the newest that has become whole since the
+    /// one before. The last step and one that is evaluated wait for their own.
+    fn checkpoint_to_name(
+        &mut self,
+        step: u32,
+        phases: &mut Phases,
+    ) -> anyhow::Result<Option<String>> {
+        let started = Instant::now();
+        if step >= self.settings.train.steps || self.settings.evaluates_after(step) {
+            self.files.checkpoints.settle()?;
+        }
+        phases.checkpoint += started.elapsed();
+        self.files.checkpoints.news()
+    }
+
+    /// The state of the trainer as it is now; it is written while training goes on.
+    fn begin_checkpoint(
         &mut self,
         trainer: &mut Trainer,
         version: PolicyVersion,
-        weights: &[u8],
-    ) -> anyhow::Result<String> {
+        weights: &Arc<Vec<u8>>,
+    ) -> anyhow::Result<()> {
         let settings = &self.settings;
-        let mut state = State::new(self.run, version, settings.groups_per_step(), settings.seed);
-        state.optimizer_updates = trainer.optimizer().step_count();
-        state.learning_rate = trainer.last_learning_rate();
-        state.lora = trainer.lora_state();
-        let adapters = &trainer.policy().adapters().clone();
-        let optimizer = &trainer.optimizer_state()?;
-        let RunFiles { checkpoints, texts, .. } = &self.files;
-        let contents = Contents { state, texts, weights, optimizer, adapters };
-        let name = checkpoints.write(contents)?;
-        metrics::CHECKPOINTS.increment(1, &[]);
-        info!(%version, checkpoint = name, "wrote a checkpoint");
-        Ok(name)
+        let state = State::new(self.run, version, settings.groups_per_step(), settings.seed);
+        let contents =
+            trainer.contents(state, Arc::clone(&self.files.texts), Arc::clone(weights))?;
+        self.files.checkpoints.begin(contents)
     }
 
     /// An error while the process is stopping only means that the coordinator has gone first.

@@ -67,6 +67,25 @@ fn a_killed_weak_server_costs_no_group() {
 }
 
 #[test]
+fn a_weak_server_that_is_started_again_gets_its_actors_back() {
+    let endless = ["--steps", "5000", "--set", "eval.enabled=false", "--weak-servers", "2"];
+    let mut run = Run::start(&small(&endless));
+    run.wait_for_steps(3, LIMIT);
+    run.signal_child("weak-server-1", Signal::SIGKILL);
+    let addresses = |log: &str, line: &str| -> Vec<String> {
+        let lines = log.lines().filter(|found| found.contains(line));
+        lines.filter_map(|line| tests::log_field(line, "address")).collect()
+    };
+    wait_until("its return", LIMIT, || {
+        let served = addresses(&run.log("weak-server-1"), "serving");
+        let asked = addresses(&run.log("actor-1"), "connected to a weak server");
+        (served.len() == 2 && asked.last() == served.last()).then_some(())
+    });
+    run.signal(Signal::SIGTERM);
+    run.wait(LIMIT).expect_code(143);
+}
+
+#[test]
 fn either_of_two_ranks_is_killed_and_no_step_is_undone() {
     for rank in ["learner-0", "learner-1"] {
         let told = survives(&[rank], &["--learners", "2"]);
@@ -130,6 +149,36 @@ fn row_5_a_killed_coordinator_is_resumed_where_its_history_ends() {
     let complete = run.then(&resume, LIMIT);
     complete.expect_code(1);
     assert!(complete.stderr.contains("is complete"), "{}", complete.stderr);
+}
+
+#[test]
+fn supervised_training_is_resumed_as_well() {
+    let recipe = ["sft", "--config", "sft-miniature-weak", "--run-dir", "{dir}", "--steps", "30"];
+    let set = ["--set", "checkpoint.every_steps=4", "--set", "gates.problems=8"];
+    let mut run = Run::start(&[&recipe[..], &set].concat());
+    run.wait_for_steps(10, LIMIT);
+    run.signal(Signal::SIGKILL);
+    let _ = run.wait(LIMIT);
+    let ended = run.then(&["sft", "--resume", "--run-dir", "{dir}"], LIMIT);
+    // So few steps do not pass the gates.
+    ended.expect_code(1);
+    let told = ended.stderr.lines().find(|line| line.starts_with("going on")).unwrap_or_default();
+    let from: usize = told.split_whitespace().nth(4).and_then(|step| step.parse().ok()).unwrap();
+    assert!((10..30).contains(&from), "{told}");
+    assert_eq!(steps(&run), (1..=30).collect::<Vec<_>>(), "no gap, nothing twice");
+}
+
+#[test]
+fn row_14_no_run_begins_on_a_disk_that_is_nearly_full() {
+    let mut run = start(&["--set", "checkpoint.free_bytes_min=1000000000000000000"]);
+    let ended = run.wait(LIMIT);
+    ended.expect_code(1);
+    let dir = run.dir().display().to_string();
+    for word in [&dir, " bytes free", "the 1000000000000000000 that are to stay free", "make room"]
+    {
+        assert!(ended.stderr.contains(word), "no `{word}` in:\n{}", ended.stderr);
+    }
+    assert!(run.logs().is_empty(), "no process was started: {:?}", run.logs());
 }
 
 #[test]

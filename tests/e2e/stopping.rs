@@ -10,15 +10,19 @@ use tests::{Programs, Run, admin_address, alive, http_get, samples, wait_until};
 
 use crate::{LIMIT, small_with};
 
-fn interrupted_in_training(actors: &str) {
-    let endless = ["--steps", "500", "--set", "eval.enabled=false"];
+/// `shutdown.grace_seconds` as it is set by default.
+const GRACE: Duration = Duration::from_secs(10);
+
+fn stopped_in_training(actors: &str, learners: &str, (signal, code): (Signal, i32)) {
+    let endless = ["--steps", "500", "--set", "eval.enabled=false", "--learners", learners];
     let mut run = Run::start(&small_with(actors, &endless));
     run.wait_for_steps(3, LIMIT);
     let children = run.children();
-    assert_eq!(children.len(), 2 + actors.parse::<usize>().unwrap(), "{children:?}");
-    run.signal(Signal::SIGINT);
-    let ended = run.wait(Duration::from_secs(10));
-    ended.expect_code(130);
+    let members = [actors, learners].map(|count| count.parse::<usize>().unwrap());
+    assert_eq!(children.len(), 1 + members.iter().sum::<usize>(), "{children:?}");
+    run.signal(signal);
+    let ended = run.wait(GRACE);
+    ended.expect_code(code);
     assert!(children.iter().all(|pid| !alive(*pid)));
     assert!(ended.stderr.contains("step-0") || ended.stdout.contains("step-0"), "{ended:?}");
 
@@ -28,8 +32,27 @@ fn interrupted_in_training(actors: &str) {
 
 #[test]
 fn row_24_an_interrupt_in_the_middle_leaves_a_run_that_eval_reads() {
-    interrupted_in_training("2");
-    interrupted_in_training("8");
+    stopped_in_training("2", "1", (Signal::SIGINT, 130));
+    stopped_in_training("8", "1", (Signal::SIGINT, 130));
+    stopped_in_training("2", "2", (Signal::SIGTERM, 143));
+}
+
+#[test]
+fn row_24_a_second_interrupt_ends_the_run_at_once() {
+    let endless = ["--steps", "500", "--set", "eval.enabled=false"];
+    let mut run = Run::start(&small_with("2", &endless));
+    run.wait_for_steps(1, LIMIT);
+    let stuck = run.child("actor-0").unwrap();
+    run.signal_child("actor-0", Signal::SIGSTOP);
+    run.signal(Signal::SIGINT);
+    wait_until("all but the stuck one", LIMIT, || (run.children() == [stuck]).then_some(()));
+    run.signal(Signal::SIGINT);
+    let ended = run.wait(GRACE / 4);
+    ended.expect_code(130);
+    let pid = Pid::from_raw(stuck.cast_signed());
+    // Whether it was killed with its parent or ends when it goes on, it does not stay.
+    let _ = kill(pid, Signal::SIGCONT);
+    wait_until("its end", GRACE, || (!alive(stuck)).then_some(()));
 }
 
 #[test]

@@ -20,6 +20,8 @@ use crate::{Report, Uplink};
 /// Breaks off after the second group of its first stream.
 #[derive(Clone, Default)]
 struct FakeLearner {
+    /// Lets nobody in.
+    shut: bool,
     streams: Arc<Mutex<u32>>,
     received: Arc<Mutex<Vec<GroupId>>>,
 }
@@ -32,6 +34,9 @@ impl Learner for FakeLearner {
         &self,
         request: Request<Streaming<proto::wire::rollout::RolloutGroup>>,
     ) -> Result<Response<Self::SubmitStream>, Status> {
+        if self.shut {
+            return Err(Status::unauthenticated("scripted"));
+        }
         let stream = {
             let mut streams = self.streams.lock().unwrap();
             *streams += 1;
@@ -57,14 +62,11 @@ impl Learner for FakeLearner {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn groups_without_receipt_are_sent_again_and_each_lease_completes_once() {
-    let shutdown = Shutdown::new();
-    let tasks = TaskGroup::new(shutdown.clone());
-    let learner = FakeLearner::default();
+/// Serves as rank 1.
+async fn serve(learner: FakeLearner, tasks: &TaskGroup) -> Directive {
     let listener = super::listen().await;
     let address = listener.address().to_string();
-    let (service, stop) = (LearnerServer::new(learner.clone()), shutdown.wait());
+    let (service, stop) = (LearnerServer::new(learner), tasks.shutdown().wait());
     tasks.spawn("learner", async move {
         let (mut server, incoming) = proto::accept(listener);
         let server = server.add_service(service);
@@ -76,8 +78,32 @@ async fn groups_without_receipt_are_sent_again_and_each_lease_completes_once() {
     let other = Rank { address: "127.0.0.1:1".to_owned(), ring_address: String::new() };
     let ranks = vec![other.clone(), Rank { address, ..other }];
     let formation = Formation { generation: Generation(4), committed: 0, run: 1, ranks };
-    let directive = Directive { formation: Some(formation), ..Directive::default() };
-    let (_directing, directives) = watch::channel(directive);
+    Directive { formation: Some(formation), ..Directive::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_actor_that_the_learner_does_not_let_in_ends_and_says_so() {
+    let tasks = TaskGroup::new(Shutdown::new());
+    let learner = FakeLearner { shut: true, ..FakeLearner::default() };
+    let (_directing, directives) = watch::channel(serve(learner, &tasks).await);
+    let (sender, groups) = mpsc::channel(1);
+    let ((completed, _completions), (reports, _failed)) = (mpsc::channel(1), mpsc::channel(1));
+    let channel = ChannelSettings::default();
+    let uplink = Uplink { rank: 1, channel, directives, groups, completed, reports, groups_max: 1 };
+    sender.send(weak_alone(70, 2)).await.unwrap();
+    let ended = within("its end", Duration::from_secs(60), uplink.run(Shutdown::new())).await;
+    let error = format!("{:#}", ended.unwrap().unwrap_err());
+    assert!(error.starts_with("learner-1 refuses this actor"), "{error}");
+    tasks.shutdown().trigger("the test is over");
+    tasks.join(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_without_receipt_are_sent_again_and_each_lease_completes_once() {
+    let shutdown = Shutdown::new();
+    let tasks = TaskGroup::new(shutdown.clone());
+    let learner = FakeLearner::default();
+    let (_directing, directives) = watch::channel(serve(learner.clone(), &tasks).await);
     let (sender, groups) = mpsc::channel(8);
     let (completed, mut completions) = mpsc::channel(8);
     let channel = ChannelSettings::default();

@@ -1,7 +1,9 @@
 //! A flat buffer of f32 where its variables are: on the host, or on a CUDA device, whose kernels
 //! then add, square and scale it. What the numbers mean is not known here.
 
+use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 
@@ -9,7 +11,8 @@ use crate::Error;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Flat {
-    Host(Vec<f32>),
+    /// Whoever else reads them keeps what they were: a change copies them then.
+    Host(Arc<Vec<f32>>),
     #[cfg(feature = "cuda")]
     Cuda(cuda::CudaFlat),
 }
@@ -23,7 +26,7 @@ impl Flat {
             return Ok(Self::Cuda(cuda::CudaFlat::zeros(len, device)?));
         }
         debug_assert!(device.is_cpu(), "other devices than CUDA's have their numbers on the host");
-        Ok(Self::Host(vec![0.0; len]))
+        Ok(Self::Host(Arc::new(vec![0.0; len])))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -35,11 +38,20 @@ impl Flat {
     }
 
     /// The numbers, copied from a device.
-    pub(crate) fn to_host(&self) -> Result<std::borrow::Cow<'_, [f32]>, Error> {
+    pub(crate) fn to_host(&self) -> Result<Cow<'_, [f32]>, Error> {
         match self {
-            Self::Host(values) => Ok(values.into()),
+            Self::Host(values) => Ok(values.as_slice().into()),
             #[cfg(feature = "cuda")]
             Self::Cuda(flat) => Ok(flat.to_host()?.into()),
+        }
+    }
+
+    /// The numbers as they are now, whatever becomes of them here.
+    pub(crate) fn shared(&self) -> Result<Arc<Vec<f32>>, Error> {
+        match self {
+            Self::Host(values) => Ok(Arc::clone(values)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(flat) => Ok(Arc::new(flat.to_host()?)),
         }
     }
 
@@ -47,7 +59,7 @@ impl Flat {
     pub(crate) fn set(&mut self, from: Vec<f32>) -> Result<(), Error> {
         debug_assert_eq!(from.len(), self.len());
         match self {
-            Self::Host(values) => *values = from,
+            Self::Host(values) => *values = Arc::new(from),
             #[cfg(feature = "cuda")]
             Self::Cuda(flat) => flat.set(&from)?,
         }
@@ -60,7 +72,7 @@ impl Flat {
         change: impl FnOnce(&mut [f32]) -> Result<T, E>,
     ) -> Result<T, E> {
         match self {
-            Self::Host(values) => change(values),
+            Self::Host(values) => change(Arc::make_mut(values).as_mut_slice()),
             #[cfg(feature = "cuda")]
             Self::Cuda(flat) => {
                 let mut values = flat.to_host().map_err(Error::from)?;
@@ -81,7 +93,7 @@ impl Flat {
             return Err(Error::Length { what: "gradient of a variable", found, expected });
         }
         match self {
-            Self::Host(values) => add_values(&mut values[place], part),
+            Self::Host(values) => add_values(&mut Arc::make_mut(values)[place], part),
             #[cfg(feature = "cuda")]
             Self::Cuda(flat) => Ok(flat.add(place.start, part)?),
         }
@@ -100,7 +112,10 @@ impl Flat {
 
     pub(crate) fn scale(&mut self, part: &Range<usize>, by: f32) -> Result<(), Error> {
         match self {
-            Self::Host(values) => values[part.clone()].iter_mut().for_each(|value| *value *= by),
+            Self::Host(values) => {
+                let values = &mut Arc::make_mut(values)[part.clone()];
+                values.iter_mut().for_each(|value| *value *= by);
+            }
             #[cfg(feature = "cuda")]
             Self::Cuda(flat) => flat.scale(part, by)?,
         }

@@ -202,7 +202,7 @@ impl Gradients {
     #[cfg(test)]
     pub(crate) fn flat_mut(&mut self) -> &mut [f32] {
         match &mut self.flat {
-            Flat::Host(values) => values,
+            Flat::Host(values) => std::sync::Arc::make_mut(values).as_mut_slice(),
             #[cfg(feature = "cuda")]
             Flat::Cuda(_) => panic!("the tests' variables are on the host"),
         }

@@ -1,7 +1,6 @@
 //! AdamW with decoupled weight decay whose whole state can be saved and checked when loaded.
 //! Files, clipping and the learning rate's course belong to others.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -43,12 +42,13 @@ pub struct AdamW {
     second: Flat,
 }
 
-/// Both moments of all variables; with [`AdamW::step_count`] the whole state.
+/// Both moments of all variables; with [`AdamW::step_count`] the whole state. It stays as it is
+/// when the optimiser goes on, which then copies what is shared.
 #[derive(Clone, Debug)]
-pub struct OptimizerState<'a> {
+pub struct OptimizerState {
     slots: Arc<[Slot]>,
-    first: Cow<'a, [f32]>,
-    second: Cow<'a, [f32]>,
+    first: Arc<Vec<f32>>,
+    second: Arc<Vec<f32>>,
 }
 
 const FIRST: &str = "first_moment";
@@ -106,6 +106,7 @@ impl AdamW {
         self.step += 1;
         match (&mut self.first, &mut self.second, gradients.buffer()) {
             (Flat::Host(first), Flat::Host(second), Flat::Host(flat)) => {
+                let (first, second) = (Arc::make_mut(first), Arc::make_mut(second));
                 update_moments(&self.settings, first, second, &flat[self.part.clone()]);
                 self.update_weights(learning_rate)
             }
@@ -182,15 +183,15 @@ impl AdamW {
     ///
     /// # Errors
     /// It has a part only.
-    pub fn state(&self) -> Result<OptimizerState<'_>, Error> {
+    pub fn state(&self) -> Result<OptimizerState, Error> {
         let (found, expected) = (self.part.len(), self.parameters.elem_count());
         if found != expected {
             return Err(Error::Length { what: "moments of all variables", found, expected });
         }
         Ok(OptimizerState {
             slots: Arc::clone(self.parameters.slots()),
-            first: self.first.to_host()?,
-            second: self.second.to_host()?,
+            first: self.first.shared()?,
+            second: self.second.shared()?,
         })
     }
 
@@ -226,12 +227,12 @@ impl AdamW {
     pub fn gathered_state<E: From<Error>>(
         &self,
         mut gather: impl FnMut(&mut [f32]) -> Result<(), E>,
-    ) -> Result<OptimizerState<'static>, E> {
-        let mut complete = |moments: &[f32]| -> Result<Cow<'static, [f32]>, E> {
+    ) -> Result<OptimizerState, E> {
+        let mut complete = |moments: &[f32]| -> Result<Arc<Vec<f32>>, E> {
             let mut all = vec![0.0; self.parameters.elem_count()];
             all[self.part.clone()].copy_from_slice(moments);
             gather(&mut all)?;
-            Ok(Cow::Owned(all))
+            Ok(Arc::new(all))
         };
         let first = complete(&self.first.to_host()?)?;
         let second = complete(&self.second.to_host()?)?;
@@ -285,7 +286,7 @@ fn update_moments(
     }
 }
 
-impl OptimizerState<'_> {
+impl OptimizerState {
     /// Names, shapes like those of the variables, and numbers.
     pub fn entries(&self) -> impl Iterator<Item = (String, &[usize], &[f32])> {
         let kinds = [(FIRST, &self.first), (SECOND, &self.second)];

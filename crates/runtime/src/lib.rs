@@ -1,11 +1,12 @@
 //! Orchestration that knows nothing of ours: tasks that are never detached, one way to stop,
-//! deadlines, retries, child processes and cores. No transport, no metrics, no numerics.
+//! deadlines, retries, child processes, cores and disks. No transport, no metrics, no numerics.
 
 mod attached;
 mod backoff;
 mod child;
 mod cpu;
 mod deadline;
+mod disk;
 mod off_workers;
 mod parent;
 mod shutdown;
@@ -18,6 +19,7 @@ pub use backoff::{Attempt, GaveUp, RetryPolicy, retry};
 pub use child::{Child, ChildError, ChildSpec, describe_exit};
 pub use cpu::{available_cores, cpu_seconds_self_and_children, divide_cores};
 pub use deadline::{DeadlineExceeded, within};
+pub use disk::{free_bytes, look_again};
 pub use off_workers::off_workers;
 pub use parent::{exit_with_parent, terminate_with_parent};
 pub use shutdown::{Shutdown, StopReason, listen_for_signals};

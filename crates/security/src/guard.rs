@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use settings::{Limits, Settings};
 
 use crate::files::{Authority, CredentialError, Files, Identity};
@@ -25,6 +25,8 @@ struct Inner {
     /// Whoever connects must show a certificate.
     mutual: bool,
     client: Option<ClientTls>,
+    /// The same for connections of threads.
+    client_config: Option<Arc<ClientConfig>>,
     limits: Limits,
 }
 
@@ -52,13 +54,16 @@ impl Guard {
             peer_name: Some(security.peer_name.clone()).filter(|name| !name.is_empty()),
         });
         let mutual = security.client_certificates;
-        let server = identity.map(|own| server_config(own, authority.filter(|_| mutual)));
-        let server = server.transpose().map_err(|fault| {
+        let unusable = |fault: rustls::Error| {
             let (certificate, key) = (&security.certificate, &security.key);
             CredentialError(vec![format!("{certificate} and {key} cannot be used: {fault}")])
-        })?;
+        };
+        let client_config = authority.as_ref().map(|at| client_config(at, identity.as_ref()));
+        let client_config = client_config.transpose().map_err(unusable)?.map(Arc::new);
+        let server = identity.map(|own| server_config(own, authority.filter(|_| mutual)));
+        let server = server.transpose().map_err(unusable)?.map(Arc::new);
         let limits = settings.limits.clone();
-        Ok(Self(Arc::new(Inner { token, server: server.map(Arc::new), mutual, client, limits })))
+        Ok(Self(Arc::new(Inner { token, server, mutual, client, client_config, limits })))
     }
 
     /// Whether a call may be made, by its `authorization` header. The one place that decides it.
@@ -93,14 +98,33 @@ impl Guard {
     }
 
     /// Whether other machines may reach a port of this process.
-    pub(crate) fn may_listen(&self, at: IpAddr) -> bool {
+    #[must_use]
+    pub fn may_listen(&self, at: IpAddr) -> bool {
         let inner = &*self.0;
         let protected = inner.server.is_some() && (inner.token.is_some() || inner.mutual);
         protected || at.is_loopback()
     }
 
+    /// Whether connections of this process are encrypted in both directions.
+    #[must_use]
+    pub fn encrypts(&self) -> bool {
+        self.0.server.is_some() && self.0.client.is_some()
+    }
+
     pub(crate) fn server_tls(&self) -> Option<&ServerConfig> {
         self.0.server.as_deref()
+    }
+
+    pub(crate) fn server_config(&self) -> Option<Arc<ServerConfig>> {
+        self.0.server.clone()
+    }
+
+    pub(crate) fn client_config(&self) -> Option<Arc<ClientConfig>> {
+        self.0.client_config.clone()
+    }
+
+    pub(crate) fn peer_name(&self) -> Option<&str> {
+        self.0.client.as_ref()?.peer_name.as_deref()
     }
 }
 
@@ -120,6 +144,23 @@ impl fmt::Debug for Guard {
 fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn client_config(
+    authority: &Authority,
+    own: Option<&Identity>,
+) -> Result<ClientConfig, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in &authority.certificates {
+        roots.add(certificate.clone())?;
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots);
+    match own {
+        None => Ok(config.with_no_client_auth()),
+        Some(own) => config.with_client_auth_cert(own.chain.clone(), own.key.clone_key()),
+    }
 }
 
 fn server_config(own: Identity, clients: Option<Authority>) -> Result<ServerConfig, rustls::Error> {

@@ -1,7 +1,8 @@
 //! Who may talk to this process, and how many at once: the run's credentials, the check of every
-//! call's token, listeners that encrypt. What is said on a connection belongs to `proto` and
+//! call's token, listeners and connections that encrypt. What is said on a connection belongs to `proto` and
 //! `telemetry`.
 
+mod blocking;
 mod connection;
 mod files;
 mod guard;
@@ -11,6 +12,7 @@ mod listener;
 mod tests;
 mod token;
 
+pub use blocking::Blocking;
 pub use connection::{Connection, Proof};
 pub use files::CredentialError;
 pub use guard::{ClientTls, Guard};

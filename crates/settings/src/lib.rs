@@ -17,7 +17,7 @@ pub use schema::Settings;
 pub use sections::{
     Actor, Admin, Checkpoint, Compute, Coordinator, Data, DataSource, Decay, DeviceChoice, Eval,
     EvalSplit, Gates, Grader, Handoff, LORA_TARGETS, Learner, Limits, Log, LogFormat, Lora, Model,
-    Objective, Placement, Precision, Prompt, Ratio, Recipe, Reward, Run, SamplingSettings,
+    NoRoom, Objective, Placement, Precision, Prompt, Ratio, Recipe, Reward, Run, SamplingSettings,
     Security, Shutdown, SolutionStyle, Staleness, Train, TruncatedReward, WeakServer,
 };
 pub use validate::MESSAGE_BYTES_MIN;

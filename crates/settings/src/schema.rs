@@ -165,6 +165,13 @@ impl Settings {
         Ok(sizes)
     }
 
+    /// Whether the weights of a step are evaluated before the next one.
+    #[must_use]
+    pub fn evaluates_after(&self, step: u32) -> bool {
+        let every = self.eval.every_steps;
+        self.eval.enabled && every > 0 && step.is_multiple_of(every)
+    }
+
     /// Groups of one step.
     #[must_use]
     pub fn groups_per_step(&self) -> u64 {

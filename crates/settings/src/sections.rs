@@ -26,9 +26,11 @@ macro_rules! choice {
     };
 }
 
-// After the macros, which it uses.
+// After the macros, which they use.
+mod checkpoint;
 mod connections;
 
+pub use checkpoint::{Checkpoint, NoRoom};
 pub use connections::{Admin, Limits, Security};
 
 section! {
@@ -324,16 +326,6 @@ section! {
 }
 
 section! {
-    /// Checkpoints.
-    Checkpoint {
-        /// 0: only at the end.
-        every_steps: u32 = 20,
-        /// The newest that stay; older ones are deleted.
-        keep: u32 = 3,
-    }
-}
-
-section! {
     /// Stopping.
     Shutdown {
         /// From the wish to stop to the last SIGKILL; the programs that `launch` starts get five
@@ -404,8 +396,8 @@ section! {
         sampled_rollouts: u32 = 8,
         /// Where the previous rank reaches this one, for sums over several ranks.
         ring_listen: String = "127.0.0.1:0".to_owned(),
-        /// Sums travel in plaintext and unsigned: where other machines reach the ring, only a network
-        /// that nobody else is on makes up for that.
+        /// Sums travel in plaintext even where there are credentials: for a network that nobody else
+        /// is on.
         ring_plaintext: bool = false,
         /// All ranks must have found each other by then, once all are known.
         ring_join_timeout_ms: u32 = 60_000,

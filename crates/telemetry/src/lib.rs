@@ -3,6 +3,7 @@
 
 mod admin;
 mod declare;
+mod disk;
 mod exporter;
 mod health;
 mod logging;
@@ -12,6 +13,7 @@ pub use admin::{AdminServer, AdminState};
 pub use declare::{
     Counter, Dimension, Gauge, Histogram, LabelPair, Metric, NameFault, check_name, describe,
 };
+pub use disk::DiskWatch;
 pub use exporter::{Exporter, SUFFIX_BUCKETS};
 pub use health::Health;
 pub use logging::{LogFormat, init_file_logging, init_logging};

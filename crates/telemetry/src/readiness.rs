@@ -1,4 +1,5 @@
-//! Named latches: a process is ready once everything it waits for has come, and stays ready.
+//! Named latches: a process is ready once everything it waits for has come, and for as long as
+//! nothing that it needs is lost.
 //! Whether it still makes progress is `Health`'s question.
 
 use std::collections::BTreeSet;
@@ -20,6 +21,12 @@ impl Readiness {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
+    /// Sets a latch, or loses one; true where it was otherwise before.
+    pub fn keep(&self, name: &'static str, holds: bool) -> bool {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if holds { missing.remove(name) } else { missing.insert(name) }
+    }
+
     /// The names still waited for, sorted.
     pub fn missing(&self) -> Vec<&'static str> {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
@@ -29,6 +36,15 @@ impl Readiness {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_lost_can_come_back() {
+        let readiness = Readiness::new(&[]);
+        assert!(readiness.keep("disk", false) && !readiness.keep("disk", false));
+        assert_eq!(readiness.missing(), ["disk"]);
+        assert!(readiness.keep("disk", true) && !readiness.keep("disk", true));
+        assert!(readiness.missing().is_empty());
+    }
 
     #[test]
     fn ready_once_every_latch_is_set() {

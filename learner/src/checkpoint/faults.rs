@@ -1,5 +1,7 @@
 //! Checkpoints against kills, full disks and flipped bits.
 
+use std::collections::BTreeMap;
+
 use ::tests::{die_at, limit_files, run_alone, task};
 
 use super::tests::{contents, moments, names};

@@ -1,7 +1,10 @@
 //! What a directory holds after every kind of write and interruption.
 
+use std::collections::BTreeSet;
+
 use candle_core::{Device, Tensor, Var};
 use grpo::{AdamW, AdamWSettings, Parameters};
+use model::to_safetensors;
 
 use super::*;
 use types::PolicyVersion;
@@ -9,23 +12,23 @@ use types::PolicyVersion;
 const RUN: u64 = 3;
 const TOKENIZER: fn() -> String = miniature::tokenizer_json;
 
-pub(super) fn contents<'a>(
-    step: u32,
-    weights: &'a [u8],
-    optimizer: &'a OptimizerState<'a>,
-) -> Contents<'a> {
+pub(super) fn contents(step: u32, weights: &[u8], optimizer: &OptimizerState) -> Contents {
     let texts = [
         ("config.json", miniature::config_json(miniature::Role::Strong)),
         ("tokenizer.json", TOKENIZER()),
         ("chat_template.jinja", "{{ messages }}".to_owned()),
     ];
-    let texts = Box::leak(Box::new(texts.map(|(name, text)| (name.to_owned(), text)).into()));
-    let state = State::new(RUN, PolicyVersion::new(1, step), 8, 5);
-    Contents { state, texts, weights, optimizer, adapters: Box::leak(Tensors::new().into()) }
+    Contents {
+        state: State::new(RUN, PolicyVersion::new(1, step), 8, 5),
+        texts: Arc::new(texts.map(|(name, text)| (name.to_owned(), text)).into()),
+        weights: Arc::new(weights.to_vec()),
+        optimizer: optimizer.clone(),
+        adapters: None,
+    }
 }
 
 /// Of one variable with two numbers.
-pub(super) fn moments() -> OptimizerState<'static> {
+pub(super) fn moments() -> OptimizerState {
     let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu).unwrap();
     let vars = [("w".to_owned(), Var::from_tensor(&tensor([0.0; 2])).unwrap())];
     let mut adamw =
@@ -47,7 +50,9 @@ fn the_newest_stay_and_leftovers_go() {
         assert_eq!(name, CheckpointStore::name(step));
     }
     assert_eq!(store.steps().unwrap(), [2, 4, 10], "until the step is committed");
-    store.prune().unwrap();
+    store.prune(4).unwrap();
+    assert_eq!(store.steps().unwrap(), [2, 4, 10], "2 and 4 are all that is committed");
+    store.prune(10).unwrap();
     assert_eq!(store.steps().unwrap(), [4, 10]);
     assert_eq!(newest(&store), store.dir.join("step-000010"));
     fs::create_dir(store.dir.join(".unfinished-step-000012")).unwrap();
@@ -86,7 +91,7 @@ fn adapters_are_a_format_of_their_own() {
         [("a".to_owned(), Tensor::new(&[1.5f32, -2.0], &Device::Cpu).unwrap())].into();
     let mut contents = contents(3, &weights, &moments);
     contents.state.lora = Some(lora.clone());
-    contents.adapters = &adapters;
+    contents.adapters = Some(to_safetensors(&adapters).unwrap());
     store.write(contents).unwrap();
     let path = newest(&store);
     let checkpoint = load_checkpoint(&path).unwrap();
@@ -180,7 +185,7 @@ fn a_checkpoint_that_was_being_deleted_is_gone() {
     again
         .write(contents(8, &miniature::fresh_weights(miniature::Role::Strong, 8), &moments()))
         .unwrap();
-    again.prune().unwrap();
+    again.prune(8).unwrap();
     assert_eq!(names(&again), ["step-000008"]);
 }
 

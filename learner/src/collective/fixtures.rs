@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use types::Generation;
 
-use super::{Interrupt, Ring, RingPlan};
+use super::{Interrupt, Protection, Ring, RingPlan};
 
 const JOIN: Duration = Duration::from_secs(20);
 
@@ -24,6 +24,7 @@ pub(crate) fn plans(world: usize, call_deadline: Duration) -> Vec<(RingPlan, Tcp
             call_deadline,
             barrier_deadline: JOIN,
             interrupt: Interrupt::never(),
+            protection: Protection::default(),
         };
         (plan, listener)
     };

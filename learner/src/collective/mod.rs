@@ -19,7 +19,7 @@ pub use nccl::{NCCL_ID_BYTES, Nccl, NcclPlan, nccl_id};
 #[cfg(feature = "nccl")]
 pub use on_devices::OnDevices;
 pub use patience::Interrupt;
-pub use ring::{Ring, RingPlan};
+pub use ring::{Protection, Ring, RingPlan};
 pub use solo::Solo;
 
 use types::Generation;

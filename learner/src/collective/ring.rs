@@ -10,19 +10,19 @@ mod join;
 mod tests;
 
 use std::io;
-use std::net::TcpStream;
 use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use runtime::waiting;
+use security::Blocking;
 use types::Generation;
 
 use super::patience::{Interrupt, Patience};
 use super::{Collective, Lost, shard};
 use frame::{Frame, Number, Refusal};
-pub use join::RingPlan;
+pub use join::{Protection, RingPlan};
 
 /// What a failed rank has to tell fits into the socket's buffer; this bounds the telling if not.
 const ABORT_GRACE: Duration = Duration::from_millis(100);
@@ -37,8 +37,8 @@ pub struct Ring {
     deadline: Duration,
     barrier_deadline: Duration,
     interrupt: Interrupt,
-    next: TcpStream,
-    previous: TcpStream,
+    next: Blocking,
+    previous: Blocking,
     /// Calls entered so far.
     calls: u64,
 }

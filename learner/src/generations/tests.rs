@@ -1,18 +1,21 @@
 //! Whole small runs over several generations, against a coordinator that records.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ::tests::{die_at, run_alone, say, task};
 use candle_core::Device;
 use proto::{Directive, Rank, ReceiptCode, StepRecord};
-use runtime::Shutdown;
+use runtime::{Shutdown, TaskGroup};
+use security::Guard;
 use settings::Settings;
 use telemetry::{Health, Readiness};
 use tokio::sync::{mpsc, watch};
 use types::{Generation, Hash, WeightManifest};
 
 use super::*;
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::{CheckpointStore, Checkpoints};
 use crate::fixtures::Miniature;
 use crate::inbox::Inbox;
 use crate::publisher::Outlet;
@@ -46,6 +49,7 @@ impl Outlet for Recorder {
     }
 
     fn commit(&mut self, record: &StepRecord) -> anyhow::Result<()> {
+        say(&record.step.to_string());
         self.seen.lock().unwrap().committed.push(record.clone());
         Ok(())
     }
@@ -59,7 +63,8 @@ impl Outlet for Recorder {
 /// A coordinator's side of a run, and the inboxes of the ranks that are there.
 struct Bench {
     world: Arc<Miniature>,
-    dir: tempfile::TempDir,
+    root: tempfile::TempDir,
+    dir: PathBuf,
     runtime: tokio::runtime::Runtime,
     seen: Arc<Mutex<Seen>>,
     directives: watch::Sender<Directive>,
@@ -70,8 +75,10 @@ impl Bench {
     fn new(change: impl FnOnce(&mut Settings)) -> Self {
         let world = Arc::new(Miniature::with(change));
         let (directives, _) = watch::channel(Directive::default());
+        let root = tempfile::tempdir().unwrap();
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            dir: root.path().to_owned(),
+            root,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_time()
@@ -98,7 +105,7 @@ impl Bench {
 
     /// A process in the place of this rank; `on_publish` is rank 0's.
     fn process(&self, rank: u32, shutdown: &Shutdown, on_publish: OnPublish) -> Generations {
-        let (world, dir) = (&self.world, self.dir.path());
+        let (world, dir) = (&self.world, &self.dir);
         let (returns, _) = mpsc::channel(64);
         let inbox = Inbox::new(world.admission(), None, returns);
         let mut inboxes = self.inboxes.lock().unwrap();
@@ -108,14 +115,17 @@ impl Bench {
         }
         let tokenizer = world.files.tokenizer.clone();
         let health = Health::of_progress(LIMIT);
+        let open = if rank == 0 { CheckpointStore::open } else { CheckpointStore::beside };
+        let store = open(dir.join("checkpoints"), 9).unwrap();
+        let (settings, tasks) = (&world.settings, TaskGroup::new(shutdown.clone()));
         let train = TrainLoop {
             source: Source::Groups(inbox),
             outlet: Box::new(Recorder { seen: Arc::clone(&self.seen), on_publish }),
             settings: Arc::clone(&world.settings),
             files: RunFiles {
-                checkpoints: CheckpointStore::open(dir.join("checkpoints"), 9).unwrap(),
+                checkpoints: Checkpoints::start(store, settings, health.clone(), &tasks).unwrap(),
                 rollouts: RolloutLog::open(dir.join("rollouts"), tokenizer, 0).unwrap(),
-                texts: world.files.texts(),
+                texts: Arc::new(world.files.texts()),
             },
             version: PolicyVersion::default(),
             run: 0,
@@ -127,7 +137,7 @@ impl Bench {
         };
         let files = world.files.clone();
         Generations {
-            seat: Seat::new(&world.settings, rank, Device::Cpu).unwrap(),
+            seat: Seat::new(&world.settings, rank, Device::Cpu, &Guard::default()).unwrap(),
             train,
             start: Some(files.clone()),
             reload: Box::new(move || Ok(files.clone())),
@@ -210,7 +220,7 @@ fn with_settings(bench: Bench, change: impl FnOnce(&mut Settings)) -> Bench {
         steps(s, 5);
         change(s);
     });
-    fresh.dir = bench.dir;
+    (fresh.root, fresh.dir) = (bench.root, bench.dir);
     fresh
 }
 
@@ -231,6 +241,34 @@ fn row_3_a_run_that_was_killed_goes_on_to_the_same_weights() {
     assert_eq!(losses(&whole)[3..], losses(&bench)[..]);
 }
 
+/// A run in the directory that its task names, until the writing of its second checkpoint.
+#[test]
+#[ignore = "row 4 runs it as a process of its own"]
+fn trains_until_it_is_killed() {
+    let Some(task) = task() else { return };
+    let (point, dir) = task.split_once(' ').unwrap();
+    die_at(point, 2);
+    Bench { dir: dir.into(), ..Bench::new(|s| steps(s, 5)) }.alone(1, 0).unwrap();
+}
+
+#[test]
+fn row_4_a_run_killed_while_it_writes_a_checkpoint_goes_on_to_the_same_weights() {
+    let whole = Bench::new(|s| steps(s, 5));
+    whole.alone(1, 0).unwrap();
+    for point in ["checkpoint::weights_written", "checkpoint::synced", "checkpoint::renamed"] {
+        let bench = Bench::new(|s| steps(s, 5));
+        let task = format!("{point} {}", bench.dir.display());
+        let child = run_alone("generations::tests::trains_until_it_is_killed", &task);
+        assert!(child.was_killed(), "{point}: {}", child.output);
+        let committed: u32 = child.said.last().unwrap().parse().unwrap();
+        bench.alone(2, committed).unwrap();
+        let from = bench.seen.lock().unwrap().published[0].0.step;
+        assert!((1..=committed).contains(&from), "{point}: {from} of {committed}");
+        let (old, new) = (PolicyVersion::new(1, 5), PolicyVersion::new(2, 5));
+        assert_eq!(whole.hash_of(old), bench.hash_of(new), "bitwise, {point}");
+    }
+}
+
 #[test]
 fn what_is_ahead_of_the_last_commit_was_never_done() {
     let bench = with_settings(left_behind(), |_| ());
@@ -241,7 +279,7 @@ fn what_is_ahead_of_the_last_commit_was_never_done() {
 
 fn damage(bench: &Bench, step: u32) {
     let name = format!("checkpoints/{}/optimizer.safetensors", CheckpointStore::name(step));
-    let path = bench.dir.path().join(name);
+    let path = bench.dir.join(name);
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
@@ -266,7 +304,7 @@ fn only_its_own_checkpoints_are_gone_on_from_and_only_with_the_same_settings() {
     let other_seed = refused(with_settings(left_behind(), |s| s.seed = 12), 3);
     assert!(other_seed.contains("seed is 12 but the checkpoint was made with 11"), "{other_seed}");
     let state = |bench: &Bench, step| {
-        bench.dir.path().join(format!("checkpoints/{}/state.json", CheckpointStore::name(step)))
+        bench.dir.join(format!("checkpoints/{}/state.json", CheckpointStore::name(step)))
     };
     for (committed, step) in [(3, 3), (0, 1)] {
         let bench = with_settings(left_behind(), |_| ());

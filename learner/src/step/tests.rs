@@ -10,7 +10,7 @@ use settings::TruncatedReward;
 use types::{Author, Generation, Hash, PolicyVersion, RolloutGroup};
 
 use super::*;
-use crate::checkpoint::{CheckpointStore, Contents, State, load_checkpoint};
+use crate::checkpoint::{CheckpointStore, load_checkpoint};
 use crate::collective::Solo;
 use crate::examples::example;
 use crate::fixtures::{Miniature, with_parts};
@@ -160,18 +160,9 @@ fn saved_and_restored(world: &Miniature, trainer: &mut Trainer) -> Trainer {
 fn saved(world: &Miniature, trainer: &mut Trainer, dir: &Path) -> Checkpoint {
     let store = CheckpointStore::open(dir.to_owned(), 1).unwrap();
     let version = PolicyVersion::new(1, trainer.steps_taken());
-    let mut state = State::new(1, version, 2, world.settings.seed);
-    state.optimizer_updates = trainer.optimizer().step_count();
-    state.lora = trainer.lora_state();
-    let adapters = &trainer.policy().adapters().clone();
-    let weights = &trainer.weights().unwrap();
-    let contents = Contents {
-        state,
-        texts: &world.files.texts(),
-        weights,
-        optimizer: &trainer.optimizer_state().unwrap(),
-        adapters,
-    };
+    let state = State::new(1, version, 2, world.settings.seed);
+    let (texts, weights) = (world.files.texts(), trainer.weights().unwrap());
+    let contents = trainer.contents(state, Arc::new(texts), Arc::new(weights)).unwrap();
     store.write(contents).unwrap();
     load_checkpoint(&store.path(version.step)).unwrap()
 }

@@ -1,14 +1,17 @@
 //! Whole small runs against a recording coordinator.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use ::tests::{run_alone, say, task, wait_until};
 use proto::{Directive, Formation, Rank, ReceiptCode};
+use runtime::TaskGroup;
 use settings::Objective;
 use tokio::sync::{mpsc, watch};
 use types::{Generation, Hash, WeightManifest};
 
 use super::*;
-use crate::checkpoint::load_checkpoint;
+use crate::checkpoint::{CheckpointStore, Contents, load_checkpoint};
 use crate::collective::Solo;
 use crate::examples::example;
 use crate::fixtures::{Miniature, with_parts};
@@ -70,18 +73,21 @@ struct Bench {
     runtime: tokio::runtime::Runtime,
     seen: Arc<Mutex<Seen>>,
     shutdown: Shutdown,
+    tasks: TaskGroup,
     health: Health,
     takes_commits: u32,
 }
 
 impl Bench {
     fn new(world: Miniature) -> Self {
+        let shutdown = Shutdown::new();
         Self {
             world: Arc::new(world),
             dir: tempfile::tempdir().unwrap(),
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
             seen: Arc::default(),
-            shutdown: Shutdown::new(),
+            tasks: TaskGroup::new(shutdown.clone()),
+            shutdown,
             health: Health::of_progress(LIMIT),
             takes_commits: u32::MAX,
         }
@@ -118,10 +124,12 @@ impl Bench {
     fn train_loop(&self, source: Source, on_publish: OnPublish, ranks: RankWatch) -> TrainLoop {
         let world = &self.world;
         let (dir, tokenizer) = (self.dir.path(), world.files.tokenizer.clone());
+        let store = CheckpointStore::open(dir.join("checkpoints"), 3).unwrap();
+        let (settings, health) = (&world.settings, self.health.clone());
         let files = RunFiles {
-            checkpoints: CheckpointStore::open(dir.join("checkpoints"), 3).unwrap(),
+            checkpoints: Checkpoints::start(store, settings, health, &self.tasks).unwrap(),
             rollouts: RolloutLog::open(dir.join("rollouts"), tokenizer, 8).unwrap(),
-            texts: world.files.texts(),
+            texts: Arc::new(world.files.texts()),
         };
         TrainLoop {
             source,
@@ -198,9 +206,9 @@ fn a_run_publishes_every_version_and_commits_every_step() {
         }
         assert_eq!((record.values["reward_mean"], record.values["live_groups"]), (0.5, 2.0));
     }
-    let checkpoints: Vec<Option<&str>> =
-        seen.committed.iter().map(|record| record.checkpoint.as_deref()).collect();
-    assert_eq!(checkpoints, [None, Some("step-000002"), Some("step-000003")]);
+    let named = |step: usize| seen.committed[step - 1].checkpoint.as_deref();
+    assert_eq!((named(1), named(3)), (None, Some("step-000003")), "the last one is waited for");
+    assert!([None, Some("step-000002")].contains(&named(2)), "it may be whole by then");
     assert_eq!(bench.files("checkpoints"), ["step-000002", "step-000003"]);
     let rollouts = ["step-000001.jsonl", "step-000002.jsonl", "step-000003.jsonl"];
     assert_eq!(bench.files("rollouts"), rollouts);
@@ -208,6 +216,73 @@ fn a_run_publishes_every_version_and_commits_every_step() {
     assert_eq!((last.state.groups_consumed, last.state.optimizer_updates), (6, 3));
     let bytes = model::to_safetensors(&last.files.tensors).unwrap();
     assert_eq!(Hash::of(&bytes), seen.published[3].1, "what was published is what is kept");
+}
+
+/// What each commit names while the checkpoints of steps 2 and 4 take until steps 3 and 4 are
+/// committed; step 5 is the last.
+#[test]
+#[ignore = "a test of its own process"]
+fn names_checkpoints_of_a_slow_disk() {
+    if task().is_none() {
+        return;
+    }
+    let world = Miniature::with(|s| (s.checkpoint.every_steps, s.train.steps) = (2, 5));
+    let bench = Bench::new(world);
+    let (seen, writes) = (Arc::clone(&bench.seen), AtomicUsize::new(0));
+    let slow = move || {
+        let until = [3, 4, 0][writes.fetch_add(1, Ordering::SeqCst)];
+        let committed = || seen.lock().unwrap().committed.len();
+        wait_until("the commits beside it", LIMIT, || (committed() >= until).then_some(()));
+    };
+    fail::cfg_callback("checkpoint::begun", slow).unwrap();
+    let inbox = bench.inbox();
+    bench.run(Source::Groups(inbox.clone()), bench.actor(&inbox, as_is));
+    for record in &bench.seen.lock().unwrap().committed {
+        say(&format!("{} {}", record.step, record.checkpoint.as_deref().unwrap_or("none")));
+    }
+}
+
+#[test]
+fn steps_go_on_while_a_checkpoint_is_written_and_the_commit_after_it_names_it() {
+    let test = "train_loop::tests::names_checkpoints_of_a_slow_disk";
+    let child = run_alone(test, "a slow disk");
+    assert!(child.status.success(), "{}", child.output);
+    let expected = ["1 none", "2 none", "3 none", "4 step-000002", "5 step-000005"];
+    assert_eq!(child.said, expected, "{}", child.output);
+}
+
+/// An evaluation ranks checkpoints: that of its step is whole when the step is committed.
+#[test]
+fn a_step_that_is_evaluated_waits_for_its_checkpoint() {
+    let bench = Bench::new(Miniature::with(|s| {
+        (s.train.steps, s.checkpoint.every_steps, s.eval.every_steps) = (5, 1, 2);
+    }));
+    let inbox = bench.inbox();
+    bench.run(Source::Groups(inbox.clone()), bench.actor(&inbox, as_is));
+    let seen = bench.seen.lock().unwrap();
+    for step in [2, 4, 5] {
+        let name = CheckpointStore::name(step);
+        assert_eq!(seen.committed[step as usize - 1].checkpoint, Some(name));
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_fails_the_run() {
+    let bench = Bench::new(Miniature::with(|s| s.checkpoint.every_steps = 1));
+    let inbox = bench.inbox();
+    let mut actor = bench.actor(&inbox, as_is);
+    let file = bench.dir.path().join("checkpoints/.unfinished-step-000001");
+    let blocked: OnPublish = Box::new(move |version| {
+        if version.step == 0 {
+            std::fs::write(&file, "no directory").unwrap();
+        }
+        actor(version);
+    });
+    let error = format!("{:#}", bench.outcome(Source::Groups(inbox), blocked).unwrap_err());
+    assert!(error.contains("cannot write checkpoint"), "{error}");
+    assert!(bench.seen.lock().unwrap().committed.len() <= 2, "the next checkpoint waits for it");
+    let failed = bench.runtime.block_on(bench.tasks.join(LIMIT)).unwrap_err();
+    assert!(format!("{failed:#}").contains("task checkpoints failed"), "{failed:#}");
 }
 
 #[test]
@@ -311,10 +386,10 @@ fn a_checkpoint_older_than_the_last_committed_step_is_not_enough() {
     let none = grpo::AdamW::new(none, grpo::AdamWSettings::default()).unwrap();
     let contents = Contents {
         state: State::new(RUN, PolicyVersion::new(1, 1), 2, world.settings.seed),
-        texts: &world.files.texts(),
-        weights: &model::to_safetensors(&world.files.tensors).unwrap(),
-        optimizer: &none.state().unwrap(),
-        adapters: &model::Tensors::new(),
+        texts: Arc::new(world.files.texts()),
+        weights: Arc::new(model::to_safetensors(&world.files.tensors).unwrap()),
+        optimizer: none.state().unwrap(),
+        adapters: None,
     };
     at.write(contents).unwrap();
     let inbox = bench.inbox();

@@ -28,7 +28,7 @@ fn gradients(parameters: &Parameters, step: u64) -> Gradients {
 }
 
 /// As it is read back from a file.
-fn saved(state: &OptimizerState<'_>) -> BTreeMap<String, Tensor> {
+fn saved(state: &OptimizerState) -> BTreeMap<String, Tensor> {
     let entry = |(name, shape, values): (String, &[usize], &[f32])| {
         (name, Tensor::from_slice(values, shape, &CPU).unwrap())
     };
@@ -121,6 +121,27 @@ fn goes_on_bitwise_after_a_save() {
     {
         assert_eq!(resumed.to_host().unwrap(), straight.to_host().unwrap());
     }
+}
+
+#[test]
+fn a_state_stays_as_it_was_and_is_copied_only_when_the_optimiser_goes_on() {
+    let p = parameters(DType::F32);
+    let mut optimizer = AdamW::new(p.clone(), AdamWSettings::default()).unwrap();
+    optimizer.step(&gradients(&p, 0), 0.1).unwrap();
+    let numbers = |state: &OptimizerState| {
+        state.entries().flat_map(|(_, _, values)| values.to_vec()).collect::<Vec<f32>>()
+    };
+    let taken = optimizer.state().unwrap();
+    let before = numbers(&taken);
+    assert!(Arc::ptr_eq(&taken.first, &optimizer.state().unwrap().first), "nothing is copied yet");
+    optimizer.step(&gradients(&p, 1), 0.1).unwrap();
+    assert_eq!(numbers(&taken), before);
+    assert_ne!(numbers(&optimizer.state().unwrap()), before);
+    drop(taken);
+    let moments = |optimizer: &AdamW| optimizer.first.to_host().unwrap().as_ptr();
+    let place = moments(&optimizer);
+    optimizer.step(&gradients(&p, 2), 0.1).unwrap();
+    assert_eq!(moments(&optimizer), place, "nobody else reads them");
 }
 
 #[test]

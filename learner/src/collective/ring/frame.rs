@@ -2,7 +2,8 @@
 //! turn it is belongs to the ring.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+
+use security::Blocking;
 
 use crate::collective::patience::Patience;
 
@@ -88,17 +89,13 @@ impl Frame {
     }
 }
 
-pub(super) fn write_abort(
-    to: &mut TcpStream,
-    guilty: usize,
-    patience: &Patience,
-) -> io::Result<()> {
+pub(super) fn write_abort(to: &mut Blocking, guilty: usize, patience: &Patience) -> io::Result<()> {
     let head = Frame { call: ABORT, number: guilty as u64, values: 0 };
     put(to, &head.bytes(), patience)
 }
 
 pub(super) fn write<T: Number>(
-    to: &mut TcpStream,
+    to: &mut Blocking,
     head: &Frame,
     values: &[T],
     patience: &Patience,
@@ -115,7 +112,7 @@ pub(super) fn write<T: Number>(
 
 /// The numbers behind a head that is as expected; they are added, or put in the place.
 pub(super) fn read<T: Number>(
-    from: &mut TcpStream,
+    from: &mut Blocking,
     expected: &Frame,
     (values, adds): (&mut [T], bool),
     patience: &Patience,
@@ -144,9 +141,9 @@ pub(super) fn read<T: Number>(
     Ok(())
 }
 
-pub(super) fn put(to: &mut TcpStream, mut bytes: &[u8], patience: &Patience) -> io::Result<()> {
+pub(super) fn put(to: &mut Blocking, mut bytes: &[u8], patience: &Patience) -> io::Result<()> {
     while !bytes.is_empty() {
-        to.set_write_timeout(Some(patience.slice()?))?;
+        set_timeouts(to, patience)?;
         match to.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::BrokenPipe.into()),
             Ok(written) => bytes = &bytes[written..],
@@ -154,12 +151,18 @@ pub(super) fn put(to: &mut TcpStream, mut bytes: &[u8], patience: &Patience) -> 
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    loop {
+        set_timeouts(to, patience)?;
+        match to.flush() {
+            Err(error) if Patience::outlasts(&error) => {}
+            flushed => return flushed,
+        }
+    }
 }
 
-pub(super) fn fill(from: &mut TcpStream, mut to: &mut [u8], patience: &Patience) -> io::Result<()> {
+pub(super) fn fill(from: &mut Blocking, mut to: &mut [u8], patience: &Patience) -> io::Result<()> {
     while !to.is_empty() {
-        from.set_read_timeout(Some(patience.slice()?))?;
+        set_timeouts(from, patience)?;
         match from.read(to) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => to = &mut to[read..],
@@ -168,4 +171,11 @@ pub(super) fn fill(from: &mut TcpStream, mut to: &mut [u8], patience: &Patience)
         }
     }
     Ok(())
+}
+
+/// Both, for a handshake reads where numbers are written.
+fn set_timeouts(of: &Blocking, patience: &Patience) -> io::Result<()> {
+    let slice = Some(patience.slice()?);
+    of.socket().set_write_timeout(slice)?;
+    of.socket().set_read_timeout(slice)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use runtime::waiting;
+use security::{Blocking, Guard};
 use types::Generation;
 
 use super::{Ring, describe, frame};
@@ -36,6 +37,50 @@ pub struct RingPlan {
     pub barrier_deadline: Duration,
     /// Ends every wait.
     pub interrupt: Interrupt,
+    pub protection: Protection,
+}
+
+/// What keeps strangers out of the sums.
+#[derive(Clone, Debug, Default)]
+pub struct Protection {
+    /// Whoever calls shows the token of this run, where it has one.
+    pub guard: Guard,
+    /// Otherwise plaintext.
+    pub encrypted: bool,
+}
+
+impl Protection {
+    fn calling(&self, socket: TcpStream) -> io::Result<Blocking> {
+        match self.encrypted {
+            true => Blocking::calling(&self.guard, socket),
+            false => Ok(Blocking::plain(socket)),
+        }
+    }
+
+    fn answering(&self, socket: TcpStream) -> io::Result<Blocking> {
+        match self.encrypted {
+            true => Blocking::answering(&self.guard, socket),
+            false => Ok(Blocking::plain(socket)),
+        }
+    }
+
+    /// The caller's first words.
+    fn show(&self, to: &mut Blocking, patience: &Patience) -> io::Result<()> {
+        let bearer = self.guard.bearer().unwrap_or_default();
+        let length = u16::try_from(bearer.len()).map_err(io::Error::other)?;
+        frame::put(to, &[&length.to_le_bytes(), bearer.as_bytes()].concat(), patience)
+    }
+
+    fn check(&self, from: &mut Blocking, patience: &Patience) -> io::Result<()> {
+        let mut length = [0; 2];
+        frame::fill(from, &mut length, patience)?;
+        let mut bearer = vec![0; usize::from(u16::from_le_bytes(length))];
+        frame::fill(from, &mut bearer, patience)?;
+        let shown = Some(&*bearer).filter(|shown| !shown.is_empty());
+        self.guard
+            .authorize(shown)
+            .map_err(|denied| io::Error::new(io::ErrorKind::PermissionDenied, denied.to_string()))
+    }
 }
 
 /// What a rank says when it calls, and what it is answered.
@@ -95,7 +140,7 @@ impl Hello {
         bytes
     }
 
-    fn read(from: &mut TcpStream, patience: &Patience) -> io::Result<Self> {
+    fn read(from: &mut Blocking, patience: &Patience) -> io::Result<Self> {
         let mut bytes = [0; HELLO_BYTES];
         frame::fill(from, &mut bytes, patience)?;
         if bytes[..8] != MAGIC {
@@ -110,14 +155,16 @@ impl Hello {
 }
 
 /// The connection to the next rank, which may still have to start.
-fn call(plan: &RingPlan, patience: &Patience) -> anyhow::Result<TcpStream> {
+fn call(plan: &RingPlan, patience: &Patience) -> anyhow::Result<Blocking> {
     let hello = plan.hello();
     let next = (plan.rank + 1) % plan.addresses.len();
     let address = plan.addresses[next];
     let expected = Hello { rank: next as u32, ..hello };
-    let attempt = || -> io::Result<(TcpStream, Hello)> {
-        let mut stream = TcpStream::connect_timeout(&address, patience.slice()?)?;
-        stream.set_nodelay(true)?;
+    let attempt = || -> io::Result<(Blocking, Hello)> {
+        let socket = TcpStream::connect_timeout(&address, patience.slice()?)?;
+        socket.set_nodelay(true)?;
+        let mut stream = plan.protection.calling(socket)?;
+        plan.protection.show(&mut stream, patience)?;
         frame::put(&mut stream, &hello.bytes(), patience)?;
         let answer = Hello::read(&mut stream, patience)?;
         Ok((stream, answer))
@@ -153,24 +200,24 @@ fn answer(
     plan: &RingPlan,
     listener: &TcpListener,
     patience: &Patience,
-) -> anyhow::Result<TcpStream> {
+) -> anyhow::Result<Blocking> {
     let hello = plan.hello();
     let previous = (plan.rank + plan.addresses.len() - 1) % plan.addresses.len();
     let expected = Hello { rank: previous as u32, ..hello };
     listener.set_nonblocking(true).context("cannot listen for the ring")?;
     let mut last = String::from("nobody called");
     while patience.slice().is_ok() {
-        let mut stream = match listener.accept() {
-            Ok((stream, _)) => stream,
+        let socket = match listener.accept() {
+            Ok((socket, _)) => socket,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 thread::sleep(PAUSE);
                 continue;
             }
             Err(error) => return Err(error).context("cannot listen for the ring"),
         };
-        match greet(&mut stream, hello, patience) {
-            Ok(caller) if caller == expected => return Ok(stream),
-            Ok(caller) => last = format!("{caller:?} called, expected {expected:?}"),
+        match greet(plan, socket, patience) {
+            Ok((stream, caller)) if caller == expected => return Ok(stream),
+            Ok((_, caller)) => last = format!("{caller:?} called, expected {expected:?}"),
             Err(error) => last = format!("a caller {}", describe(&error, HELLO_LIMIT)),
         }
     }
@@ -178,11 +225,13 @@ fn answer(
     Err(anyhow!(last).context(format!("rank {previous} did not call within {limit} ms")))
 }
 
-fn greet(stream: &mut TcpStream, hello: Hello, patience: &Patience) -> io::Result<Hello> {
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
+fn greet(plan: &RingPlan, socket: TcpStream, patience: &Patience) -> io::Result<(Blocking, Hello)> {
+    socket.set_nonblocking(false)?;
+    socket.set_nodelay(true)?;
     let patience = patience.at_most(HELLO_LIMIT);
-    let caller = Hello::read(stream, &patience)?;
-    frame::put(stream, &hello.bytes(), &patience)?;
-    Ok(caller)
+    let mut stream = plan.protection.answering(socket)?;
+    plan.protection.check(&mut stream, &patience)?;
+    let caller = Hello::read(&mut stream, &patience)?;
+    frame::put(&mut stream, &plan.hello().bytes(), &patience)?;
+    Ok((stream, caller))
 }

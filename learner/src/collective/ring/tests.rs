@@ -1,6 +1,9 @@
 //! Several ranks on threads of one process, over loopback.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+
+use ::tests::{Files, TestAuthority};
+use security::Guard;
 
 use super::*;
 use crate::collective::fixtures::{on_ranks, plans};
@@ -187,4 +190,62 @@ fn one_ranks_values_reach_all() {
         values
     });
     assert!(found.iter().all(|values| *values == own(1, 50)));
+}
+
+/// The guard of a process with this token and everything else.
+fn guard(authority: &TestAuthority, own: &Files, token: &str) -> Guard {
+    let mut settings = settings::Settings::default();
+    settings.security = settings::Security {
+        token_file: authority.token(token, &token.repeat(40)),
+        certificate: own.certificate.clone(),
+        key: own.key.clone(),
+        authority: authority.pem(),
+        ..settings.security
+    };
+    Guard::open(&settings).unwrap()
+}
+
+#[test]
+fn row_20_an_encrypted_ring_sums_and_lets_nobody_in_without_the_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = TestAuthority::new(dir.path());
+    let own = authority.good("own");
+    let protected = |guard: Guard, encrypted| {
+        let mut plans = plans(3, SOON);
+        for (plan, _) in &mut plans {
+            plan.join_deadline = Duration::from_secs(20);
+            plan.protection = Protection { guard: guard.clone(), encrypted };
+        }
+        plans
+    };
+    let sums = on_ranks(protected(guard(&authority, &own, "a"), true), |mut ring| {
+        let mut values: Vec<f32> = (0..100_000).map(|i| (i * (ring.rank() + 1)) as f32).collect();
+        ring.all_reduce_sum(&mut values).unwrap();
+        ring.barrier().unwrap();
+        (values[1], values[99_999])
+    });
+    assert_eq!(sums, [(6.0, 599_994.0); 3]);
+
+    // One rank with another token, without encryption, with an authority of its own.
+    let elsewhere = TestAuthority::new(&dir.path().join("elsewhere"));
+    let foreign = elsewhere.good("foreign");
+    let strangers = [
+        ("token", guard(&authority, &own, "b"), true),
+        ("plaintext", guard(&authority, &own, "a"), false),
+        ("authority", guard(&elsewhere, &foreign, "a"), true),
+    ];
+    for (what, guard_of_it, encrypted) in strangers {
+        let mut plans = protected(guard(&authority, &own, "a"), true);
+        plans[0].0.protection = Protection { guard: guard_of_it, encrypted };
+        for (plan, _) in &mut plans {
+            plan.join_deadline = Duration::from_millis(600);
+        }
+        let joined: Vec<bool> = thread::scope(|scope| {
+            let join =
+                |(plan, listener): &(RingPlan, TcpListener)| Ring::join(plan, listener).is_ok();
+            let ranks: Vec<_> = plans.iter().map(|at| scope.spawn(move || join(at))).collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        assert!(!joined[0] && !joined[1] && !joined[2], "{what}: {joined:?}");
+    }
 }
