@@ -18,7 +18,9 @@ fn hours(log: &str) -> BTreeSet<&str> {
 #[test]
 fn row_13_a_wall_clock_that_jumps_ends_no_lease() {
     let Some(clock) = WallClock::new("row 13") else { return };
-    let more = ["--steps", "12", "--set", "eval.enabled=false"];
+    // Whoever sends or receives anything says when.
+    let more =
+        ["--steps", "12", "--set", "eval.enabled=false", "--set", "log.filter=info,h2=debug"];
     let mut run = Run::start_under(&clock.variables(), &small(&more));
     let scraper = Scraper::start(run.dir().join("logs"));
     run.wait_for_steps(2, LIMIT);

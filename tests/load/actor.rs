@@ -18,10 +18,10 @@ const ASK: Duration = Duration::from_secs(2);
 const ROOM: u32 = 16;
 const WEIGHTS_MAX: u64 = 1 << 24;
 
-pub struct Actor(Member);
+pub(crate) struct Actor(Member);
 
 impl Actor {
-    pub async fn join(
+    pub(crate) async fn join(
         address: &str,
         channel: &ChannelSettings,
         index: u32,
@@ -31,7 +31,7 @@ impl Actor {
     }
 
     /// Until the stop.
-    pub async fn work(
+    pub(crate) async fn work(
         self,
         desk: Arc<Desk>,
         figures: Arc<Figures>,
@@ -67,7 +67,10 @@ impl Actor {
                     }
                 }
                 changed = directives.changed() => {
-                    changed?;
+                    // Whoever followed them says why it ended.
+                    if changed.is_err() {
+                        return Ok(());
+                    }
                     let wanted = directives.borrow_and_update().version;
                     if let Some(version) = wanted.filter(|_| wanted != applied) {
                         let fetch = coordinator.fetch_weights(version, WEIGHTS_MAX);

@@ -16,7 +16,7 @@ const P99_MAX: Duration = Duration::from_millis(50);
 const GROWTH_MAX_MIB_PER_MINUTE: f64 = 1.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rpc {
+pub(crate) enum Rpc {
     Heartbeat,
     Lease,
     FetchWeights,
@@ -33,7 +33,7 @@ const RPCS: [(Rpc, &str); 5] = [
 ];
 
 #[derive(Default)]
-pub struct Figures(Mutex<Inner>);
+pub(crate) struct Figures(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
@@ -58,7 +58,7 @@ struct Row {
 
 impl Figures {
     /// Awaits a call; `None` where it fails.
-    pub async fn timed<T>(
+    pub(crate) async fn timed<T>(
         &self,
         rpc: Rpc,
         call: impl Future<Output = Result<T, RpcError>>,
@@ -80,17 +80,17 @@ impl Figures {
         }
     }
 
-    pub fn begin(&self, steps: u32) {
+    pub(crate) fn begin(&self, steps: u32) {
         let mut inner = self.lock();
         (inner.measuring, inner.steps.0) = (true, steps);
     }
 
-    pub fn end(&self, steps: u32) {
+    pub(crate) fn end(&self, steps: u32) {
         let mut inner = self.lock();
         (inner.measuring, inner.steps.1) = (false, steps);
     }
 
-    pub fn sample(&self, usage: Usage) {
+    pub(crate) fn sample(&self, usage: Usage) {
         self.lock().usage.push(usage);
     }
 
@@ -98,7 +98,7 @@ impl Figures {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let inner = self.lock();
         let mut text = String::from("| call | calls | errors | p50, ms | p90 | p99 | max |\n");
         text.push_str("|---|---|---|---|---|---|---|\n");
@@ -122,7 +122,7 @@ impl Figures {
         text
     }
 
-    pub fn json(&self, actors: u32) -> Value {
+    pub(crate) fn json(&self, actors: u32) -> Value {
         let inner = self.lock();
         let rows = inner.rows().into_iter().map(|row| {
             let [p50, p90, p99, max] = row.millis;
@@ -143,7 +143,7 @@ impl Figures {
 
     /// # Errors
     /// What is promised does not hold.
-    pub fn check(&self) -> anyhow::Result<()> {
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
         let inner = self.lock();
         for row in inner.rows() {
             let Row { name, errors, millis, .. } = row;

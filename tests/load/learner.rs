@@ -20,7 +20,7 @@ const WEIGHTS: [usize; 2] = [128, 128];
 
 /// Where actors bring groups.
 #[derive(Default)]
-pub struct Desk {
+pub(crate) struct Desk {
     state: Mutex<State>,
     came: Notify,
 }
@@ -34,7 +34,7 @@ struct State {
 
 impl Desk {
     /// The generation that took the group.
-    pub fn deliver(&self, group: GroupId) -> Generation {
+    pub(crate) fn deliver(&self, group: GroupId) -> Generation {
         let mut state = self.lock();
         state.held.insert(group);
         self.came.notify_one();
@@ -42,7 +42,7 @@ impl Desk {
     }
 
     /// Committed so far.
-    pub fn steps(&self) -> u32 {
+    pub(crate) fn steps(&self) -> u32 {
         self.lock().steps
     }
 
@@ -71,7 +71,7 @@ impl Desk {
     }
 }
 
-pub async fn start(
+pub(crate) async fn start(
     tasks: &TaskGroup,
     (address, channel): (&str, &ChannelSettings),
     desk: Arc<Desk>,
@@ -98,10 +98,8 @@ async fn train(
     groups_per_step: u64,
 ) -> anyhow::Result<()> {
     let Member { id, mut coordinator, mut directives } = member;
-    let formed = directives.wait_for(|known| known.formation.is_some()).await?;
-    let formation = formed.formation.clone().context("it was just there")?;
-    drop(formed);
-    let generation = formation.generation;
+    let formed = directives.wait_for(|known| known.formation.is_some()).await?.clone();
+    let generation = formed.formation.context("it was just there")?.generation;
     desk.lock().generation = generation;
     publish(&mut coordinator, PolicyVersion { generation, step: 0 }, figures).await?;
     loop {

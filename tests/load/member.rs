@@ -15,14 +15,14 @@ use crate::figures::{Figures, Rpc};
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// A member with its own connection.
-pub struct Member {
-    pub id: MemberId,
-    pub coordinator: CoordinatorClient,
-    pub directives: watch::Receiver<Directive>,
+pub(crate) struct Member {
+    pub(crate) id: MemberId,
+    pub(crate) coordinator: CoordinatorClient,
+    pub(crate) directives: watch::Receiver<Directive>,
 }
 
 impl Member {
-    pub async fn join(
+    pub(crate) async fn join(
         address: &str,
         channel: &ChannelSettings,
         (role, index): (Role, u32),
@@ -33,7 +33,8 @@ impl Member {
         let mut coordinator = CoordinatorClient::new(line, channel);
         let id = MemberId(unique_number());
         // Nobody connects to them.
-        let elsewhere = || if role == Role::Actor { String::new() } else { "127.0.0.1:1".to_owned() };
+        let elsewhere =
+            || if role == Role::Actor { String::new() } else { "127.0.0.1:1".to_owned() };
         coordinator
             .register(Registration {
                 member: id,
@@ -65,7 +66,7 @@ impl Member {
     }
 
     /// Signs of life until the stop, from some moment within the first second.
-    pub async fn beat(
+    pub(crate) async fn beat(
         id: MemberId,
         mut coordinator: CoordinatorClient,
         figures: Arc<Figures>,
@@ -82,12 +83,12 @@ impl Member {
 }
 
 /// Members do not act at one moment.
-pub fn phase(id: MemberId, period: Duration) -> Duration {
+pub(crate) fn phase(id: MemberId, period: Duration) -> Duration {
     Duration::from_millis(id.0 % period.as_millis() as u64)
 }
 
 /// One that is only there.
-pub async fn weak_server(
+pub(crate) async fn weak_server(
     tasks: &TaskGroup,
     address: &str,
     channel: &ChannelSettings,

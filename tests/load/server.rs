@@ -8,31 +8,31 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
 use tests::log_field;
 
 /// Rollouts of one group.
 const SAMPLES: u32 = 4;
+/// The unit of CPU time in /proc.
+const TICKS_PER_SECOND: f64 = 100.0;
 const LOOK: Duration = Duration::from_millis(50);
 const STOP_MAX: Duration = Duration::from_secs(20);
 
 /// What the process has used so far.
 #[derive(Clone, Copy, Debug)]
-pub struct Usage {
-    pub at: Instant,
-    pub cpu: Duration,
-    pub resident_bytes: u64,
+pub(crate) struct Usage {
+    pub(crate) at: Instant,
+    pub(crate) cpu: Duration,
+    pub(crate) resident_bytes: u64,
 }
 
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     dir: PathBuf,
-    ticks_per_second: f64,
-    page_bytes: u64,
 }
 
 /// This process and its children may have so many files open.
-pub fn allow_files(files: u64) -> anyhow::Result<()> {
+pub(crate) fn allow_files(files: u64) -> anyhow::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     ensure!(hard >= files, "{files} files must be open at once, the limit is {hard} (ulimit -Hn)");
     Ok(setrlimit(Resource::RLIMIT_NOFILE, soft.max(files), hard)?)
@@ -41,7 +41,7 @@ pub fn allow_files(files: u64) -> anyhow::Result<()> {
 impl Server {
     /// `coordinator serve`, with work for all actors at any time: a step is as many groups as there
     /// are actors, and two steps are open.
-    pub fn start(program: &Path, dir: &Path, actors: u32) -> anyhow::Result<Self> {
+    pub(crate) fn start(program: &Path, dir: &Path, actors: u32) -> anyhow::Result<Self> {
         if let Some(parent) = dir.parent() {
             fs::create_dir_all(parent)?;
         }
@@ -64,14 +64,11 @@ impl Server {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}: `just build`", program.display()))?;
-        let unit = |variable| sysconf(variable).ok().flatten().context("a unit of /proc");
-        let (ticks, page) = (unit(SysconfVar::CLK_TCK)?, unit(SysconfVar::PAGE_SIZE)?);
-        let (ticks_per_second, page_bytes) = (ticks as f64, page.cast_unsigned());
-        Ok(Self { child, dir: dir.to_owned(), ticks_per_second, page_bytes })
+        Ok(Self { child, dir: dir.to_owned() })
     }
 
     /// Where it listens.
-    pub async fn address(&mut self, limit: Duration) -> anyhow::Result<String> {
+    pub(crate) async fn address(&mut self, limit: Duration) -> anyhow::Result<String> {
         let began = Instant::now();
         let log = self.dir.join("logs/coordinator.log");
         while began.elapsed() < limit {
@@ -88,22 +85,23 @@ impl Server {
         bail!("the coordinator has not said where it listens in {}", log.display())
     }
 
-    pub fn usage(&self) -> anyhow::Result<Usage> {
+    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         let of = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", self.child.id()));
-        let (stat, memory) = (of("stat")?, of("statm")?);
+        let (stat, memory) = (of("stat")?, of("status")?);
         // The name before may hold anything.
         let (_, rest) = stat.rsplit_once(')').context("/proc/PID/stat")?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-        let pages = memory.split_whitespace().nth(1).context("/proc/PID/statm")?;
+        let (_, resident) = memory.split_once("VmRSS:").context("/proc/PID/status")?;
+        let kib = resident.split_whitespace().next().context("/proc/PID/status")?;
         Ok(Usage {
             at: Instant::now(),
-            cpu: Duration::from_secs_f64(ticks / self.ticks_per_second),
-            resident_bytes: pages.parse::<u64>()? * self.page_bytes,
+            cpu: Duration::from_secs_f64(ticks / TICKS_PER_SECOND),
+            resident_bytes: kib.parse::<u64>()? << 10,
         })
     }
 
-    pub fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM)?;
         let began = Instant::now();
         while began.elapsed() < STOP_MAX {

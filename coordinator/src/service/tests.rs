@@ -16,7 +16,7 @@ use crate::spec::RunSpec;
 use crate::state::RunState;
 use crate::weight_store::manifest_of;
 
-async fn serve(tasks: &TaskGroup) -> SocketAddr {
+async fn serve(tasks: &TaskGroup) -> (SocketAddr, Hub) {
     let mut settings = Settings::default();
     settings.eval.enabled = false;
     let source = Source::open(&settings).unwrap();
@@ -25,14 +25,14 @@ async fn serve(tasks: &TaskGroup) -> SocketAddr {
     let (guard, listen) = (Guard::default(), "coordinator.listen");
     let listener = Listener::bind("127.0.0.1:0", listen, Protocol::Grpc, &guard).await.unwrap();
     let address = listener.address();
-    let service = service(hub, ServiceLimits::new(&settings));
+    let service = service(hub.clone(), ServiceLimits::new(&settings));
     let stop = tasks.shutdown().wait();
     tasks.spawn("service", async move {
         let (mut server, incoming) = proto::accept(listener);
         let server = server.add_service(service);
         Ok(server.serve_with_incoming_shutdown(incoming, stop).await?)
     });
-    address
+    (address, hub)
 }
 
 async fn client(address: SocketAddr) -> CoordinatorClient {
@@ -58,7 +58,7 @@ fn weights(step: u32) -> (WeightManifest, Vec<u8>) {
 #[tokio::test]
 async fn weights_travel_and_work_follows_them() {
     let tasks = TaskGroup::new(Shutdown::new());
-    let address = serve(&tasks).await;
+    let (address, _) = serve(&tasks).await;
     let mut actor = client(address).await;
     let mut learner = client(address).await;
     let member = register(&mut actor, Role::Actor).await;
@@ -97,6 +97,28 @@ async fn weights_travel_and_work_follows_them() {
     let unknown = actor.watch(MemberId(99)).await.unwrap_err();
     assert_eq!(unknown.code, ErrorCode::UnknownMember);
     drop((directives, actor, learner));
+    tasks.shutdown().trigger("the test is done");
+    tasks.join(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_its_member_has_left() {
+    let tasks = TaskGroup::new(Shutdown::new());
+    let (address, hub) = serve(&tasks).await;
+    let mut learner = client(address).await;
+    let member = register(&mut learner, Role::Learner).await;
+    let mut directives = learner.watch(member).await.unwrap();
+    assert!(directives.next().await.unwrap().unwrap().formation.is_some());
+    // It is taken for dead, and another comes in its place: those ranks are not its own.
+    hub.change(|state| state.ended(Role::Learner, 0));
+    let other = register(&mut client(address).await, Role::Learner).await;
+    assert_ne!(member, other);
+    while let Some(directive) = directives.next().await.unwrap() {
+        // On its way before.
+        let generation = directive.formation.map(|formation| formation.generation);
+        assert!(generation.is_none_or(|generation| generation == Generation(1)), "{generation:?}");
+    }
+    drop((directives, learner));
     tasks.shutdown().trigger("the test is done");
     tasks.join(Duration::from_secs(10)).await.unwrap();
 }
