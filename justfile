@@ -52,6 +52,12 @@ soak SECONDS="1800" SEED="1": build
     rm -rf runs/soak
     target/release/examples/soak --seconds {{SECONDS}} --seed {{SEED}}
 
+# A coordinator under 1,000 members that compute nothing, for so many seconds.
+load SECONDS="600": build
+    cargo build --release --package tests --example load
+    rm -rf runs/load
+    target/release/examples/load --seconds {{SECONDS}}
+
 # The invariants of ARCHITECTURE.md that a program can check.
 tidy:
     cargo test --workspace --test tidy

@@ -47,6 +47,8 @@ pub struct GroupTable {
     entries: BTreeMap<GroupId, Entry>,
     waiting: BTreeSet<GroupId>,
     leases: BTreeMap<LeaseId, GroupId>,
+    /// How many groups each member has out; none is not listed.
+    out_with: BTreeMap<MemberId, usize>,
     /// Of new groups.
     first: Epoch,
     /// The highest epoch of a group that was closed.
@@ -109,14 +111,17 @@ impl GroupTable {
         let entry = self.entries.get_mut(&group)?;
         entry.hold = Hold::Out(grant);
         self.leases.insert(grant.lease, group);
+        *self.out_with.entry(grant.member).or_default() += 1;
         Some(entry.epoch)
     }
 
     /// The group of this lease was delivered. `None` for a lease that has run out: its epoch is
     /// fenced off, and the group may be out again.
     pub fn complete(&mut self, lease: LeaseId) -> Option<GroupId> {
-        let group = self.leases.remove(&lease)?;
-        self.entries.get_mut(&group)?.hold = Hold::Delivered;
+        let group = self.leases.get(&lease).copied()?;
+        let hold = &mut self.entries.get_mut(&group)?.hold;
+        let before = std::mem::replace(hold, Hold::Delivered);
+        self.is_in(before);
         Some(group)
     }
 
@@ -159,9 +164,7 @@ impl GroupTable {
         self.waiting.remove(&group);
         let Some(entry) = self.entries.remove(&group) else { return false };
         self.closed = self.closed.max(Some(entry.epoch));
-        if let Hold::Out(grant) = entry.hold {
-            self.leases.remove(&grant.lease);
-        }
+        self.is_in(entry.hold);
         true
     }
 
@@ -179,6 +182,9 @@ impl GroupTable {
     /// How many groups of a range a member has out.
     #[must_use]
     pub fn held(&self, member: MemberId, groups: Range<GroupId>) -> usize {
+        if self.of(member) == 0 {
+            return 0;
+        }
         let entries = self.entries.range(groups);
         entries.filter(|(_, entry)| entry.hold.member() == Some(member)).count()
     }
@@ -192,13 +198,7 @@ impl GroupTable {
     /// How many groups a member has out.
     #[must_use]
     pub fn of(&self, member: MemberId) -> usize {
-        self.entries.values().filter(|entry| entry.hold.member() == Some(member)).count()
-    }
-
-    /// Who has groups out.
-    #[must_use]
-    pub fn holders(&self) -> BTreeSet<MemberId> {
-        self.entries.values().filter_map(|entry| entry.hold.member()).collect()
+        self.out_with.get(&member).copied().unwrap_or_default()
     }
 
     /// Groups of a range that are waited for, with the member that has them out.
@@ -219,14 +219,24 @@ impl GroupTable {
 
     fn deal_again(&mut self, group: GroupId) -> Epoch {
         let entry = self.entries.get_mut(&group).expect("the caller found the group here");
-        if let Hold::Out(grant) = entry.hold {
-            self.leases.remove(&grant.lease);
-        }
         entry.epoch = Epoch(entry.epoch.0 + 1);
         entry.failures += 1;
-        entry.hold = Hold::Waiting;
+        let (epoch, before) = (entry.epoch, std::mem::replace(&mut entry.hold, Hold::Waiting));
         self.waiting.insert(group);
-        entry.epoch
+        self.is_in(before);
+        epoch
+    }
+
+    /// What was held so is not any more.
+    fn is_in(&mut self, hold: Hold) {
+        let Hold::Out(grant) = hold else { return };
+        self.leases.remove(&grant.lease);
+        if let Some(count) = self.out_with.get_mut(&grant.member) {
+            *count -= 1;
+            if *count == 0 {
+                self.out_with.remove(&grant.member);
+            }
+        }
     }
 
     fn set_failures(&mut self, group: GroupId, failures: u32) {
@@ -306,10 +316,13 @@ mod tests {
         table.grant(GroupId(1), grant(2, 2, 10));
         table.grant(GroupId(2), grant(3, 1, 10));
         table.complete(LeaseId(3));
+        let held = |table: &GroupTable| [1, 2].map(|member| table.of(MemberId(member)));
+        assert_eq!(held(&table), [1, 1]);
         assert_eq!(table.release(MemberId(1)), [(GroupId(0), Epoch(1))]);
+        assert_eq!(held(&table), [0, 1]);
         assert_eq!(table.out(), 1);
         assert!(table.close(GroupId(1)) && !table.close(GroupId(1)));
         assert_eq!(table.complete(LeaseId(2)), None);
-        assert_eq!(table.out(), 0);
+        assert_eq!((table.out(), held(&table)), (0, [0, 0]));
     }
 }

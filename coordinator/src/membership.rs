@@ -212,11 +212,16 @@ impl Membership {
     /// How many actors work is divided among: those that have asked for some within `limit`, and
     /// those at work, who do not ask while their slots are full.
     #[must_use]
-    pub fn sharing(&self, now: Duration, limit: Duration, at_work: &BTreeSet<MemberId>) -> u64 {
+    pub fn sharing(
+        &self,
+        now: Duration,
+        limit: Duration,
+        at_work: impl Fn(MemberId) -> bool,
+    ) -> u64 {
         let is_actor = |known: &Member| known.registration.role == Role::Actor;
         let recent = |known: &Member| known.asked.is_some_and(|asked| now < asked + limit);
         let shares = |(id, known): &(&MemberId, &Member)| {
-            is_actor(known) && (recent(known) || at_work.contains(id))
+            is_actor(known) && (recent(known) || at_work(**id))
         };
         self.members.iter().filter(shares).count() as u64
     }

@@ -3,6 +3,7 @@
 
 mod admin;
 mod bad_input;
+mod clock;
 mod gates;
 mod gsm8k;
 mod hostile;

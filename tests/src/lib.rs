@@ -10,6 +10,7 @@ mod run;
 mod skip;
 mod summary;
 mod wait;
+mod wall_clock;
 
 pub use admin::{
     Scraper, admin_address, http_get, log_field, promtool, sample, samples, try_metrics,
@@ -21,3 +22,4 @@ pub use programs::Programs;
 pub use run::{Ended, Run};
 pub use summary::Summary;
 pub use wait::{alive, wait_until};
+pub use wall_clock::WallClock;

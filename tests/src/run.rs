@@ -48,9 +48,18 @@ impl Run {
     /// The program cannot be started.
     #[must_use]
     pub fn start(args: &[&str]) -> Self {
+        Self::start_under(&[], args)
+    }
+
+    /// The same with variables in its environment, and in that of the processes it starts.
+    ///
+    /// # Panics
+    /// The program cannot be started.
+    #[must_use]
+    pub fn start_under(variables: &[(&str, String)], args: &[&str]) -> Self {
         let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let child = spawn(dir.path(), args);
+        let child = spawn(dir.path(), variables, args);
         Self { child: Some(child), dir, _machine: machine }
     }
 
@@ -71,13 +80,13 @@ impl Run {
     /// It does not end within `limit`.
     #[must_use]
     pub fn then(&mut self, args: &[&str], limit: Duration) -> Ended {
-        self.child = Some(spawn(self.dir.path(), args));
+        self.child = Some(spawn(self.dir.path(), &[], args));
         self.wait(limit)
     }
 
     /// Starts another command beside this run, which has ended.
     pub fn start_again(&mut self, args: &[&str]) {
-        self.child = Some(spawn(self.dir.path(), args));
+        self.child = Some(spawn(self.dir.path(), &[], args));
     }
 
     /// The run directory.
@@ -202,7 +211,7 @@ impl Drop for Run {
     }
 }
 
-fn spawn(dir: &Path, args: &[&str]) -> Child {
+fn spawn(dir: &Path, variables: &[(&str, String)], args: &[&str]) -> Child {
     let run_dir = dir.join("run");
     let run_dir = run_dir.to_str().expect("a temporary directory's name is UTF-8");
     let args = args.iter().map(|arg| arg.replace("{dir}", run_dir));
@@ -212,6 +221,7 @@ fn spawn(dir: &Path, args: &[&str]) -> Child {
         tempfile::NamedTempFile::new_in(dir).expect("a file").keep().expect("kept");
     let child = Command::new(Programs::get().path("coordinator"))
         .args(args)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(stdout)

@@ -16,11 +16,11 @@ use crate::spec::RunSpec;
 use crate::state::RunState;
 use crate::weight_store::manifest_of;
 
-async fn serve(tasks: &TaskGroup) -> SocketAddr {
+async fn serve(tasks: &TaskGroup) -> (SocketAddr, Hub) {
     serve_with(tasks, None).await
 }
 
-async fn serve_with(tasks: &TaskGroup, weight_files: Option<WeightFiles>) -> SocketAddr {
+async fn serve_with(tasks: &TaskGroup, weight_files: Option<WeightFiles>) -> (SocketAddr, Hub) {
     let mut settings = Settings::default();
     settings.eval.enabled = false;
     let source = Source::open(&settings).unwrap();
@@ -30,14 +30,14 @@ async fn serve_with(tasks: &TaskGroup, weight_files: Option<WeightFiles>) -> Soc
     let (guard, listen) = (Guard::default(), "coordinator.listen");
     let listener = Listener::bind("127.0.0.1:0", listen, Protocol::Grpc, &guard).await.unwrap();
     let address = listener.address();
-    let service = service(hub, ServiceLimits::new(&settings));
+    let service = service(hub.clone(), ServiceLimits::new(&settings));
     let stop = tasks.shutdown().wait();
     tasks.spawn("service", async move {
         let (mut server, incoming) = proto::accept(listener);
         let server = server.add_service(service);
         Ok(server.serve_with_incoming_shutdown(incoming, stop).await?)
     });
-    address
+    (address, hub)
 }
 
 async fn client(address: SocketAddr) -> CoordinatorClient {
@@ -63,7 +63,7 @@ fn weights(step: u32) -> (WeightManifest, Vec<u8>) {
 #[tokio::test]
 async fn weights_travel_and_work_follows_them() {
     let tasks = TaskGroup::new(Shutdown::new());
-    let address = serve(&tasks).await;
+    let (address, _) = serve(&tasks).await;
     let mut actor = client(address).await;
     let mut learner = client(address).await;
     let member = register(&mut actor, Role::Actor).await;
@@ -111,7 +111,7 @@ async fn weights_may_come_as_a_file_and_old_files_go() {
     let root = tempfile::tempdir().unwrap();
     let files = WeightFiles::new(root.path().join("weights"));
     let tasks = TaskGroup::new(Shutdown::new());
-    let address = serve_with(&tasks, Some(files.clone())).await;
+    let (address, _) = serve_with(&tasks, Some(files.clone())).await;
     let mut learner = client(address).await;
     register(&mut learner, Role::Learner).await;
 
@@ -125,7 +125,7 @@ async fn weights_may_come_as_a_file_and_old_files_go() {
         (other.code, other.message.contains("is another file")),
         (ErrorCode::NotFound, true)
     );
-    let elsewhere = serve(&tasks).await;
+    let (elsewhere, _) = serve(&tasks).await;
     let unshared = client(elsewhere).await.publish_filed(manifest.clone()).await.unwrap_err();
     assert_eq!(unshared.code, ErrorCode::NotFound);
     let missing = learner.fetch_weights(manifest.version, 1 << 30).await.unwrap_err();
@@ -147,6 +147,28 @@ async fn weights_may_come_as_a_file_and_old_files_go() {
     assert!(files.take(&manifest).is_err());
     assert!((1..=2).all(|step| files.take(&weights(step).0).is_ok()));
     drop(learner);
+    tasks.shutdown().trigger("the test is done");
+    tasks.join(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_its_member_has_left() {
+    let tasks = TaskGroup::new(Shutdown::new());
+    let (address, hub) = serve(&tasks).await;
+    let mut learner = client(address).await;
+    let member = register(&mut learner, Role::Learner).await;
+    let mut directives = learner.watch(member).await.unwrap();
+    assert!(directives.next().await.unwrap().unwrap().formation.is_some());
+    // It is taken for dead, and another comes in its place: those ranks are not its own.
+    hub.change(|state| state.ended(Role::Learner, 0));
+    let other = register(&mut client(address).await, Role::Learner).await;
+    assert_ne!(member, other);
+    while let Some(directive) = directives.next().await.unwrap() {
+        // On its way before.
+        let generation = directive.formation.map(|formation| formation.generation);
+        assert!(generation.is_none_or(|generation| generation == Generation(1)), "{generation:?}");
+    }
+    drop((directives, learner));
     tasks.shutdown().trigger("the test is done");
     tasks.join(Duration::from_secs(10)).await.unwrap();
 }

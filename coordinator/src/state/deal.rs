@@ -110,11 +110,14 @@ impl RunState {
     fn has_its_share(&self, grant: &Grant, group: GroupId, now: Duration) -> bool {
         let Some(training) = &self.spec.training else { return false };
         let of_step = training.groups_per_step;
-        let sharing = self.members.sharing(now, self.spec.absence_max, &self.train.holders());
-        let share = of_step.div_ceil(sharing.max(1));
         let first = group.0 / of_step * of_step;
         let held = self.train.held(grant.member, GroupId(first)..GroupId(first + of_step));
-        held as u64 >= share
+        if held == 0 {
+            return false;
+        }
+        let at_work = |member| self.train.of(member) > 0;
+        let sharing = self.members.sharing(now, self.spec.absence_max, at_work);
+        held as u64 >= of_step.div_ceil(sharing.max(1))
     }
 
     /// Whether a training group may be written by an actor with these weights: its step must

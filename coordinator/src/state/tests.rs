@@ -2,7 +2,6 @@
 
 mod commits;
 mod generations;
-mod interleave;
 mod stall;
 
 use std::collections::BTreeSet;

@@ -7,11 +7,11 @@ use settings::Settings;
 use types::{Generation, GroupId, PolicyVersion};
 
 use crate::fixtures::registration;
-use crate::journal::surviving;
+use crate::journal::{UNRECORDED_MAX, surviving};
 use crate::source::Source;
 use crate::spec::RunSpec;
 use crate::state::tests::{GROUPS, ask, commit, evaluate, record, register, settings, version};
-use crate::state::{Phase, RunState, Stage};
+use crate::state::{Phase, RunState, Stage, StateError};
 
 fn opened() -> Vec<JournalEntry> {
     vec![JournalEntry::Opened { run: 5, format: proto::JOURNAL_FORMAT }]
@@ -109,6 +109,26 @@ fn ranks_that_its_journal_does_not_know_are_not_formed_twice() {
     state.register(survivor).unwrap();
     let formed = state.directive().formation.unwrap();
     assert_eq!(formed.generation, Generation(4));
+}
+
+#[test]
+fn what_ranks_of_an_earlier_coordinator_publish_is_refused() {
+    let mut settings = settings();
+    settings.eval.enabled = false;
+    let mut entries = opened();
+    let mut state = resumed(&settings, &entries);
+    start(&mut state, version(0));
+    entries.extend(state.take_entries());
+    let surviving = surviving(entries).unwrap().gone_on_from();
+    let source = Source::open(&settings).unwrap();
+    let spec = RunSpec::launch(&settings, &source, 1).unwrap();
+    let mut state = RunState::resumed(spec, source, &surviving).unwrap();
+    // The answer was lost, and the same is sent again before any ranks are there.
+    assert!(matches!(state.publish(version(0)), Err(StateError::Version { .. })));
+    assert_eq!(state.take_entries(), []);
+    register(&mut state, Role::Learner, 0);
+    let formed = state.directive().formation.unwrap();
+    assert_eq!(formed.generation, Generation(1 + UNRECORDED_MAX + 1));
 }
 
 #[test]

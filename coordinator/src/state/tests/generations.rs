@@ -1,6 +1,7 @@
 //! Ranks that come, go and come back.
 
 use super::*;
+use crate::journal::UNRECORDED_MAX;
 
 /// A run on two ranks, past its start: (state, actor, ranks).
 fn on_two_ranks() -> (RunState, MemberId, [MemberId; 2]) {
@@ -78,6 +79,19 @@ fn ranks_that_cannot_go_on_form_anew_once() {
     }
     assert_eq!(generation(&state), Some((2, 0)), "the second word was of the first generation");
     assert!(state.reform(actor, Generation(2)).is_err());
+}
+
+#[test]
+fn ranks_that_form_again_and_again_and_publish_nothing_fail_the_run() {
+    let (mut state, _, [first, _]) = on_two_ranks();
+    let mut forms = 0;
+    while let Some((present, _)) = generation(&state) {
+        forms += 1;
+        state.reform(first, Generation(present)).unwrap();
+    }
+    assert_eq!(forms, UNRECORDED_MAX + 1, "one has published");
+    let Phase::Failed(why) = state.phase() else { panic!("{:?}", state.phase()) };
+    assert!(why.contains("published nothing"), "{why}");
 }
 
 #[test]
