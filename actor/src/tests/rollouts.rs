@@ -137,7 +137,7 @@ fn a_cache_that_is_kept_is_gone_on_from_by_the_new_weights() {
         }
         read.push(writer.tick().unwrap());
     }
-    assert!(read[9].tokens == read[9].rows && read[9].rows > 3, "one token each: {:?}", read[9]);
+    assert!(read[9].tokens == read[9].rows && read[9].rows >= 3, "one token each: {:?}", read[9]);
     let group = only_group(writer.take_output().ended);
     assert_replays(&group);
     let mut further = 0.0f32;
