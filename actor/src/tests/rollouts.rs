@@ -132,12 +132,12 @@ fn a_cache_that_is_kept_is_gone_on_from_by_the_new_weights() {
     writer.admit(item.clone(), Instant::now());
     let mut read = Vec::new();
     while writer.waiting().free < 8 {
-        if read.len() == 9 {
+        if read.len() == 5 {
             writer.set_weights(&new, V1).unwrap();
         }
         read.push(writer.tick().unwrap());
     }
-    assert!(read[9].tokens == read[9].rows && read[9].rows >= 3, "one token each: {:?}", read[9]);
+    assert!(read[5].tokens == read[5].rows && read[5].rows > 3, "one token each: {:?}", read[5]);
     let group = only_group(writer.take_output().ended);
     assert_replays(&group);
     let mut further = 0.0f32;
