@@ -58,10 +58,9 @@ pub struct ConfigArgs {
     pub set: Vec<String>,
 }
 
-#[derive(Args, Clone, Debug)]
-pub struct LaunchArgs {
-    #[command(flatten)]
-    pub config: ConfigArgs,
+/// How many processes of each kind; those that others start are waited for.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct CountArgs {
     /// Actor processes; without it, 1.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub actors: Option<u32>,
@@ -71,6 +70,14 @@ pub struct LaunchArgs {
     /// Weak-server processes; actors are spread over them in turn. Without it, 1.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub weak_servers: Option<u32>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct LaunchArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    #[command(flatten)]
+    pub counts: CountArgs,
     /// Same as --set train.steps=N.
     #[arg(long)]
     pub steps: Option<u32>,
@@ -93,15 +100,8 @@ pub struct LaunchArgs {
 pub struct ServeArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Actors that training waits for at first; more may come at any time.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    pub actors: Option<u32>,
-    /// Learner ranks, which share every step; without it, 1.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    pub learners: Option<u32>,
-    /// Weak-servers that training waits for at first; without it, 1.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    pub weak_servers: Option<u32>,
+    #[command(flatten)]
+    pub counts: CountArgs,
     /// A new or empty directory, or that of a run, which is gone on with.
     #[arg(long)]
     pub run_dir: PathBuf,
@@ -113,9 +113,7 @@ impl ServeArgs {
     pub fn as_launch(&self, resume: bool) -> LaunchArgs {
         LaunchArgs {
             config: self.config.clone(),
-            actors: self.actors,
-            learners: self.learners,
-            weak_servers: self.weak_servers,
+            counts: self.counts,
             steps: None,
             seed: None,
             run_dir: Some(self.run_dir.clone()),

@@ -58,7 +58,7 @@ fn begin(args: &LaunchArgs, starts: bool) -> anyhow::Result<u8> {
         return Err(UsageError(text).into());
     }
     refuse_test_set(&settings)?;
-    let processes = Processes::of(args, Processes::default());
+    let processes = Processes::of(args.counts, Processes::default());
     let (source, mut spec) = prepare(&settings, processes)?;
     if args.dry_run {
         let plan = placement::plan(&settings, spec.members, true)?;
@@ -82,7 +82,7 @@ fn resume(args: &LaunchArgs, starts: bool) -> anyhow::Result<u8> {
     let settings = resume::settings(&run_dir, &args.config, shorthand(args.steps, args.seed))?;
     resume::check_unfinished(&run_dir)?;
     disk::check(&settings, &run_dir)?;
-    let processes = Processes::of(args, Processes::read(&run_dir)?);
+    let processes = Processes::of(args.counts, Processes::read(&run_dir)?);
     let (source, mut spec) = prepare(&settings, processes)?;
     let history = resume::history(&run_dir)?;
     going_on(&mut spec, &history, &settings)?;

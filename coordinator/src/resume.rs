@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use settings::{Layers, Settings};
 use toml::{Table, Value};
 
-use crate::cli::{ConfigArgs, LaunchArgs, UsageError};
+use crate::cli::{ConfigArgs, CountArgs, UsageError};
 use crate::journal::{JournalFile, Surviving, surviving};
 use crate::launch::make_absolute;
 use crate::membership::MemberCounts;
@@ -34,11 +34,11 @@ pub struct Processes {
 impl Processes {
     /// What the flags say, and otherwise what was before.
     #[must_use]
-    pub fn of(args: &LaunchArgs, before: Self) -> Self {
+    pub fn of(counts: CountArgs, before: Self) -> Self {
         Self {
-            actors: args.actors.unwrap_or(before.actors),
-            learners: args.learners.unwrap_or(before.learners),
-            weak_servers: args.weak_servers.unwrap_or(before.weak_servers),
+            actors: counts.actors.unwrap_or(before.actors),
+            learners: counts.learners.unwrap_or(before.learners),
+            weak_servers: counts.weak_servers.unwrap_or(before.weak_servers),
         }
     }
 
@@ -192,14 +192,14 @@ mod tests {
             use clap::Parser;
             let words = format!("coordinator launch {text}");
             match crate::cli::Cli::parse_from(words.split_whitespace()).command {
-                crate::cli::Command::Launch(args) => args,
+                crate::cli::Command::Launch(args) => args.counts,
                 other => panic!("{other:?}"),
             }
         };
         let before = Processes { actors: 4, learners: 2, weak_servers: 1 };
-        assert_eq!(Processes::of(&args("--resume --run-dir x"), before), before);
-        let fewer = Processes::of(&args("--resume --run-dir x --actors 1"), before);
+        assert_eq!(Processes::of(args("--resume --run-dir x"), before), before);
+        let fewer = Processes::of(args("--resume --run-dir x --actors 1"), before);
         assert_eq!(fewer, Processes { actors: 1, ..before });
-        assert_eq!(Processes::of(&args(""), Processes::default()).counts().actors, 1);
+        assert_eq!(Processes::of(args(""), Processes::default()).counts().actors, 1);
     }
 }
