@@ -85,9 +85,9 @@ pub fn start(process: &Process, membership: Membership, models: Models) -> anyho
         .spawn_thread("engine", move || engine.run(&runtime))
         .context("cannot start the engine's thread")?;
 
-    let Membership { tie, directives } = membership;
+    let Membership { tie, index, directives } = membership;
     let source = WeakSource::new(
-        weak_source_settings(process, &models),
+        weak_source_settings(process, index, &models),
         directives.clone(),
         weak_work,
         commands.clone(),
@@ -131,7 +131,7 @@ pub fn start(process: &Process, membership: Membership, models: Models) -> anyho
     Ok(())
 }
 
-fn weak_source_settings(process: &Process, models: &Models) -> WeakSourceSettings {
+fn weak_source_settings(process: &Process, index: u32, models: &Models) -> WeakSourceSettings {
     let limits = &process.settings.actor;
     WeakSourceSettings {
         channel: process.channel_settings(),
@@ -140,8 +140,8 @@ fn weak_source_settings(process: &Process, models: &Models) -> WeakSourceSetting
             retries_max: limits.span_retries_max,
         },
         outbox_messages: limits.weak_outbox_messages as usize,
-        actor: process.name(),
-        index: process.index,
+        actor: process.role.name_of(index),
+        index,
         tokenizer: models.rules.task.tokenizer().fingerprint(),
         stops: models.rules.task.stops().to_vec(),
     }

@@ -15,7 +15,7 @@ pub(crate) fn registration(role: Role, index: u32, address: &str) -> Registratio
     Registration {
         member: MemberId(LAST.fetch_add(1, Ordering::Relaxed) + 1),
         role,
-        index,
+        index: Some(index),
         address: address.to_owned(),
         admin_address: String::new(),
         ring_address: String::new(),

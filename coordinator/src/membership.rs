@@ -80,24 +80,28 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Takes a member in, or finds it here already. Another process of the same role and index
-    /// that watches no more is replaced, and returned.
+    /// Takes a member in, or finds it here already, and returns its index. Another process of the
+    /// same role and index that watches no more is replaced, and returned too; whoever names no
+    /// index replaces nobody.
     ///
     /// # Errors
     /// The other one is present: there would be two.
     pub fn register(
         &mut self,
-        registration: Registration,
-    ) -> Result<Option<MemberId>, MemberError> {
-        let member = registration.member;
-        let place = (registration.role, registration.index);
+        mut registration: Registration,
+    ) -> Result<(u32, Option<MemberId>), MemberError> {
+        let (member, role) = (registration.member, registration.role);
+        let known = self.members.get(&member).and_then(|known| known.registration.index);
+        let index = registration.index.or(known).unwrap_or_else(|| self.free_index(role));
+        registration.index = Some(index);
+        let place = (role, index);
         if let Some(known) = self.members.get_mut(&member) {
-            let same = (known.registration.role, known.registration.index) == place;
+            let same = (known.registration.role, known.registration.index) == (role, Some(index));
             let taken = MemberError::Taken(registration.name());
             known.registration = if same { registration } else { return Err(taken) };
-            return Ok(None);
+            return Ok((index, None));
         }
-        let replaced = self.find(place.0, place.1);
+        let replaced = self.find(role, index);
         if let Some(old) = replaced {
             if self.members.get(&old).is_some_and(|known| known.watches > 0) {
                 return Err(MemberError::Taken(registration.name()));
@@ -107,7 +111,13 @@ impl Membership {
         self.known.insert(place);
         self.changes += 1;
         self.members.insert(member, Member::new(registration, self.changes));
-        Ok(replaced)
+        Ok((index, replaced))
+    }
+
+    /// The lowest that no member of this role has.
+    fn free_index(&self, role: Role) -> u32 {
+        let taken: BTreeSet<u32> = self.of_role(role).into_iter().filter_map(|m| m.index).collect();
+        (0..=u32::MAX).find(|index| !taken.contains(index)).unwrap_or(u32::MAX)
     }
 
     /// Whether a process of this role and index has registered at some time.
@@ -118,7 +128,7 @@ impl Membership {
 
     #[must_use]
     pub fn find(&self, role: Role, index: u32) -> Option<MemberId> {
-        let is_it = |known: &Registration| known.role == role && known.index == index;
+        let is_it = |known: &Registration| known.role == role && known.index == Some(index);
         self.members.iter().find(|(_, known)| is_it(&known.registration)).map(|(id, _)| *id)
     }
 
@@ -272,7 +282,7 @@ impl Membership {
     pub fn missing(&self, expected: &MemberCounts) -> Vec<String> {
         let is_here = |role: Role, index: u32| {
             let mut all = self.members.values().map(|known| &known.registration);
-            all.any(|known| known.role == role && known.index == index)
+            all.any(|known| known.role == role && known.index == Some(index))
         };
         let of_role = |role: Role| (0..expected.of(role)).map(move |index| (role, index));
         let expected = ROLES.into_iter().flat_map(of_role);
@@ -295,7 +305,7 @@ mod tests {
     ) -> Result<(MemberId, Option<MemberId>), MemberError> {
         let registration = registration(role, index, address);
         let member = registration.member;
-        members.register(registration).map(|replaced| (member, replaced))
+        members.register(registration).map(|(_, replaced)| (member, replaced))
     }
 
     #[test]
@@ -309,6 +319,23 @@ mod tests {
         assert_eq!(members.expect(second, Role::WeakServer), Ok(()));
         let addresses: Vec<_> = members.of_role(Role::WeakServer);
         assert_eq!(addresses.iter().map(|m| &*m.address).collect::<Vec<_>>(), ["a:2"]);
+    }
+
+    #[test]
+    fn whoever_names_no_index_gets_the_lowest_free_one_and_keeps_it() {
+        let mut members = Membership::default();
+        let (first, _) = register(&mut members, Role::Actor, 0, "").unwrap();
+        register(&mut members, Role::Actor, 2, "").unwrap();
+        register(&mut members, Role::WeakServer, 1, "").unwrap();
+        let any = || Registration { index: None, ..registration(Role::Actor, 0, "") };
+        let second = any();
+        assert_eq!(members.register(second.clone()), Ok((1, None)));
+        assert_eq!(members.register(any()), Ok((3, None)));
+        assert_eq!(members.register(second.clone()), Ok((1, None)), "it is here already");
+        assert_eq!(members.name(second.member), "actor-1");
+        assert_eq!(members.find(Role::Actor, 0), Some(first), "it is not replaced");
+        members.leave(first);
+        assert_eq!(members.register(any()), Ok((0, None)));
     }
 
     #[test]
@@ -383,12 +410,12 @@ mod tests {
     fn registering_again_changes_nothing_and_another_place_is_refused() {
         let mut members = Membership::default();
         let first = registration(Role::Actor, 0, "");
-        assert_eq!(members.register(first.clone()), Ok(None));
+        assert_eq!(members.register(first.clone()), Ok((0, None)));
         assert!(members.watched(first.member).is_some());
         // The answer was lost, and the same process asks once more.
-        assert_eq!(members.register(first.clone()), Ok(None));
+        assert_eq!(members.register(first.clone()), Ok((0, None)));
         assert_eq!(members.find(Role::Actor, 0), Some(first.member));
-        let elsewhere = Registration { index: 1, ..first };
+        let elsewhere = Registration { index: Some(1), ..first };
         assert_eq!(members.register(elsewhere), Err(MemberError::Taken("actor-1".to_owned())));
     }
 

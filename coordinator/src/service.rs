@@ -82,11 +82,11 @@ impl Coordinator for Service {
     ) -> Answer<wire::RegisterReply> {
         const RPC: &str = "register";
         let registration = Registration::try_from(request.into_inner()).map_err(invalid(RPC))?;
-        let name = registration.name();
-        let member = self.hub.change(|state| state.register(registration));
-        let member = member.map_err(|error| refuse(RPC, &error))?;
-        tracing::info!(name, %member, "registered");
-        Ok(Response::new(wire::RegisterReply { version: proto::version() }))
+        let (role, member) = (registration.role, registration.member);
+        let index = self.hub.change(|state| state.register(registration));
+        let index = index.map_err(|error| refuse(RPC, &error))?;
+        tracing::info!(name = role.name_of(index), %member, "registered");
+        Ok(Response::new(wire::RegisterReply { version: proto::version(), index }))
     }
 
     async fn heartbeat(&self, request: Request<wire::Pulse>) -> Answer<wire::Empty> {

@@ -248,13 +248,14 @@ impl RunState {
         }
     }
 
-    /// Takes a member in.
+    /// Takes a member in; returns its index among those of its role.
     ///
     /// # Errors
     /// Another of the same role and index is present.
-    pub fn register(&mut self, registration: Registration) -> Result<MemberId, StateError> {
-        let (member, heard_of) = (registration.member, registration.generation);
-        if let Some(old) = self.members.register(registration)? {
+    pub fn register(&mut self, registration: Registration) -> Result<u32, StateError> {
+        let heard_of = registration.generation;
+        let (index, replaced) = self.members.register(registration)?;
+        if let Some(old) = replaced {
             self.release(old);
             self.unform(old);
         }
@@ -265,7 +266,7 @@ impl RunState {
         self.form();
         self.count_actors();
         self.start_if_ready();
-        Ok(member)
+        Ok(index)
     }
 
     /// The process of this role and index has ended, as whoever calls knows.

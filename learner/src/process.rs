@@ -48,7 +48,7 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
     let (vocab, positions) = (start.config.ids, start.config.max_position_embeddings);
     process.readiness.set("model");
 
-    let seat = Seat::new(&settings, process.index, compute.device().clone(), &process.guard)?;
+    let seat = Seat::new(&settings, process.rank(), compute.device().clone(), &process.guard)?;
     let listener = process.listen(&settings.learner.listen, "learner.listen").await?;
     let address = listener.address();
     let (returns, returned) = mpsc::channel(settings.learner.inbox_groups as usize);
@@ -90,7 +90,7 @@ fn train_loop(
     source: Source,
     files: RunFiles,
 ) -> TrainLoop {
-    let Membership { tie, directives } = membership;
+    let Membership { tie, directives, .. } = membership;
     let (runtime, shutdown) = (Handle::current(), process.shutdown.clone());
     let shared = SharedDisk::new(&process.settings);
     let outlet = CoordinatorOutlet::new(runtime.clone(), tie, shutdown.clone(), shared);
@@ -139,9 +139,9 @@ fn open_files(process: &Process, start: &ModelFiles) -> anyhow::Result<RunFiles>
     let dir = PathBuf::from(&settings.run.dir);
     let sampled = settings.learner.sampled_rollouts;
     // Rank 0 writes; it may be doing so while another rank starts.
-    let open = if process.index == 0 { CheckpointStore::open } else { CheckpointStore::beside };
+    let open = if process.rank() == 0 { CheckpointStore::open } else { CheckpointStore::beside };
     let store = open(dir.join("checkpoints"), settings.checkpoint.keep)?;
-    if process.index == 0 {
+    if process.rank() == 0 {
         store.check_room(settings, checkpoint_bytes(settings, start))?;
     }
     Ok(RunFiles {

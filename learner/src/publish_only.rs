@@ -22,7 +22,7 @@ pub async fn publish_only(process: Process) -> anyhow::Result<()> {
     process.readiness.set("model");
     // Nobody sends it anything.
     let membership = process.join(String::new(), String::new()).await?;
-    let Membership { tie, directives } = membership;
+    let Membership { tie, directives, .. } = membership;
     let mut ranks = RankWatch::new(directives);
     let Some(formation) = ranks.next(&process.shutdown, &process.health).await else {
         return Ok(());

@@ -38,8 +38,8 @@ pub struct Registration {
     /// Of this process and no other, as long as it lives.
     pub member: MemberId,
     pub role: Role,
-    /// Among the processes of its role, from 0.
-    pub index: u32,
+    /// Among the processes of its role, from 0; none: the coordinator chooses.
+    pub index: Option<u32>,
     /// `host:port` where peers reach it; empty for an actor.
     pub address: String,
     pub admin_address: String,
@@ -52,7 +52,7 @@ pub struct Registration {
 impl Registration {
     #[must_use]
     pub fn name(&self) -> String {
-        self.role.name_of(self.index)
+        self.index.map_or_else(|| self.role.name().to_owned(), |index| self.role.name_of(index))
     }
 }
 

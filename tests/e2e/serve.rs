@@ -19,7 +19,8 @@ const AWAY: Duration = Duration::from_secs(30);
 struct Others(Vec<(String, Child)>);
 
 impl Others {
-    /// `PROGRAM-INDEX` each, of the run that is served in this directory.
+    /// `PROGRAM-INDEX` each, of the run that is served in this directory; the coordinator chooses
+    /// where INDEX is no number.
     fn start(run: &Run, address: &str, names: &[&str]) -> Self {
         let processes = run.dir().join("processes.json");
         wait_until("the coordinator", LIMIT, || processes.is_file().then_some(()));
@@ -58,9 +59,11 @@ impl Drop for Others {
 fn start(run: &Run, address: &str, name: &str) -> Child {
     let (program, index) = name.rsplit_once('-').unwrap();
     let log = std::fs::File::create(run.dir().join(format!("logs/{name}.log"))).unwrap();
+    let index = index.parse::<u32>().ok().map(|index| format!("--index={index}"));
     Command::new(Programs::get().path(program))
         .args(["--config", run.dir().join("config.toml").to_str().unwrap()])
-        .args(["--coordinator", address, "--index", index, "--set", "admin.listen=127.0.0.1:0"])
+        .args(["--coordinator", address, "--set", "admin.listen=127.0.0.1:0"])
+        .args(index)
         .env("CANDLE_NUM_THREADS", "1")
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
@@ -111,14 +114,14 @@ fn row_6_members_outlive_a_coordinator_that_is_gone_for_half_a_minute() {
 }
 
 #[test]
-fn a_run_below_its_least_actors_waits_and_says_so_and_status_shows_it() {
+fn a_run_below_its_least_actors_waits_and_says_so_and_processes_need_no_numbers() {
     let address = free_address();
     let listen = format!("coordinator.listen={address}");
     let mut run = Run::start(&serve(&listen, &["--set", "coordinator.actors_min=2"]));
-    let others =
-        Others::start(&run, &address, &["weak-server-0", "learner-0", "actor-0", "actor-1"]);
+    let names = ["weak-server-any", "learner-any", "actor-any", "actor-other"];
+    let others = Others::start(&run, &address, &names);
     run.wait_for_steps(2, LIMIT);
-    others.signal("actor-1", Signal::SIGKILL);
+    others.signal("actor-other", Signal::SIGKILL);
     let dir = run.dir();
     let status = || {
         let coordinator = Programs::get().path("coordinator");
@@ -129,12 +132,24 @@ fn a_run_below_its_least_actors_waits_and_says_so_and_status_shows_it() {
     let waits = "2 actors (coordinator.actors_min)";
     let shown =
         wait_until("too few actors", LIMIT, || Some(status()).filter(|s| s.contains(waits)));
-    for part in ["training, step", "weak-server-0  heard", "more groups of step", "actor-0  "] {
+    for part in ["training, step", "weak-server-0  heard", "more groups of step", "\nactor-"] {
         assert!(shown.contains(part), "no `{part}` in:\n{shown}");
     }
     let steps = run.steps();
+    let text = std::fs::read_to_string(dir.join("processes.json")).unwrap();
+    let processes: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let healthy = |admin: &str| {
+        let coordinator = Programs::get().path("coordinator");
+        let asked = Command::new(coordinator).args(["healthcheck", admin]).output().unwrap();
+        (asked.status.code(), String::from_utf8_lossy(&asked.stdout).into_owned())
+    };
+    for process in processes.as_array().unwrap() {
+        let (name, admin) = (&process["name"], process["admin"].as_str().unwrap());
+        assert_eq!(healthy(admin), (Some(0), "healthy\n".to_owned()), "{name}");
+    }
+    assert_eq!(healthy("127.0.0.1:1").0, Some(1));
 
-    let newcomer = Others::start(&run, &address, &["actor-1"]);
+    let newcomer = Others::start(&run, &address, &["actor-any"]);
     run.wait_for_steps(steps + 1, LIMIT);
     let ended = run.wait(LIMIT);
     ended.expect_code(0);

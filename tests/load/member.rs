@@ -39,7 +39,7 @@ impl Member {
             .register(Registration {
                 member: id,
                 role,
-                index,
+                index: Some(index),
                 address: elsewhere(),
                 admin_address: String::new(),
                 ring_address: elsewhere(),

@@ -23,7 +23,10 @@ fn hub(log: Option<MetricsLog>) -> Hub {
 }
 
 fn register(hub: &Hub, role: Role) -> MemberId {
-    hub.change(|state| state.register(registration(role, 0, ""))).unwrap()
+    let registration = registration(role, 0, "");
+    let member = registration.member;
+    assert_eq!(hub.change(|state| state.register(registration)), Ok(0));
+    member
 }
 
 /// Is woken in the middle of an announcement, and looks whether the state could change meanwhile.

@@ -46,7 +46,7 @@ async fn live(world: &World, index: u32) -> anyhow::Result<()> {
     let registration = Registration {
         member,
         role: Role::Actor,
-        index,
+        index: Some(index),
         address: String::new(),
         admin_address: String::new(),
         ring_address: String::new(),

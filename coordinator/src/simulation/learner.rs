@@ -39,7 +39,7 @@ async fn live(world: &World, name: &'static str, index: u32) -> anyhow::Result<(
     let registration = Registration {
         member,
         role: Role::Learner,
-        index,
+        index: Some(index),
         address: format!("{name}:{GROUPS_PORT}"),
         admin_address: String::new(),
         ring_address: format!("{name}:{RING_PORT}"),

@@ -34,7 +34,10 @@ fn state(settings: &Settings, actors: u32) -> RunState {
 }
 
 pub(super) fn register(state: &mut RunState, role: Role, index: u32) -> MemberId {
-    state.register(registration(role, index, &format!("{}:{index}", role.name()))).unwrap()
+    let registration = registration(role, index, &format!("{}:{index}", role.name()));
+    let member = registration.member;
+    assert_eq!(state.register(registration), Ok(index));
+    member
 }
 
 pub(super) fn version(step: u32) -> PolicyVersion {

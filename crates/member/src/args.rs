@@ -13,9 +13,10 @@ pub struct MemberArgs {
     /// Overrides one setting; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Among the processes of this program, from 0.
-    #[arg(long, default_value_t = 0)]
-    pub index: u32,
+    /// Among the processes of this program, from 0: a learner's rank. Without it a learner has 0,
+    /// and others get the lowest number that is free.
+    #[arg(long)]
+    pub index: Option<u32>,
     /// Where the coordinator listens; overrides `coordinator.address`.
     #[arg(long, value_name = "HOST:PORT")]
     pub coordinator: Option<String>,

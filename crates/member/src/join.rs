@@ -8,12 +8,13 @@ use proto::{
     ChannelError, ChannelSettings, CoordinatorClient, Directive, DirectiveStream, ErrorCode,
     Registration, RpcError,
 };
-use runtime::{Attempt, RetryPolicy, Shutdown, retry, unique_number};
+use runtime::{Attempt, RetryPolicy, Shutdown, retry, unique_number, within};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use types::{Generation, MemberId};
 
 use crate::Process;
+use crate::announce::{announced, own_host};
 use crate::heart::Heart;
 use crate::tie::Tie;
 
@@ -24,6 +25,9 @@ const SILENCE_KEEPALIVES: u32 = 30;
 #[derive(Clone, Debug)]
 pub struct Membership {
     pub tie: Tie,
+    /// Among the processes of its role, as it is at first: a coordinator that goes on may choose
+    /// another where none was given.
+    pub index: u32,
     pub directives: watch::Receiver<Directive>,
 }
 
@@ -40,9 +44,8 @@ impl fmt::Display for Stopped {
 impl std::error::Error for Stopped {}
 
 impl Process {
-    /// Connects, registers, follows directives and gives signs of life; `address` is where peers
-    /// reach this process, empty for an actor, and `ring_address` where the previous rank reaches a
-    /// learner. A stop directive, or a coordinator that is lost for good, triggers the shutdown.
+    /// Connects, registers, follows directives and gives signs of life; `address` is the port for
+    /// peers, empty for an actor, and `ring_address` that for a learner's previous rank. A stop directive, or a coordinator that is lost for good, triggers the shutdown.
     ///
     /// # Errors
     /// The coordinator does not answer or refuses the registration, or the stop comes before.
@@ -62,17 +65,23 @@ impl Process {
         let at = &self.settings.coordinator.address;
         let channel_settings = self.channel_settings();
         let mut coordinator = connect(at, &channel_settings).await?;
+        let limit = channel_settings.connect_timeout;
+        let host = own_host(&self.settings.network.advertise, at);
+        let host = within("this machine's address towards the coordinator", limit, host).await?;
+        let host = host.context(
+            "this machine has no address towards the coordinator: set network.advertise",
+        )?;
         let member = MemberId(unique_number());
         let registration = Registration {
             member,
             role: self.role,
             index: self.index,
-            address,
-            admin_address: self.admin_address.clone(),
-            ring_address,
+            address: announced(&address, &host),
+            admin_address: announced(&self.admin_address, &host),
+            ring_address: announced(&ring_address, &host),
             generation: Generation(0),
         };
-        coordinator.register(registration.clone()).await?;
+        let index = coordinator.register(registration.clone()).await?;
         let stream = coordinator.watch(member).await?;
         let (sender, directives) = watch::channel(Directive::default());
         let millis = |n: u32| Duration::from_millis(u64::from(n));
@@ -99,8 +108,9 @@ impl Process {
         self.tasks.spawn("heartbeat", heart.run(self.shutdown.clone()));
         self.readiness.set("coordinator");
         let admin = &self.admin_address;
-        tracing::info!(%member, coordinator = %at, %admin, "joined");
-        Ok(Membership { tie, directives })
+        let name = self.role.name_of(index);
+        tracing::info!(name, %member, coordinator = %at, %admin, "joined");
+        Ok(Membership { tie, index, directives })
     }
 }
 
@@ -205,7 +215,7 @@ mod tests {
     use std::sync::Arc;
 
     use proto::Role;
-    use runtime::{TaskGroup, within};
+    use runtime::TaskGroup;
     use security::Guard;
     use settings::Settings;
     use telemetry::{Health, Readiness};
@@ -221,7 +231,7 @@ mod tests {
         Process {
             settings: Arc::new(settings),
             role: Role::Actor,
-            index: 0,
+            index: Some(0),
             tasks: TaskGroup::new(shutdown.clone()),
             shutdown,
             readiness: Readiness::new(&[]),

@@ -1,6 +1,7 @@
 //! How a process joins a run: flags, settings, logging, admin port, signals, the coordinator.
 //! What it then does there belongs to the programs.
 
+mod announce;
 mod args;
 mod heart;
 mod join;

@@ -9,7 +9,7 @@ use proto::{ChannelSettings, Role};
 use runtime::{Shutdown, TaskGroup};
 use security::{Guard, ListenError, Listener, Protocol};
 use settings::Settings;
-use telemetry::{AdminServer, AdminState, Exporter, Health, Metric, Readiness};
+use telemetry::{AdminServer, AdminState, Exporter, Exporting, Health, Metric, Readiness};
 
 use crate::MemberArgs;
 use crate::join::Stopped;
@@ -31,7 +31,8 @@ pub struct ProgramMetrics {
 pub struct Process {
     pub settings: Arc<Settings>,
     pub role: Role,
-    pub index: u32,
+    /// Among the processes of this role; none: the coordinator chooses.
+    pub index: Option<u32>,
     pub tasks: TaskGroup,
     pub shutdown: Shutdown,
     pub readiness: Readiness,
@@ -42,9 +43,10 @@ pub struct Process {
 }
 
 impl Process {
+    /// A learner's place among the ranks.
     #[must_use]
-    pub fn name(&self) -> String {
-        format!("{}-{}", self.role.name(), self.index)
+    pub fn rank(&self) -> u32 {
+        self.index.unwrap_or_default()
     }
 
     #[must_use]
@@ -98,7 +100,7 @@ where
 {
     let settings = args.settings()?;
     let grace = Duration::from_secs_f64(settings.shutdown.grace_seconds);
-    let process = start(role, &args, settings, program).await?;
+    let (process, _exporting) = start(role, &args, settings, program).await?;
     let Process { tasks, shutdown, .. } = process.clone();
     let worked = match body(process).await {
         Err(error) if error.is::<Stopped>() => Ok(()),
@@ -117,13 +119,17 @@ async fn start(
     args: &MemberArgs,
     settings: Settings,
     program: ProgramMetrics,
-) -> anyhow::Result<Process> {
-    let name = format!("{}-{}", role.name(), args.index);
+) -> anyhow::Result<(Process, Exporting)> {
+    let index = match role {
+        Role::Learner => Some(args.index.unwrap_or_default()),
+        Role::Actor | Role::WeakServer => args.index,
+    };
+    let name = index.map_or_else(|| role.name().to_owned(), |index| role.name_of(index));
     let format = match settings.log.format {
         settings::LogFormat::Text => telemetry::LogFormat::Text,
         settings::LogFormat::Json => telemetry::LogFormat::Json,
     };
-    telemetry::init_logging(format, &settings.log.filter, &name)?;
+    let exporting = telemetry::init_logging(format, &settings.log.filter, &name)?;
     let exporter = Exporter::install(program.buckets)?;
     telemetry::describe(program.metrics);
 
@@ -147,6 +153,8 @@ async fn start(
         admin.serve(state, stop.wait()).await;
         Ok(())
     });
-    let (settings, index) = (Arc::new(settings), args.index);
-    Ok(Process { settings, role, index, tasks, shutdown, readiness, health, admin_address, guard })
+    let settings = Arc::new(settings);
+    let process =
+        Process { settings, role, index, tasks, shutdown, readiness, health, admin_address, guard };
+    Ok((process, exporting))
 }

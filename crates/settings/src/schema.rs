@@ -8,7 +8,7 @@ use types::{Hash, Sampling};
 
 use crate::sections::{
     Actor, Admin, Checkpoint, Compute, Coordinator, Data, DataSource, Eval, Gates, Grader, Handoff,
-    Learner, Limits, Log, Model, Placement, Recipe, Reward, Run, SamplingSettings, Security,
+    Learner, Limits, Log, Model, Network, Placement, Recipe, Reward, Run, SamplingSettings, Security,
     Shutdown, Staleness, Train, WeakServer, Weights,
 };
 
@@ -42,6 +42,7 @@ pub struct Settings {
     pub weights: Weights,
     pub coordinator: Coordinator,
     pub placement: Placement,
+    pub network: Network,
     pub security: Security,
     pub limits: Limits,
     pub admin: Admin,
@@ -73,6 +74,7 @@ impl Default for Settings {
             weights: Weights::default(),
             coordinator: Coordinator::default(),
             placement: Placement::default(),
+            network: Network::default(),
             security: Security::default(),
             limits: Limits::default(),
             admin: Admin::default(),

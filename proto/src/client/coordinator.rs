@@ -48,11 +48,12 @@ impl CoordinatorClient {
         Self { stub, timeout: settings.call_timeout }
     }
 
-    pub async fn register(&mut self, registration: Registration) -> Result<(), RpcError> {
+    /// Returns the caller's index among the processes of its role.
+    pub async fn register(&mut self, registration: Registration) -> Result<u32, RpcError> {
         let request = wire::RegisterRequest::from(registration);
         let reply = call("register", self.timeout, self.stub.register(request)).await?;
         let same = same_version("coordinator", &reply.version);
-        same.map_err(|skew| RpcError::invalid("register", skew))
+        same.map(|()| reply.index).map_err(|skew| RpcError::invalid("register", skew))
     }
 
     pub async fn heartbeat(&mut self, pulse: Pulse) -> Result<(), RpcError> {

@@ -94,7 +94,7 @@ fn the_repetition_of_the_last_commit_is_no_news_after_a_restart() {
     // The process has outlived the coordinator.
     let mut state = resumed(&settings, &entries);
     let same = Registration { member: learner, ..registration(Role::Learner, 0, "") };
-    assert_eq!(state.register(same), Ok(learner));
+    assert_eq!(state.register(same), Ok(0));
     assert_eq!(commit(&mut state, &record(learner, 1)), Ok(false));
     assert_eq!((state.committed(), state.totals().trained_twice), (1, 0));
 }

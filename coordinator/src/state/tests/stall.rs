@@ -213,7 +213,7 @@ fn a_member_that_gives_no_sign_of_life_is_lost_and_comes_back_by_registering() {
     let unknown = state.heard(pulse(actors[0]), SECOND + silence).unwrap_err();
     assert_eq!(unknown, StateError::Member(MemberError::Unknown(actors[0])));
     let again = Registration { member: actors[0], ..registration(Role::Actor, 0, "") };
-    assert_eq!(state.register(again), Ok(actors[0]));
+    assert_eq!(state.register(again), Ok(0));
     state.heard(pulse(actors[0]), SECOND + silence).unwrap();
 }
 

@@ -46,6 +46,15 @@ section! {
 }
 
 section! {
+    /// How processes on different machines find each other.
+    Network {
+        /// The host name or address by which others reach those ports of this process that are
+        /// bound to all of its interfaces (`0.0.0.0`); empty: its address towards the coordinator.
+        advertise: String = String::new(),
+    }
+}
+
+section! {
     /// `/metrics`, `/healthz`, `/readyz`.
     Admin {
         listen: String = "127.0.0.1:0".to_owned(),

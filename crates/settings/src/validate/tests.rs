@@ -120,6 +120,8 @@ fn prompts_and_evaluations_can_be_made() {
 
 #[test]
 fn addresses_and_filters_are_read_before_anything_starts() {
+    check(&["network.advertise=gpu-3:7000"], "network.advertise is `gpu-3:7000`");
+    assert!(broken(&["network.advertise=fd00::7"]).is_empty());
     check(&["admin.listen=localhost:0"], "admin.listen is `localhost:0`");
     check(&["learner.listen=127.0.0.1"], "learner.listen is `127.0.0.1`: write HOST:PORT");
     check(&["weak_server.listen=:7"], "weak_server.listen");

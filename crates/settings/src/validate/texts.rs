@@ -1,6 +1,6 @@
 //! Rules about texts that programs read: addresses and log filters.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::schema::Settings;
 
@@ -26,6 +26,12 @@ pub(super) fn faults(s: &Settings, faults: &mut Vec<String>) {
             faults.push(format!("{key} is `{address}`: write HOST:PORT, like 127.0.0.1:0"));
         }
     }
+    let host = &s.network.advertise;
+    if !is_host(host) {
+        faults.push(format!(
+            "network.advertise is `{host}`: write a host name or an address, without a port"
+        ));
+    }
     if let Some(directive) = split_directives(&s.log.filter).find(|d| !is_directive(d)) {
         faults.push(format!(
             "log.filter has `{directive}`: write a level, or TARGET=LEVEL, like \
@@ -38,6 +44,11 @@ pub(super) fn faults(s: &Settings, faults: &mut Vec<String>) {
 fn is_address(text: &str) -> bool {
     text.rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+/// An address of IPv6 has colons but no port; empty says nothing.
+fn is_host(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok() || !text.contains(|c: char| c == ':' || c == '/' || c.is_whitespace())
 }
 
 /// Commas inside `[span{field=value}]` part nothing.
