@@ -9,7 +9,7 @@ use anyhow::Context;
 use runtime::{Shutdown, TaskGroup};
 use security::Guard;
 use settings::Settings;
-use telemetry::{AdminServer, AdminState, Exporter, Health, Readiness};
+use telemetry::{AdminServer, AdminState, Exporter, Exporting, Health, Readiness};
 
 use crate::metrics;
 
@@ -38,10 +38,10 @@ pub fn run<T>(
     command: impl AsyncFnOnce(&Host) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let started = Instant::now();
-    log_to(log, settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("cannot start the async runtime")?;
     runtime.block_on(async {
+        let _exporting = log_to(log, settings)?;
         let signals = Shutdown::new();
         let closing = Shutdown::new();
         let tasks = TaskGroup::new(closing.clone());
@@ -79,7 +79,7 @@ fn serve_admin(
 }
 
 /// The terminal belongs to progress and results, so log lines go to a file.
-fn log_to(path: &Path, settings: &Settings) -> anyhow::Result<()> {
+fn log_to(path: &Path, settings: &Settings) -> anyhow::Result<Exporting> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;

@@ -101,8 +101,9 @@ impl TrainLoop {
             return Ok(Ended::Stopped);
         }
         while self.version.step < self.settings.train.steps {
+            let _step = trace::doing("step").entered();
             let started = Instant::now();
-            let batch = match self.wait()? {
+            let batch = match trace::doing("wait").in_scope(|| self.wait())? {
                 Some(batch) => batch,
                 None if self.shutdown.requested() => return self.leave(trainer),
                 None => return Ok(Ended::Superseded),
@@ -114,10 +115,11 @@ impl TrainLoop {
             }
             trainer.collective().barrier()?;
             let wait = started.elapsed();
-            let Some(computed) = self.compute(trainer, batch, wait)? else {
+            let compute = || self.compute(trainer, batch, wait);
+            let Some(computed) = trace::doing("compute").in_scope(compute)? else {
                 return self.leave(trainer);
             };
-            if !self.conclude(trainer, computed)? {
+            if !trace::doing("conclude").in_scope(|| self.conclude(trainer, computed))? {
                 return Ok(Ended::Stopped);
             }
         }

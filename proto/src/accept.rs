@@ -14,6 +14,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 use tower_layer::{Identity, Stack};
+use tracing::Span;
 
 use crate::channel::PING_INTERVAL;
 use crate::status::ErrorCode;
@@ -40,12 +41,25 @@ pub fn accept(
         .max_concurrent_streams(limits.connection_calls)
         .http2_max_header_list_size(limits.header_bytes)
         .http2_max_pending_accept_reset_streams(Some(limits.pending_resets as usize))
+        .trace_fn(answering(guard.clone()))
         .layer(InterceptorLayer::new(Admit(guard)));
     let incoming = futures_util::stream::unfold(listener.incoming(), async |mut incoming| {
         let peer = Peer(incoming.next().await);
         Some((Ok(peer), incoming))
     });
     (server, incoming)
+}
+
+/// The span of an answer. What strangers say of their traces is not listened to.
+fn answering(guard: Guard) -> impl Fn(&http::Request<()>) -> Span + Clone {
+    move |request| {
+        let headers = request.headers();
+        let token = headers.get("authorization").map(|value| value.as_bytes());
+        match guard.authorize(token) {
+            Ok(()) => trace::answering(request.uri().path(), headers),
+            Err(_) => Span::none(),
+        }
+    }
 }
 
 /// Lets a call in, or answers it before a service or its body is looked at.

@@ -63,7 +63,7 @@ pub enum ChannelError {
 /// A connection on which every call carries the run's token, if there is one.
 pub type Line = InterceptedService<Channel, Bearer>;
 
-/// Puts the token on every call.
+/// Puts the token on every call, and the trace that it belongs to.
 #[derive(Clone)]
 pub struct Bearer(Option<MetadataValue<Ascii>>);
 
@@ -88,6 +88,11 @@ impl Interceptor for Bearer {
         if let Some(value) = &self.0 {
             request.metadata_mut().insert("authorization", value.clone());
         }
+        trace::inject(|key, value| {
+            if let Ok(value) = value.parse() {
+                request.metadata_mut().insert(key, value);
+            }
+        });
         Ok(request)
     }
 }

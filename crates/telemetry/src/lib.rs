@@ -18,3 +18,4 @@ pub use exporter::{Exporter, SUFFIX_BUCKETS};
 pub use health::Health;
 pub use logging::{LogFormat, init_file_logging, init_logging};
 pub use readiness::Readiness;
+pub use trace::Exporting;

@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
 use anyhow::Context;
+use trace::Exporting;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
@@ -26,10 +27,11 @@ pub enum LogFormat {
 
 /// Sends the process's log lines to standard error, each with the name `process`. `filter` is in
 /// the syntax of `tracing_subscriber::EnvFilter`; empty means `info`. Fails on a filter that
-/// does not parse and when the process logs already.
-pub fn init_logging(format: LogFormat, filter: &str, process: &str) -> anyhow::Result<()> {
+/// does not parse and when the process logs already. Spans are recorded beside them, as long as
+/// what is returned lives.
+pub fn init_logging(format: LogFormat, filter: &str, process: &str) -> anyhow::Result<Exporting> {
     let colours = io::stderr().is_terminal();
-    start(lines_layer(format, process, colours, io::stderr), filter)
+    start(lines_layer(format, process, colours, io::stderr), filter, process)
 }
 
 /// The same into a file, for a process whose terminal is for something else.
@@ -38,15 +40,25 @@ pub fn init_file_logging(
     filter: &str,
     process: &str,
     file: File,
-) -> anyhow::Result<()> {
-    start(lines_layer(format, process, false, Arc::new(file)), filter)
+) -> anyhow::Result<Exporting> {
+    start(lines_layer(format, process, false, Arc::new(file)), filter, process)
 }
 
-fn start(lines: Box<dyn Layer<Registry> + Send + Sync>, filter: &str) -> anyhow::Result<()> {
+fn start(
+    lines: Box<dyn Layer<Registry> + Send + Sync>,
+    filter: &str,
+    process: &str,
+) -> anyhow::Result<Exporting> {
+    let (spans, exporting) = trace::start(process);
     Registry::default()
         .with(lines.with_filter(parse_filter(filter)?))
+        .with(spans)
         .try_init()
-        .context("cannot start logging, the process logs already")
+        .context("cannot start logging, the process logs already")?;
+    if let Some(fault) = &exporting.fault {
+        tracing::warn!(fault);
+    }
+    Ok(exporting)
 }
 
 fn parse_filter(filter: &str) -> anyhow::Result<EnvFilter> {

@@ -14,11 +14,20 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tonic::{Response, Status};
+use tracing::Instrument;
 
 use crate::status::{ErrorCode, RpcError};
 
 /// Awaits one unary call for at most `limit`.
 async fn call<T>(
+    name: &'static str,
+    limit: Duration,
+    future: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, RpcError> {
+    answered(name, limit, future.instrument(trace::calling(name))).await
+}
+
+async fn answered<T>(
     name: &'static str,
     limit: Duration,
     future: impl Future<Output = Result<Response<T>, Status>>,
@@ -39,13 +48,13 @@ async fn upload<M, T>(
     sender: mpsc::Sender<M>,
     answer: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, RpcError> {
-    let mut answer = pin!(answer);
+    let mut answer = pin!(answer.instrument(trace::calling(name)));
     for message in messages {
         let taken = tokio::time::timeout(limit, sender.send(message));
         tokio::select! {
             biased;
-            answered = &mut answer => {
-                return call(name, limit, std::future::ready(answered)).await;
+            early = &mut answer => {
+                return answered(name, limit, std::future::ready(early)).await;
             }
             taken = taken => match taken {
                 Ok(Ok(())) => {}
@@ -56,7 +65,7 @@ async fn upload<M, T>(
         }
     }
     drop(sender);
-    call(name, limit, answer).await
+    answered(name, limit, answer).await
 }
 
 fn late(call: &'static str, what: &str, limit: Duration) -> RpcError {
