@@ -27,6 +27,10 @@ pub enum Command {
     Serve(ServeArgs),
     /// Show where a run under way stands, and what each of its processes waits for.
     Status(StatusArgs),
+    /// Look whether this machine can run what is asked of it, and write what compose needs to know.
+    Doctor(DoctorArgs),
+    /// Ask a process of a run whether it is healthy: exit code 0 if it is.
+    Healthcheck(HealthcheckArgs),
     /// Evaluate a run's checkpoint, or the strong model of a settings file.
     Eval(EvalArgs),
     /// Fine-tune on worked solutions, then check the gates.
@@ -110,14 +114,14 @@ pub struct ServeArgs {
 impl ServeArgs {
     /// As `launch` would be asked.
     #[must_use]
-    pub fn as_launch(&self, resume: bool) -> LaunchArgs {
+    pub fn as_launch(&self) -> LaunchArgs {
         LaunchArgs {
             config: self.config.clone(),
             counts: self.counts,
             steps: None,
             seed: None,
             run_dir: Some(self.run_dir.clone()),
-            resume,
+            resume: false,
             dry_run: false,
         }
     }
@@ -131,6 +135,31 @@ pub struct StatusArgs {
     /// Instead: where the coordinator listens, HOST:PORT; with the run's settings for security.
     #[arg(long, conflicts_with = "run")]
     pub coordinator: Option<String>,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Ports that must be free; may be repeated.
+    #[arg(long = "port", value_name = "PORT", default_values_t = [9090, 3000])]
+    pub ports: Vec<u16>,
+    /// Add what compose needs to know to this file, as deploy/.env; what it says already stays.
+    #[arg(long, value_name = "FILE")]
+    pub write_env: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct HealthcheckArgs {
+    /// Where the process answers on its admin port; without it, at the port of `admin.listen` on
+    /// this machine.
+    #[arg(value_name = "HOST:PORT")]
+    pub admin: Option<String>,
+    /// Whether it is ready for work, not only alive.
+    #[arg(long)]
+    pub ready: bool,
     #[command(flatten)]
     pub config: ConfigArgs,
 }
@@ -323,6 +352,13 @@ pub struct RecipeArgs {
 pub struct CredentialsArgs {
     /// A new or empty directory.
     pub dir: PathBuf,
+    /// Leave a directory that holds them already as it is.
+    #[arg(long)]
+    pub keep: bool,
+    /// For Prometheus and Grafana, which run as other users: the files' group may read the token,
+    /// and there is a password for Grafana, random or that of the variable GRAFANA_PASSWORD.
+    #[arg(long)]
+    pub observers: bool,
     /// A name or an address that processes are reached by, beside this machine's; may be repeated.
     #[arg(long = "name", value_name = "HOST")]
     pub names: Vec<String>,

@@ -24,6 +24,11 @@ const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
 const TOKEN: &str = "token";
 
+const FILES: [&str; 4] = [AUTHORITY, CERTIFICATE, KEY, TOKEN];
+
+const GRAFANA_PASSWORD: &str = "grafana-password";
+const GRAFANA_VARIABLE: &str = "GRAFANA_PASSWORD";
+
 /// Random bytes of a token; twice as many hexadecimal digits.
 const TOKEN_BYTES: usize = 32;
 const _: () = assert!(2 * TOKEN_BYTES >= security::TOKEN_CHARS_MIN);
@@ -48,6 +53,12 @@ struct Credentials {
 /// # Errors
 /// A directory that holds something or cannot be written, a name that no certificate may have.
 pub fn credentials(args: &CredentialsArgs) -> anyhow::Result<u8> {
+    let dir = std::path::absolute(&args.dir).unwrap_or_else(|_| args.dir.clone());
+    if args.keep && FILES.iter().all(|name| dir.join(name).is_file()) {
+        eprintln!("{} holds credentials already, they stay", args.dir.display());
+        say(settings(&dir).to_string().trim_end());
+        return Ok(0);
+    }
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let own = OWN_NAMES.into_iter().map(str::to_owned).chain(host);
     let mut names: Vec<String> = own.chain(args.names.iter().cloned()).collect();
@@ -55,11 +66,16 @@ pub fn credentials(args: &CredentialsArgs) -> anyhow::Result<u8> {
     names.dedup();
     let made = make(&names, SystemTime::now(), args.days)?;
     claim(&args.dir)?;
-    let dir = std::path::absolute(&args.dir).unwrap_or_else(|_| args.dir.clone());
     write(&dir.join(AUTHORITY), &made.authority, 0o644)?;
     write(&dir.join(CERTIFICATE), &made.certificate, 0o644)?;
     write(&dir.join(KEY), &made.key, 0o600)?;
-    write(&dir.join(TOKEN), &made.token, 0o600)?;
+    if args.observers {
+        let given = std::env::var(GRAFANA_VARIABLE).ok().filter(|given| !given.is_empty());
+        let password = given.map_or_else(secret, Ok)?;
+        write(&dir.join(GRAFANA_PASSWORD), &password, 0o640)?;
+    }
+    // The last: with it, all are there.
+    write(&dir.join(TOKEN), &made.token, if args.observers { 0o640 } else { 0o600 })?;
     eprintln!(
         "valid for {} days, for {}; the authority's own key is not kept",
         args.days,
@@ -97,13 +113,17 @@ fn make(names: &[String], now: SystemTime, days: u32) -> anyhow::Result<Credenti
     let key = KeyPair::generate().context("no key for the certificate")?;
     let certificate = own.signed_by(&key, &authority).context("no certificate")?;
 
+    let (certificate, key) = (certificate.pem(), key.serialize_pem());
+    Ok(Credentials { authority: signed.pem(), certificate, key, token: secret()? })
+}
+
+/// A random text that nobody guesses.
+pub(crate) fn secret() -> anyhow::Result<String> {
     let mut random = [0; TOKEN_BYTES];
     SystemRandom::new()
         .fill(&mut random)
         .map_err(|_| anyhow::anyhow!("the system has no random numbers for a token"))?;
-    let token = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let (certificate, key) = (certificate.pem(), key.serialize_pem());
-    Ok(Credentials { authority: signed.pem(), certificate, key, token })
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn named(name: &str) -> DistinguishedName {
@@ -113,7 +133,7 @@ fn named(name: &str) -> DistinguishedName {
 }
 
 /// The file has its mode from the moment that it exists.
-fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
         .with_context(|| format!("cannot write {}", path.display()))
@@ -143,7 +163,7 @@ mod tests {
 
     fn args(dir: PathBuf, names: &[&str]) -> CredentialsArgs {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        CredentialsArgs { dir, names, days: 7 }
+        CredentialsArgs { dir, keep: false, observers: false, names, days: 7 }
     }
 
     #[tokio::test]
@@ -160,8 +180,30 @@ mod tests {
         let guard = Guard::open(&read).unwrap();
         let listen = "coordinator.listen";
         assert!(Listener::bind("0.0.0.0:0", listen, Protocol::Grpc, &guard).await.is_ok());
-        let again = credentials(&args(dir, &[])).unwrap_err();
+        let again = credentials(&args(dir.clone(), &[])).unwrap_err();
         assert!(again.to_string().contains("is not empty"), "{again}");
+        let files = || FILES.map(|name| std::fs::read(dir.join(name)).unwrap());
+        let before = files();
+        let keep = CredentialsArgs { keep: true, ..args(dir.clone(), &[]) };
+        assert_eq!(credentials(&keep).unwrap(), 0);
+        assert_eq!(files(), before, "they stay");
+        std::fs::remove_file(dir.join(KEY)).unwrap();
+        let partial = credentials(&keep).unwrap_err();
+        assert!(partial.to_string().contains("is not empty"), "{partial}");
+    }
+
+    #[test]
+    fn observers_read_the_token_and_a_password_but_never_the_key() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("new");
+        let args = CredentialsArgs { observers: true, ..args(dir.clone(), &[]) };
+        assert_eq!(credentials(&args).unwrap(), 0);
+        let mode =
+            |name: &str| std::fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!([mode(TOKEN), mode(GRAFANA_PASSWORD), mode(KEY)], [0o640, 0o640, 0o600]);
+        let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+        assert_eq!(read(GRAFANA_PASSWORD).len(), 64);
+        assert_ne!(read(GRAFANA_PASSWORD), read(TOKEN));
     }
 
     #[test]

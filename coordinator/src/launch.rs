@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use runtime::unique_number;
-use settings::{Objective, Settings};
+use settings::{Objective, Resume, Settings};
 
 use crate::cli::{LaunchArgs, ServeArgs, UsageError, refuse_test_set, shorthand};
 use crate::disk;
@@ -29,7 +29,14 @@ pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
     if args.resume {
         return resume(args, true);
     }
-    begin(args, true)
+    let settings = args.config.with(Vec::new())?;
+    let dir = args.run_dir.clone().unwrap_or_else(|| PathBuf::from(&settings.run.dir));
+    match settings.run.resume {
+        Resume::Auto if !args.dry_run => {
+            begin_or_resume(&LaunchArgs { run_dir: Some(dir), ..args.clone() }, true)
+        }
+        _ => begin(args, true),
+    }
 }
 
 /// Whoever restarts this command after its end, whatever that was, need not know which it is:
@@ -38,14 +45,22 @@ pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
 /// # Errors
 /// Those of `launch`.
 pub fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
-    if !RunDir::has_run(&args.run_dir) {
-        return begin(&args.as_launch(false), false);
+    begin_or_resume(&args.as_launch(), false)
+}
+
+fn begin_or_resume(args: &LaunchArgs, starts: bool) -> anyhow::Result<u8> {
+    let path = args.run_dir.as_deref().filter(|path| !path.as_os_str().is_empty());
+    let path = path.ok_or_else(|| {
+        UsageError("run.resume is auto, which needs a directory: give --run-dir".to_owned())
+    })?;
+    if !RunDir::has_run(path) {
+        return begin(args, starts);
     }
-    if let Err(complete) = resume::check_unfinished(&RunDir::open(&args.run_dir)?) {
+    if let Err(complete) = resume::check_unfinished(&RunDir::open(path)?) {
         say(&complete.to_string());
         return Ok(0);
     }
-    resume(&args.as_launch(true), false)
+    resume(args, starts)
 }
 
 fn begin(args: &LaunchArgs, starts: bool) -> anyhow::Result<u8> {
@@ -155,6 +170,15 @@ pub fn create(
     let requested = requested.map(Path::to_owned).or(configured);
     let run_dir = RunDir::create(requested.as_deref(), name)?;
     settings.run.dir = run_dir.path().to_string_lossy().into_owned();
+    make_paths_absolute(settings);
+    let config = run_dir.config();
+    fs::write(&config, settings.to_toml())
+        .with_context(|| format!("cannot write {}", config.display()))?;
+    Ok(run_dir)
+}
+
+/// Of what the settings name and is there.
+pub(crate) fn make_paths_absolute(settings: &mut Settings) {
     let security = &mut settings.security;
     for path in [
         &mut settings.strong.model,
@@ -167,10 +191,6 @@ pub fn create(
     ] {
         make_absolute(path);
     }
-    let config = run_dir.config();
-    fs::write(&config, settings.to_toml())
-        .with_context(|| format!("cannot write {}", config.display()))?;
-    Ok(run_dir)
 }
 
 pub(crate) fn make_absolute(name: &mut String) {

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config_command;
 pub mod credentials;
 mod disk;
+pub mod doctor;
 pub mod eval;
 pub mod eval_plan;
 pub mod export;
@@ -14,6 +15,7 @@ pub mod fetch;
 #[cfg(test)]
 mod fixtures;
 pub mod gates;
+pub mod healthcheck;
 pub mod host;
 pub mod hub;
 pub mod intervals;
@@ -28,6 +30,7 @@ pub mod overrides;
 pub mod pass_table;
 pub mod placement;
 pub mod plan;
+mod program;
 pub mod progress;
 pub mod recipe;
 pub mod restarts;
@@ -75,6 +78,8 @@ pub fn run(cli: &Cli) -> u8 {
         Command::Launch(args) => launch::launch(args),
         Command::Serve(args) => launch::serve(args),
         Command::Status(args) => status::status(args),
+        Command::Doctor(args) => doctor::doctor(args),
+        Command::Healthcheck(args) => healthcheck::healthcheck(args),
         Command::Eval(args) => eval::eval(args),
         Command::Sft(args) => sft::sft(args),
         Command::Recipe(RecipeCommand::Gsm8kJargon(args)) => recipe::recipe(args),

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 
 use crate::cli::{ConfigArgs, CountArgs, UsageError};
 use crate::journal::{JournalFile, Surviving, surviving};
-use crate::launch::make_absolute;
+use crate::launch::make_paths_absolute;
 use crate::membership::MemberCounts;
 use crate::run_dir::RunDir;
 
@@ -80,10 +80,8 @@ pub fn settings(
     let stored = stored.load().with_context(|| format!("{path} is damaged"))?;
     let asked = ConfigArgs { config: config.clone().or(Some(path)), set: set.clone() };
     let mut asked = asked.with(more)?;
-    for path in [&mut asked.strong.model, &mut asked.weak.model, &mut asked.data.path] {
-        make_absolute(path);
-    }
-    asked.run.dir.clone_from(&stored.run.dir);
+    make_paths_absolute(&mut asked);
+    asked.run.clone_from(&stored.run);
     let differing = differences(&stored, &asked);
     if !differing.is_empty() {
         let text = format!(

@@ -113,6 +113,14 @@ impl Client {
         &self.place
     }
 
+    /// Whether the hub answers, whatever it says.
+    ///
+    /// # Errors
+    /// No answer.
+    pub(super) fn greet(&self) -> Result<(), FetchError> {
+        self.follow(&Method::HEAD, &self.place.endpoint, 0).map(drop)
+    }
+
     /// The commit that a revision stands for, and its files.
     ///
     /// # Errors

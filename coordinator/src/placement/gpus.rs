@@ -1,20 +1,17 @@
 //! Which GPUs a command may use: those of `placement.gpus`, or what the driver says, of which
 //! `CUDA_VISIBLE_DEVICES` may name some.
 
-use std::io::Read;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use settings::{DeviceChoice, Settings};
 
 use super::MIB;
+use crate::program;
 
 /// The variable by which a process is told its GPU.
 pub(crate) const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 const QUERY: [&str; 2] = ["--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"];
-/// Between two looks at whether the driver's program has answered.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// One GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,30 +57,10 @@ fn given(mib: &[u32], visible: Option<&str>) -> Vec<Gpu> {
 
 /// What `nvidia-smi` prints; `None` where there is none.
 fn ask(limit: Duration) -> anyhow::Result<Option<String>> {
-    let mut command = Command::new("nvidia-smi");
-    command.args(QUERY).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let Ok(mut child) = command.spawn() else { return Ok(None) };
-    let hint = "set placement.gpus to the GPUs' sizes in MiB, or CUDA_VISIBLE_DEVICES= to use none";
-    let asked = Instant::now();
-    // Its few lines fit into the pipe, so that it does not wait for a reader.
-    let status = loop {
-        match child.try_wait().context("cannot wait for nvidia-smi")? {
-            Some(status) => break status,
-            None if asked.elapsed() < limit => std::thread::sleep(LOOK),
-            None => {
-                let _ = child.kill();
-                let _ = child.wait();
-                bail!("nvidia-smi does not answer (placement.query_timeout_ms): {hint}");
-            }
-        }
-    };
-    if !status.success() {
-        bail!("nvidia-smi ended with {status}: {hint}");
-    }
-    let mut text = String::new();
-    let mut out = child.stdout.take().context("nvidia-smi has no output")?;
-    out.read_to_string(&mut text).context("cannot read nvidia-smi's output")?;
-    Ok(Some(text))
+    program::answer("nvidia-smi", &QUERY, limit).context(
+        "set placement.gpus to the GPUs' sizes in MiB, or CUDA_VISIBLE_DEVICES= to use none; the \
+         driver has placement.query_timeout_ms to answer",
+    )
 }
 
 /// Index, UUID and bytes of each line.
