@@ -1,6 +1,7 @@
 //! The invariants of `ARCHITECTURE.md` that a program can check, on the whole tree. Each rule
 //! lives beside a test that proves it can fail; here they meet the real files.
 
+mod deploy;
 mod graph;
 mod source;
 mod text;
@@ -89,4 +90,13 @@ fn no_program_has_failpoints() {
 #[test]
 fn no_crate_reaches_what_it_must_not_know() {
     no_faults(&Graph::of_workspace().forbidden_reaches());
+}
+
+#[test]
+fn deployments_name_settings_that_exist() {
+    let tree = Tree::read();
+    let files: Vec<_> = tree.texts().filter(|(path, _)| path.starts_with("deploy/")).collect();
+    assert!(files.iter().any(|(path, _)| path.ends_with("compose.yaml")), "no files of compose");
+    let faults = files.iter().flat_map(|(path, text)| deploy::unknown_settings(path, text));
+    no_faults(&faults.collect::<Vec<_>>());
 }

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# The images that deploy/Dockerfile builds on, where no image can be pulled: a base from Debian's
+# packages, and a builder that is this base with the Rust toolchain of this machine and the sources of
+# all dependencies, so that the build needs no network.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+work=$(realpath -m "$1")
+mkdir -p "$work"
+
+have() { docker image inspect "$1" > /dev/null 2>&1; }
+
+if ! have tandem-base:test; then
+  # shellcheck disable=SC1091
+  . /etc/os-release
+  mirror=$(deploy/test/mirror.sh)
+  rm -rf "$work/base"
+  mmdebstrap --variant=minbase --mode=root --include=ca-certificates,prometheus,gcc,g++,libc6-dev \
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+    "$VERSION_CODENAME" "$work/base" "$mirror"
+  tar -C "$work/base" -c . | docker import - tandem-base:test
+  # As the image of the Prometheus project.
+  install -d -o 65534 -g 65534 "$work/base/prometheus"
+  tar -C "$work/base" -c . | docker import --change 'ENTRYPOINT ["prometheus"]' - tandem-prometheus:test
+fi
+
+# It holds the crates of one lock file.
+builder=tandem-builder:$(sha256sum Cargo.lock | cut -c 1-12)
+if ! have "$builder"; then
+  toolchain=$(rustc --print sysroot)
+  rm -rf "$work/builder"
+  mkdir -p "$work/builder/usr/local/rust" "$work/builder/usr/local/cargo"
+  cp -a "$toolchain"/bin "$toolchain"/lib "$work/builder/usr/local/rust"
+  cargo vendor --quiet --locked "$work/builder/usr/local/crates" > "$work/builder/usr/local/cargo/config.toml"
+  sed -i 's|^directory = .*|directory = "/usr/local/crates"|' "$work/builder/usr/local/cargo/config.toml"
+  cp -a "$work/base/." "$work/builder"
+  tar -C "$work/builder" -c . | docker import \
+    --change 'ENV PATH=/usr/local/rust/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
+    --change 'ENV CARGO_HOME=/usr/local/cargo' --change 'ENV CARGO_NET_OFFLINE=true' - "$builder"
+  rm -rf "$work/builder"
+fi
+docker tag "$builder" tandem-builder:test
