@@ -30,8 +30,13 @@ if ! have "$builder"; then
   rm -rf "$work/builder"
   mkdir -p "$work/builder/usr/local/rust" "$work/builder/usr/local/cargo"
   cp -a "$toolchain"/bin "$toolchain"/lib "$work/builder/usr/local/rust"
-  cargo vendor --quiet --locked "$work/builder/usr/local/crates" > "$work/builder/usr/local/cargo/config.toml"
-  sed -i 's|^directory = .*|directory = "/usr/local/crates"|' "$work/builder/usr/local/cargo/config.toml"
+  cargo vendor --quiet --locked "$work/builder/usr/local/crates" > /dev/null
+  cat > "$work/builder/usr/local/cargo/config.toml" << END
+[source.crates-io]
+replace-with = "vendored"
+[source.vendored]
+directory = "/usr/local/crates"
+END
   cp -a "$work/base/." "$work/builder"
   tar -C "$work/builder" -c . | docker import \
     --change 'ENV PATH=/usr/local/rust/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
