@@ -8,7 +8,7 @@ const PREFIX: &str = "TANDEM__";
 /// Names of settings, as the environment has them, that are none.
 pub(crate) fn unknown_settings(path: &str, text: &str) -> Vec<String> {
     let known = Settings::default().to_toml();
-    let known: Value = known.parse().expect("the canonical text is TOML");
+    let known: Value = toml::from_str(&known).expect("the canonical text is TOML");
     let name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     let names = text.match_indices(PREFIX).map(|(at, _)| {
         let rest = &text[at + PREFIX.len()..];

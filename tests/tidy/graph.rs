@@ -10,17 +10,18 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 use crate::tree;
 
 /// Each package of ours and those of ours that it may name. The tests may name all.
-const DIRECTIONS: [(&str, &[&str]); 16] = [
+const DIRECTIONS: [(&str, &[&str]); 17] = [
     ("types", &[]),
     ("device", &[]),
     ("runtime", &[]),
+    ("trace", &[]),
     ("security", &["settings"]),
-    ("telemetry", &["security"]),
+    ("telemetry", &["security", "trace"]),
     ("tandem", &["types"]),
     ("miniature", &["types"]),
     ("model", &["types", "miniature", "device"]),
     ("grpo", &["types", "model", "device"]),
-    ("proto", &["types", "security"]),
+    ("proto", &["types", "security", "trace"]),
     ("settings", &["types", "tandem"]),
     ("task", &["types", "tandem", "miniature", "device", "model", "settings"]),
     ("member", &["types", "proto", "settings", "runtime", "security", "telemetry"]),
@@ -48,7 +49,7 @@ const ENGINES: &[&str] = &[
 ];
 
 /// What the learner may name beyond the other programs with an engine.
-const LEARNER: (&str, &str) = ("learner", "grpo");
+const LEARNER: (&str, &[&str]) = ("learner", &["grpo", "trace"]);
 
 const UNCHECKED: &str = "tests";
 
@@ -176,7 +177,7 @@ impl Graph {
 
 fn allowed_for(package: &str) -> Option<Vec<&'static str>> {
     if package == LEARNER.0 {
-        return Some([ENGINES, &[LEARNER.1]].concat());
+        return Some([ENGINES, LEARNER.1].concat());
     }
     let line = DIRECTIONS.iter().find(|(name, _)| *name == package);
     line.map(|(_, allowed)| allowed.to_vec())

@@ -112,7 +112,8 @@ mod tests {
     fn what_a_file_says_stays() {
         let choice = Choice::of(&machine(&[]));
         let text = completed("# mine\nTANDEM_PRESET=x", &choice, "secret");
-        let expected = "# mine\nTANDEM_PRESET=x\nCOMPOSE_FILE=compose.yaml\nGRAFANA_PASSWORD=secret\n";
+        let expected =
+            "# mine\nTANDEM_PRESET=x\nCOMPOSE_FILE=compose.yaml\nGRAFANA_PASSWORD=secret\n";
         assert_eq!(text, expected);
         assert_eq!(completed(&text, &choice, "other"), text);
     }

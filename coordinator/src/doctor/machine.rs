@@ -11,10 +11,8 @@ use settings::Settings;
 use crate::fetch::hub_answers;
 use crate::program;
 
-const GPU_QUERY: [&str; 2] = [
-    "--query-gpu=name,memory.total,compute_cap,driver_version",
-    "--format=csv,noheader,nounits",
-];
+const GPU_QUERY: [&str; 2] =
+    ["--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits"];
 /// bf16 is computed from here on.
 const CAPABILITY_MIN: u32 = 80;
 const GIB: u64 = 1 << 30;
@@ -171,7 +169,8 @@ fn shared_memory() -> Finding {
             Finding::new("shared memory", Verdict::Good, format!("{} free", gib(free)))
         }
         Ok(free) => {
-            let way = "ranks of one machine talk through it: give 1 GiB, `--shm-size` in containers";
+            let way =
+                "ranks of one machine talk through it: give 1 GiB, `--shm-size` in containers";
             Finding::new("shared memory", Verdict::Bad, format!("{} free, {way}", gib(free)))
         }
         Err(error) => Finding::new("shared memory", Verdict::Note, format!("{error}")),

@@ -17,8 +17,8 @@ pub use schema::Settings;
 pub use sections::{
     Actor, Admin, CacheOnSwap, Checkpoint, Compute, Coordinator, Data, DataSource, Decay,
     DeviceChoice, Eval, EvalSplit, Gates, Grader, Handoff, LORA_TARGETS, Learner, Limits, Log,
-    LogFormat, Lora, Model, Network, NoRoom, Objective, Placement, Precision, Prompt, Ratio, Recipe,
-    Resume, Reward, Run, SamplingSettings, Security, Shutdown, SolutionStyle, Staleness, Train, TruncatedReward,
-    WeakServer, Weights,
+    LogFormat, Lora, Model, Network, NoRoom, Objective, Placement, Precision, Prompt, Ratio,
+    Recipe, Resume, Reward, Run, SamplingSettings, Security, Shutdown, SolutionStyle, Staleness,
+    Train, TruncatedReward, WeakServer, Weights,
 };
 pub use validate::MESSAGE_BYTES_MIN;

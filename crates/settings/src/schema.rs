@@ -8,8 +8,8 @@ use types::{Hash, Sampling};
 
 use crate::sections::{
     Actor, Admin, Checkpoint, Compute, Coordinator, Data, DataSource, Eval, Gates, Grader, Handoff,
-    Learner, Limits, Log, Model, Network, Placement, Recipe, Reward, Run, SamplingSettings, Security,
-    Shutdown, Staleness, Train, WeakServer, Weights,
+    Learner, Limits, Log, Model, Network, Placement, Recipe, Reward, Run, SamplingSettings,
+    Security, Shutdown, Staleness, Train, WeakServer, Weights,
 };
 
 /// More of one kind in one machine are taken for an error.

@@ -29,29 +29,12 @@ macro_rules! choice {
 // After the macros, which they use.
 mod checkpoint;
 mod connections;
+mod run;
 mod weights;
 
 pub use checkpoint::{Checkpoint, NoRoom};
 pub use connections::{Admin, Limits, Network, Security};
-
-choice! {
-    /// Whether `launch` goes on with the run that its directory holds.
-    Resume {
-        /// With `--resume`; without it the directory must be new or empty.
-        Asked,
-        /// Where there is one; a run that is complete stays as it is, and that is no failure.
-        Auto,
-    }
-}
-
-section! {
-    /// Where the run lives.
-    Run {
-        /// Empty: `runs/NAME-N`, the first that is free.
-        dir: String = String::new(),
-        resume: Resume = Resume::Asked,
-    }
-}
+pub use run::{Resume, Run};
 
 choice! {
     /// What the learner minimises.

@@ -101,7 +101,10 @@ mod tests {
             injected().unwrap()
         });
         let parts: Vec<&str> = carried.split('-').collect();
-        assert_eq!((parts[0], parts[1], parts[3]), ("00", "4bf92f3577b34da6a3ce929d0e0e4736", "01"));
+        assert_eq!(
+            (parts[0], parts[1], parts[3]),
+            ("00", "4bf92f3577b34da6a3ce929d0e0e4736", "01")
+        );
         assert_ne!(parts[2], "00f067aa0ba902b7", "the call is a span of its own");
     }
 

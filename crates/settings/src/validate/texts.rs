@@ -48,7 +48,8 @@ fn is_address(text: &str) -> bool {
 
 /// An address of IPv6 has colons but no port; empty says nothing.
 fn is_host(text: &str) -> bool {
-    text.parse::<IpAddr>().is_ok() || !text.contains(|c: char| c == ':' || c == '/' || c.is_whitespace())
+    text.parse::<IpAddr>().is_ok()
+        || !text.contains(|c: char| c == ':' || c == '/' || c.is_whitespace())
 }
 
 /// Commas inside `[span{field=value}]` part nothing.
