@@ -100,7 +100,10 @@ impl Process {
         self.readiness.set("coordinator");
         let admin = &self.admin_address;
         tracing::info!(%member, coordinator = %at, %admin, "joined");
-        Ok(Membership { tie, directives })
+        let membership = Membership { tie, directives };
+        // A process joins once.
+        let _ = self.membership.set(membership.clone());
+        Ok(membership)
     }
 }
 
@@ -228,6 +231,7 @@ mod tests {
             health: Health::of_progress(AMPLE),
             admin_address: String::new(),
             guard: Guard::default(),
+            membership: Arc::default(),
         }
     }
 
