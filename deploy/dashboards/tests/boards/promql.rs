@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 
 /// Take a list of labels in parentheses.
 const BEFORE_LABELS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
+/// Behind the name of a function.
+const AFTER_FUNCTION: [&str; 3] = ["(", "by (", "without ("];
 const OPERATORS: [&str; 5] = ["and", "or", "unless", "bool", "offset"];
 
 /// Names of series, in expressions that promtool accepts.
@@ -20,7 +22,8 @@ pub(crate) fn series_in(expression: &str) -> BTreeSet<String> {
             _ if first.is_ascii_digit() => &rest[word..],
             _ if is_of_name(first) => {
                 let (name, behind) = rest.split_at(word);
-                let calls = behind.trim_start().starts_with('(');
+                let next = behind.trim_start();
+                let calls = AFTER_FUNCTION.iter().any(|begin| next.starts_with(begin));
                 match name {
                     name if BEFORE_LABELS.contains(&name) => after(behind, ')'),
                     name if OPERATORS.contains(&name) => behind,
