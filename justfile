@@ -58,6 +58,10 @@ load SECONDS="600": build
     rm -rf runs/load
     target/release/examples/load --seconds {{SECONDS}}
 
+# Grafana's dashboards and Prometheus' rules, from the metrics that the programs declare.
+boards:
+    cargo run --package dashboards
+
 # The invariants of ARCHITECTURE.md that a program can check.
 tidy:
     cargo test --workspace --test tidy

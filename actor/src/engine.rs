@@ -52,6 +52,14 @@ struct Outgoing {
 impl Engine {
     #[must_use]
     pub fn new(writer: Writer, ports: Ports, shutdown: Shutdown, health: Health) -> Self {
+        let places = [
+            ("spans", ports.weak.max_capacity()),
+            ("learner", ports.learner.max_capacity()),
+            ("coordinator", ports.coordinator.max_capacity()),
+        ];
+        for (queue, entries) in places {
+            metrics::QUEUE_PLACES.set(entries as f64, &[("queue", queue)]);
+        }
         let (outgoing, last_tick) = (Outgoing::default(), (Instant::now(), Duration::ZERO));
         Self { writer, ports, outgoing, shutdown, health, last_tick }
     }

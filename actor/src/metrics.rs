@@ -48,6 +48,9 @@ pub static SLOTS: Gauge = Gauge::new("tandem_actor_slots", "Slots by what they w
     .with_labels(&[("state", &["free", "strong", "weak"])]);
 pub static QUEUED: Gauge = Gauge::new("tandem_actor_queued", "Entries waiting in each queue.")
     .with_labels(&[("queue", &["commands", "spans", "learner", "coordinator", "receipts"])]);
+pub static QUEUE_PLACES: Gauge =
+    Gauge::new("tandem_actor_queue_places", "Entries that each queue takes; more wait before it.")
+        .with_labels(&[("queue", &["spans", "learner", "coordinator"])]);
 pub static POLICY_GENERATION: Gauge = Gauge::new(
     "tandem_actor_policy_generation",
     "Learner generation of the weights that sample now.",
@@ -74,6 +77,11 @@ pub static STYLED_WORDS: Counter = Counter::new(
     "tandem_actor_styled_words_total",
     "Words of the strong model that are written in one style or the other, in complete groups.",
 );
+pub static WEAK_SURPRISAL: Histogram = Histogram::new(
+    "tandem_actor_weak_surprisal_nats",
+    "Mean of -log p of the weak model over the strong tokens that it read, of each rollout with such.",
+)
+.with_labels(&[("purpose", PURPOSES)]);
 pub static REWARD: Histogram =
     Histogram::new("tandem_actor_reward", "Rewards of rollouts in complete groups.")
         .with_labels(&[("purpose", PURPOSES)]);
@@ -92,6 +100,7 @@ pub static ALL: &[&dyn Metric] = &[
     &FORCED_REDRAWS,
     &SLOTS,
     &QUEUED,
+    &QUEUE_PLACES,
     &POLICY_GENERATION,
     &POLICY_STEP,
     &WEIGHT_SWAPS,
@@ -100,11 +109,15 @@ pub static ALL: &[&dyn Metric] = &[
     &RECEIPTS,
     &JARGON_WORDS,
     &STYLED_WORDS,
+    &WEAK_SURPRISAL,
     &REWARD,
 ];
 
 /// Beside the common buckets.
-pub const BUCKETS: &[(&str, &[f64])] = &[("_reward", &[0.0, 0.25, 0.5, 0.75, 1.0])];
+pub const BUCKETS: &[(&str, &[f64])] = &[
+    ("_reward", &[0.0, 0.25, 0.5, 0.75, 1.0]),
+    ("_nats", &[0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0]),
+];
 
 /// What must be there before `/readyz` says yes.
 pub const READINESS: &[&str] = &["weights", "coordinator"];
@@ -126,7 +139,23 @@ pub(crate) fn count_rollout(purpose: Purpose, rollout: &Rollout) {
     FORCED_REDRAWS.increment(u64::from(parts.forced_redraws), &[]);
     JARGON_WORDS.increment(u64::from(parts.verdict.jargon.count), &[]);
     STYLED_WORDS.increment(u64::from(parts.verdict.jargon.of), &[]);
-    REWARD.record(f64::from(parts.verdict.reward), &[("purpose", purpose.name())]);
+    let purpose = ("purpose", purpose.name());
+    if let Some(surprisal) = weak_surprisal(rollout) {
+        WEAK_SURPRISAL.record(surprisal, &[purpose]);
+    }
+    REWARD.record(f64::from(parts.verdict.reward), &[purpose]);
+}
+
+/// How unlikely the weak model finds what the strong one wrote, where it has read any of it.
+fn weak_surprisal(rollout: &Rollout) -> Option<f64> {
+    let parts = rollout.parts();
+    let by_strong = parts.authors.iter().zip(&parts.weak_logprobs);
+    let by_strong = by_strong.filter(|(author, _)| **author == Author::Strong);
+    let read: Vec<f64> = by_strong
+        .map(|(_, logprob)| -f64::from(*logprob))
+        .filter(|nats| nats.is_finite())
+        .collect();
+    (!read.is_empty()).then(|| read.iter().sum::<f64>() / read.len() as f64)
 }
 
 /// Counts one rollout of a group that was given up.

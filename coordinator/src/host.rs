@@ -9,8 +9,9 @@ use anyhow::Context;
 use runtime::{Shutdown, TaskGroup};
 use security::Guard;
 use settings::Settings;
-use telemetry::{AdminServer, AdminState, Exporter, Exporting, Health, Readiness};
+use telemetry::{AdminServer, AdminState, Exporter, Exporting, Health, JsonRoute, Readiness};
 
+use crate::discovery::Discovery;
 use crate::metrics;
 
 /// What tasks may still take once the command is done.
@@ -24,6 +25,8 @@ pub struct Host {
     pub readiness: Readiness,
     pub health: Health,
     pub admin_address: String,
+    /// What the admin port lists.
+    pub discovery: Discovery,
     /// Who may talk to this process.
     pub guard: Guard,
 }
@@ -53,8 +56,10 @@ pub fn run<T>(
         let guard = Guard::open(settings)?;
         let admin = AdminServer::bind(&settings.admin.listen, &guard).await?;
         let admin_address = admin.address().to_string();
-        serve_admin(admin, &tasks, (readiness.clone(), health.clone()))?;
-        let host = Host { started, signals, readiness, health, admin_address, guard };
+        let discovery = Discovery::default();
+        let answers = (readiness.clone(), health.clone(), discovery.route());
+        serve_admin(admin, &tasks, answers)?;
+        let host = Host { started, signals, readiness, health, admin_address, discovery, guard };
         let done = command(&host).await;
         closing.trigger("the command is done");
         let joined = tasks.join(JOIN_GRACE).await;
@@ -65,11 +70,11 @@ pub fn run<T>(
 fn serve_admin(
     admin: AdminServer,
     tasks: &TaskGroup,
-    (readiness, health): (Readiness, Health),
+    (readiness, health, targets): (Readiness, Health, JsonRoute),
 ) -> anyhow::Result<()> {
     let exporter = Exporter::install(&[])?;
     telemetry::describe(metrics::ALL);
-    let state = AdminState { exporter, health, readiness };
+    let state = AdminState { exporter, health, readiness, json: vec![targets] };
     let stop = tasks.shutdown().wait();
     tasks.spawn("admin", async move {
         admin.serve(state, stop).await;

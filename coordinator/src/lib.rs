@@ -6,6 +6,8 @@ pub mod children;
 pub mod cli;
 pub mod config_command;
 pub mod credentials;
+pub mod departures;
+pub mod discovery;
 mod disk;
 pub mod doctor;
 pub mod eval;

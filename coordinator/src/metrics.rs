@@ -4,6 +4,7 @@ use proto::ErrorCode;
 use telemetry::{Counter, Gauge, Metric};
 use types::Purpose;
 
+use crate::departures::{WAYS, way_name};
 use crate::eval_plan::EvalResult;
 use crate::membership::ROLES;
 use crate::state::{GroupCounts, RunState, Stage};
@@ -41,6 +42,14 @@ pub static LEASES_OPEN: Gauge =
         .with_labels(&[("purpose", PURPOSES)]);
 pub static MEMBERS: Gauge = Gauge::new("tandem_coordinator_members", "Registered processes.")
     .with_labels(&[("role", &["actor", "weak-server", "learner"])]);
+pub static DEPARTURES: Counter = Counter::new(
+    "tandem_coordinator_departures_total",
+    "Members that left: told to, failed, failed over a number that is not finite, or without a word.",
+)
+.with_labels(&[
+    ("role", &["actor", "weak-server", "learner"]),
+    ("how", &["ordered", "failed", "not_finite", "lost"]),
+]);
 pub static RESTARTS: Counter = Counter::new(
     "tandem_coordinator_restarts_total",
     "Processes that ended unasked and were started again.",
@@ -82,6 +91,7 @@ pub static RPC_ERRORS: Counter =
                     "fetch_weights",
                     "commit_step",
                     "reform",
+                    "leave",
                 ],
             ),
             (
@@ -138,6 +148,7 @@ pub static ALL: &[&dyn Metric] = &[
     &TOKENS,
     &LEASES_OPEN,
     &MEMBERS,
+    &DEPARTURES,
     &RESTARTS,
     &ROLLED_BACK,
     &STEP,
@@ -174,7 +185,12 @@ pub fn set_from(state: &RunState) {
         DATA_EPOCH.set(place.epoch as f64, &[]);
     }
     for role in ROLES {
-        MEMBERS.set(state.members().of_role(role).len() as f64, &[("role", role.name())]);
+        let role_label = ("role", role.name());
+        MEMBERS.set(state.members().of_role(role).len() as f64, &[role_label]);
+        for how in WAYS {
+            let left = state.departures().of(role, how);
+            DEPARTURES.with(&[role_label, ("how", way_name(how))]).absolute(left);
+        }
     }
     STEP.set(f64::from(state.committed()), &[]);
     if let Some(training) = &state.spec().training {

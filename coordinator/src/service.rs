@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::wire::coordinator as wire;
 use proto::wire::coordinator::coordinator_server::{Coordinator, CoordinatorServer};
 use proto::{
-    ErrorCode, LeaseAsk, Pulse, Registration, ReturnReason, ReturnedGroup, StepRecord,
+    Departure, ErrorCode, LeaseAsk, Pulse, Registration, ReturnReason, ReturnedGroup, StepRecord,
     WeightAssembler, WeightError, weight_chunks,
 };
 use runtime::off_workers;
@@ -230,6 +230,17 @@ impl Coordinator for Service {
         let (member, generation) = (MemberId(member), Generation(generation));
         let done = self.hub.change(|state| state.reform(member, generation));
         done.map(|()| Response::new(wire::Empty {})).map_err(|error| refuse("reform", &error))
+    }
+
+    async fn leave(&self, request: Request<wire::LeaveRequest>) -> Answer<wire::Empty> {
+        const RPC: &str = "leave";
+        let wire::LeaveRequest { member, how } = request.into_inner();
+        let how = Departure::from_wire(how).map_err(invalid(RPC))?;
+        let now = self.hub.now();
+        let left = self.hub.change(|state| state.leave(MemberId(member), how, now));
+        let name = left.map_err(|error| refuse(RPC, &error))?;
+        tracing::info!(name, how = how.name(), "left");
+        Ok(Response::new(wire::Empty {}))
     }
 }
 

@@ -98,6 +98,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let service_tasks = TaskGroup::new(Shutdown::new());
     let what = (job.spec, job.source);
     let hub = open_hub(what, (job.history, job.weights), run_dir, &service_tasks, settings).await?;
+    host.discovery.follow(hub.clone());
     spawn_service(&service_tasks, listener, &hub, settings);
     if trains {
         let (readiness, stop) = (host.readiness.clone(), service_tasks.shutdown().clone());
@@ -257,9 +258,10 @@ impl Driver<'_> {
     /// run has not seen yet, or that was started wrongly, would end in the same way once more.
     fn after(&mut self, exit: &Exit) -> anyhow::Result<()> {
         let (role, index) = (exit.process.role, exit.process.index);
+        let now = self.hub.now();
         let (known, needed, progress) = self.hub.change(|state| {
             let known = state.members().has_been(role, index);
-            state.ended(role, index);
+            state.ended(role, index, now);
             (known, state.needs(role), state.progress())
         });
         let name = exit.process.name();

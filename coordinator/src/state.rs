@@ -16,11 +16,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::{
-    Completion, Directive, EvalStage, JournalEntry, Pulse, Registration, ReturnReason,
+    Completion, Departure, Directive, EvalStage, JournalEntry, Pulse, Registration, ReturnReason,
     ReturnedGroup, Role, StepRecord,
 };
 use types::{Generation, GroupId, MemberId, PolicyVersion, Problem, Purpose, RolloutGroup};
 
+use crate::departures::Departures;
 use crate::eval_plan::{EvalFault, EvalResult, EvalRun};
 use crate::lease::GroupTable;
 use crate::membership::{MemberError, Membership, Watch};
@@ -168,6 +169,7 @@ pub struct RunState {
     spec: RunSpec,
     source: Source,
     members: Membership,
+    departures: Departures,
     phase: Phase,
     stopping: bool,
     published: Option<PolicyVersion>,
@@ -217,6 +219,7 @@ impl RunState {
             spec,
             source,
             members: Membership::default(),
+            departures: Departures::default(),
             phase: Phase::Starting,
             stopping: false,
             published: None,
@@ -253,12 +256,14 @@ impl RunState {
     /// # Errors
     /// Another of the same role and index is present.
     pub fn register(&mut self, registration: Registration) -> Result<u32, StateError> {
-        let heard_of = registration.generation;
+        let (role, heard_of) = (registration.role, registration.generation);
         let (index, replaced) = self.members.register(registration)?;
         if let Some(old) = replaced {
+            self.departures.count(role, None);
             self.release(old);
             self.unform(old);
         }
+        self.departures.came(role, index);
         if heard_of > self.generation {
             // Of another run's ranks. What formed below that number is not theirs to follow.
             (self.generation, self.recorded, self.ranks) = (heard_of, heard_of, None);
@@ -270,10 +275,23 @@ impl RunState {
     }
 
     /// The process of this role and index has ended, as whoever calls knows.
-    pub fn ended(&mut self, role: Role, index: u32) {
+    pub fn ended(&mut self, role: Role, index: u32, now: Duration) {
         if let Some(member) = self.members.find(role, index) {
-            self.remove(member);
+            self.remove(member, None, now);
         }
+    }
+
+    /// A member says that it ends.
+    ///
+    /// # Errors
+    /// An unknown member.
+    pub fn leave(
+        &mut self,
+        member: MemberId,
+        how: Departure,
+        now: Duration,
+    ) -> Result<String, StateError> {
+        self.remove(member, Some(how), now).ok_or(MemberError::Unknown(member).into())
     }
 
     /// A member's watch opened.
@@ -410,7 +428,7 @@ impl RunState {
     pub fn tick(&mut self, now: Duration) {
         let RunSpec { absence_max, silence_max, .. } = self.spec;
         for member in self.members.absent(now, absence_max, silence_max) {
-            self.lose(member);
+            self.lose(member, now);
         }
         self.check_progress(now);
         for (group, _) in self.train.expire(now) {

@@ -54,8 +54,29 @@ pub static MISMATCH_KL: Gauge = Gauge::new(
     "tandem_learner_mismatch_kl_nats",
     "Divergence of the training forward from the sampler, per strong token.",
 );
+pub static SURPRISAL: Gauge = Gauge::new(
+    "tandem_learner_surprisal_nats",
+    "Of the last step's strong tokens; on policy it estimates their entropy.",
+);
+pub static LOG_RATIO: Gauge = Gauge::new(
+    "tandem_learner_log_ratio_abs_max",
+    "Largest of the last step, training over sampler probability.",
+);
+pub static EFFECTIVE_SAMPLE: Gauge = Gauge::new(
+    "tandem_learner_effective_sample_ratio",
+    "Effective sample size of the last step over its tokens; 1 on policy.",
+);
+pub static CLIPPED: Gauge = Gauge::new(
+    "tandem_learner_clipped_tokens_ratio",
+    "Tokens of the last step without policy gradient, since their ratio was clipped.",
+);
+pub static CAPPED: Gauge = Gauge::new(
+    "tandem_learner_capped_tokens_ratio",
+    "Tokens of the last step whose ratio was above its cap.",
+);
 
-static ALL: [&dyn Metric; 21] = [
+/// Everything declared above.
+pub static ALL: [&dyn Metric; 26] = [
     &STEP_SECONDS,
     &STEPS,
     &GROUPS,
@@ -77,6 +98,11 @@ static ALL: [&dyn Metric; 21] = [
     &JARGON,
     &KL,
     &MISMATCH_KL,
+    &SURPRISAL,
+    &LOG_RATIO,
+    &EFFECTIVE_SAMPLE,
+    &CLIPPED,
+    &CAPPED,
 ];
 
 /// What `main` hands to the member's frame.

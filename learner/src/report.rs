@@ -72,7 +72,13 @@ pub(crate) fn record(report: &StepReport, rollouts: Option<&RolloutFigures>, pha
     metrics::REWARD.set(*reward_mean, &[]);
     metrics::JARGON.set(share(tally.jargon, tally.jargon_of), &[]);
     metrics::KL.set(report.stats.kl_to_start(), &[]);
-    metrics::MISMATCH_KL.set(report.stats.total().mismatch_kl(), &[]);
+    let total = report.stats.total();
+    metrics::MISMATCH_KL.set(total.mismatch_kl(), &[]);
+    metrics::SURPRISAL.set(report.stats.mean_surprisal(), &[]);
+    metrics::LOG_RATIO.set(total.largest, &[]);
+    metrics::EFFECTIVE_SAMPLE.set(total.effective_share(), &[]);
+    metrics::CLIPPED.set(total.clipped_share(), &[]);
+    metrics::CAPPED.set(total.truncated_share(), &[]);
     metrics::TOKENS.increment(tally.strong_tokens as u64, &[("author", "strong")]);
     metrics::TOKENS.increment(tally.weak_tokens as u64, &[("author", "weak")]);
     metrics::CONSUMED.increment(tally.groups_trained as u64, &[("outcome", "trained")]);

@@ -17,6 +17,7 @@ use grpo::{
     OptimizerState, Parameters, PolicyBatch, RatioLevel, RawStats, SftBatch, plan_micro_batches,
     policy_loss, sft_loss, strong_tokens,
 };
+use member::NotFinite;
 use model::{Decoder, LoraSettings, ModelFiles, Scoring, Texts, to_safetensors};
 use settings::{Lora, Objective, Precision, Ratio, Settings, Train};
 use types::{Rollout, TokenId};
@@ -225,7 +226,9 @@ impl Trainer {
             // A sum is finite only if all of its terms are.
             let sum = tensor.detach().sum_all()?.to_dtype(DType::F64)?;
             let sum = sum.to_scalar::<f64>()?;
-            ensure!(sum.is_finite(), "weights of {name} are no longer finite: {ADVICE}");
+            if !sum.is_finite() {
+                return Err(DIVERGED).context(format!("weights of {name} are no longer finite"));
+            }
         }
         Ok(model::to_safetensors(&tensors)?)
     }
@@ -288,7 +291,7 @@ impl Trainer {
                     let started = Instant::now();
                     let inputs = (&batch.tokens, &batch.select, &batch.targets);
                     let pass = self.pass(inputs, 1.0)?;
-                    let output = sft_loss(pass.logprobs(), count).context(ADVICE)?;
+                    let output = sft_loss(pass.logprobs(), count).context(DIVERGED)?;
                     sums.loss += output.nll;
                     let way_back = (pass, &output.loss);
                     sums.backward(self.optimizer.parameters(), way_back, started)?;
@@ -317,7 +320,7 @@ impl Trainer {
         let pass = self.pass((tokens, select, targets), temperature)?;
         let inputs =
             LossInputs { logprobs: pass.logprobs(), reference: reference.as_ref(), columns };
-        let output = policy_loss(&inputs, &self.loss, count).context(ADVICE)?;
+        let output = policy_loss(&inputs, &self.loss, count).context(DIVERGED)?;
         stats.add(&output.stats);
         Ok((pass, output.loss))
     }
@@ -369,8 +372,10 @@ impl Trainer {
 }
 
 /// What to do about a run whose numbers have gone.
-const ADVICE: &str = "training has diverged: go on from a checkpoint with a lower \
-                      train.learning_rate or train.grad_norm_max";
+const DIVERGED: NotFinite = NotFinite(
+    "training has diverged: go on from a checkpoint with a lower train.learning_rate or \
+     train.grad_norm_max",
+);
 
 /// What a step's micro-batches add up to.
 struct Sums {
@@ -401,7 +406,7 @@ impl Sums {
     ) -> anyhow::Result<()> {
         self.forward += forward_started.elapsed();
         let started = Instant::now();
-        pass.backward(loss, parameters, &mut self.gradients).context(ADVICE)?;
+        pass.backward(loss, parameters, &mut self.gradients).context(DIVERGED)?;
         self.backward += started.elapsed();
         Ok(())
     }

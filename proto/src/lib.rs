@@ -30,6 +30,6 @@ pub use status::{ErrorCode, RpcError};
 pub use version::{VersionSkew, version};
 pub use weight_files::WeightFiles;
 pub use work::{
-    Completion, Directive, Formation, LeaseAsk, Rank, Receipt, ReceiptCode, Registration,
-    ReturnReason, ReturnedGroup, Role, StepRecord, WorkItem,
+    Completion, Departure, Directive, Formation, LeaseAsk, Rank, Receipt, ReceiptCode,
+    Registration, ReturnReason, ReturnedGroup, Role, StepRecord, WorkItem,
 };

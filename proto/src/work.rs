@@ -149,6 +149,27 @@ impl ReturnReason {
     }
 }
 
+/// How a member ends that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Departure {
+    /// It was told to stop, or its work is done.
+    Ordered,
+    Failed,
+    /// It failed because a number is not finite.
+    NotFinite,
+}
+
+impl Departure {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ordered => "ordered",
+            Self::Failed => "failed",
+            Self::NotFinite => "not_finite",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReturnedGroup {
     pub member: MemberId,

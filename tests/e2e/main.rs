@@ -8,6 +8,7 @@ mod gates;
 mod gsm8k;
 mod hostile;
 mod launch;
+mod observe;
 mod placed;
 mod raw;
 mod recipe;

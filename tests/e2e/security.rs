@@ -219,7 +219,8 @@ fn row_20_no_rpc_and_no_admin_route_is_reached_without_credentials() {
     }
     for (process, _) in PROCESSES {
         let address = wait_until("an admin address", LIMIT, || admin_address(&run.log(process)));
-        for path in AdminServer::paths().chain(["/nothing"]) {
+        let own = (process == "coordinator").then_some(coordinator::discovery::PATH);
+        for path in AdminServer::paths().chain(own).chain(["/nothing"]) {
             for (what, security, expected) in &attempts {
                 let (answer, text) = ask(&address, path, security);
                 assert_eq!(answer, *expected, "{process}{path} with {what}: {text}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::{Programs, Run, alive, wait_until};
+use tests::{Programs, Run, admin_address, alive, http_get, samples, wait_until};
 
 use crate::LIMIT;
 use crate::reliability::check_whole;
@@ -111,6 +111,53 @@ fn row_6_members_outlive_a_coordinator_that_is_gone_for_half_a_minute() {
     let complete = run.then(&serve, LIMIT);
     complete.expect_code(0);
     assert!(complete.stdout.contains("is complete"), "{}", complete.stdout);
+}
+
+#[test]
+fn prometheus_is_told_of_members_that_are_missing_but_not_of_those_that_left() {
+    let address = free_address();
+    let listen = format!("coordinator.listen={address}");
+    // Whoever is gone is missed after three seconds.
+    let more = ["--set", "train.steps=5000", "--set", "coordinator.keepalive_ms=300"];
+    let run = Run::start(&serve(&listen, &more));
+    let names = ["weak-server-0", "learner-0", "actor-0", "actor-1", "actor-2"];
+    let others = Others::start(&run, &address, &names);
+    let admin = wait_until("an admin port", LIMIT, || admin_address(&run.log("coordinator")));
+    let listed = || {
+        let (status, text) = http_get(&admin, coordinator::discovery::PATH);
+        assert_eq!(status, 200);
+        let list: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+        let names = list.iter().map(|target| target["labels"]["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    let departed = |how: &str| {
+        let all = samples(&http_get(&admin, "/metrics").1, "tandem_coordinator_departures_total");
+        let labels = format!("role=\"actor\",how=\"{how}\"}}");
+        all.into_iter().find(|(found, _)| *found == labels).unwrap().1
+    };
+    let all = ["actor-0", "actor-1", "actor-2", "learner-0", "weak-server-0"];
+    let listed_all = || {
+        let mut names = listed();
+        names.sort();
+        (names == all).then_some(())
+    };
+    wait_until("all members on the list", LIMIT, listed_all);
+    run.wait_for_steps(1, LIMIT);
+
+    others.signal("actor-1", Signal::SIGTERM);
+    wait_until("the one that left to be off the list", LIMIT, || {
+        (!listed().contains(&"actor-1".to_owned())).then_some(())
+    });
+    assert_eq!((departed("ordered"), departed("lost")), (1.0, 0.0));
+    others.signal("actor-2", Signal::SIGKILL);
+    wait_until("the loss of the other", LIMIT, || (departed("lost") == 1.0).then_some(()));
+    assert!(listed().contains(&"actor-2".to_owned()), "a minute is not over");
+    let newcomer = Others::start(&run, &address, &["actor-2"]);
+    let step = run.steps() + 1;
+    run.wait_for_steps(step, LIMIT);
+    newcomer.expect_alive();
+    let twice = || listed().iter().filter(|name| *name == "actor-2").count();
+    assert_eq!(twice(), 1);
 }
 
 #[test]

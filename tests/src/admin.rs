@@ -1,15 +1,12 @@
-//! The admin ports of a running run, and Prometheus' own check of what they serve.
+//! The admin ports of a running run.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-
-use crate::skip::say_skipped;
 
 /// The body of `GET path`, with its status code.
 ///
@@ -20,7 +17,7 @@ pub fn http_get(address: &str, path: &str) -> (u16, String) {
     try_get(address, path).unwrap_or_else(|e| panic!("{address}{path}: {e}"))
 }
 
-fn try_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
+pub(crate) fn try_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
@@ -136,30 +133,4 @@ pub fn sample(metrics: &str, name: &str) -> f64 {
     let found = samples(metrics, name);
     assert!(!found.is_empty(), "no {name} in:\n{metrics}");
     found.iter().map(|(_, value)| value).sum()
-}
-
-/// What `promtool check metrics` says: `Ok` with nothing to complain of. Says loudly that it is
-/// skipped where promtool is not installed.
-///
-/// # Errors
-/// Its complaints.
-///
-/// # Panics
-/// It cannot be talked to.
-pub fn promtool(metrics: &str) -> Result<(), String> {
-    let started = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    let Ok(mut child) = started else {
-        say_skipped("promtool check metrics", "install the Debian package `prometheus`");
-        return Ok(());
-    };
-    child.stdin.take().expect("piped").write_all(metrics.as_bytes()).expect("written");
-    let output = child.wait_with_output().expect("its output");
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    if output.status.success() && text.trim().is_empty() { Ok(()) } else { Err(text) }
 }

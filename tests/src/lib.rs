@@ -6,19 +6,19 @@ mod child;
 mod credentials;
 mod data;
 mod programs;
+mod prometheus;
 mod run;
 mod skip;
 mod summary;
 mod wait;
 mod wall_clock;
 
-pub use admin::{
-    Scraper, admin_address, http_get, log_field, promtool, sample, samples, try_metrics,
-};
+pub use admin::{Scraper, admin_address, http_get, log_field, sample, samples, try_metrics};
 pub use child::{Alone, die_at, limit_files, run_alone, say, task};
 pub use credentials::{Files, TestAuthority};
 pub use data::gsm8k_dir;
 pub use programs::Programs;
+pub use prometheus::{Prometheus, promtool, promtool_accepts};
 pub use run::{Ended, Run};
 pub use summary::Summary;
 pub use wait::{alive, wait_until};

@@ -10,7 +10,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 use crate::tree;
 
 /// Each package of ours and those of ours that it may name. The tests may name all.
-const DIRECTIONS: [(&str, &[&str]); 17] = [
+const DIRECTIONS: [(&str, &[&str]); 18] = [
     ("types", &[]),
     ("device", &[]),
     ("runtime", &[]),
@@ -28,6 +28,7 @@ const DIRECTIONS: [(&str, &[&str]); 17] = [
     ("coordinator", COORDINATOR),
     ("actor", ENGINES),
     ("weak-server", ENGINES),
+    ("dashboards", &["actor", "coordinator", "learner", "telemetry", "weak-server"]),
 ];
 
 const COORDINATOR: &[&str] =

@@ -262,7 +262,7 @@ async fn a_stuck_engine_is_unhealthy_until_it_goes_on() {
     let address = admin.address();
     let (_recorder, exporter) = Exporter::build(&[]).unwrap();
     let readiness = Readiness::new(&[]);
-    let state = AdminState { exporter, health: health.clone(), readiness };
+    let state = AdminState { exporter, health: health.clone(), readiness, json: Vec::new() };
     let stop = tasks.shutdown().wait();
     tasks.spawn("admin", async move {
         admin.serve(state, stop).await;

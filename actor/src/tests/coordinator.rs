@@ -214,6 +214,10 @@ impl Coordinator for ServedCoordinator {
         not_scripted()
     }
 
+    async fn leave(&self, _: Request<wire::LeaveRequest>) -> Result<Response<wire::Empty>, Status> {
+        not_scripted()
+    }
+
     async fn reform(
         &self,
         _: Request<wire::ReformRequest>,

@@ -152,6 +152,27 @@ async fn weights_may_come_as_a_file_and_old_files_go() {
 }
 
 #[tokio::test]
+async fn one_that_leaves_is_no_member_any_more_and_is_told_so() {
+    let tasks = TaskGroup::new(Shutdown::new());
+    let (address, hub) = serve(&tasks).await;
+    let mut actor = client(address).await;
+    let member = register(&mut actor, Role::Actor).await;
+    let mut directives = actor.watch(member).await.unwrap();
+    actor.leave(member, Departure::NotFinite).await.unwrap();
+    while directives.next().await.unwrap().is_some() {}
+    let (members, left) = hub.with(|state| {
+        let left = state.departures().of(Role::Actor, Some(Departure::NotFinite));
+        (state.members().all().len(), left)
+    });
+    assert_eq!((members, left), (0, 1));
+    let refusal = actor.leave(member, Departure::Ordered).await.unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::UnknownMember);
+    drop((directives, actor));
+    tasks.shutdown().trigger("the test is done");
+    tasks.join(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_watch_ends_when_its_member_has_left() {
     let tasks = TaskGroup::new(Shutdown::new());
     let (address, hub) = serve(&tasks).await;
@@ -160,7 +181,7 @@ async fn a_watch_ends_when_its_member_has_left() {
     let mut directives = learner.watch(member).await.unwrap();
     assert!(directives.next().await.unwrap().unwrap().formation.is_some());
     // It is taken for dead, and another comes in its place: those ranks are not its own.
-    hub.change(|state| state.ended(Role::Learner, 0));
+    hub.change(|state| state.ended(Role::Learner, 0, Duration::ZERO));
     let other = register(&mut client(address).await, Role::Learner).await;
     assert_ne!(member, other);
     while let Some(directive) = directives.next().await.unwrap() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::Role;
+use proto::{Departure, Role};
 use types::{GroupId, MemberId};
 
 use super::{Event, Phase, RunState, Stage};
@@ -38,19 +38,26 @@ impl Progress {
 impl RunState {
     /// A member is gone. Its groups go to others; for one that nobody can stand in for the run
     /// waits until it is back.
-    pub(super) fn lose(&mut self, member: MemberId) {
-        if let Some(name) = self.remove(member) {
+    pub(super) fn lose(&mut self, member: MemberId, now: Duration) {
+        if let Some(name) = self.remove(member, None, now) {
             self.events.push(Event::Left(name));
         }
     }
 
     /// What it was called, if it was still there.
-    pub(super) fn remove(&mut self, member: MemberId) -> Option<String> {
+    pub(super) fn remove(
+        &mut self,
+        member: MemberId,
+        how: Option<Departure>,
+        now: Duration,
+    ) -> Option<String> {
         let gone = self.members.leave(member)?;
+        let name = gone.name();
+        self.departures.left(gone, how, now);
         self.release(member);
         self.unform(member);
         self.count_actors();
-        Some(gone.name())
+        Some(name)
     }
 
     /// Says when there are too few actors to go on, and when there are enough again.

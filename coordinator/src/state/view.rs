@@ -1,8 +1,12 @@
 //! What others may look at.
 
+use std::time::Duration;
+
 use types::{PolicyVersion, Purpose};
 
 use super::{GroupCounts, Phase, RunState, Totals};
+use crate::departures::Departures;
+use crate::discovery::Target;
 use crate::eval_plan::EvalResult;
 use crate::membership::Membership;
 use crate::shard::Place;
@@ -22,6 +26,20 @@ impl RunState {
     #[must_use]
     pub fn members(&self) -> &Membership {
         &self.members
+    }
+
+    #[must_use]
+    pub fn departures(&self) -> &Departures {
+        &self.departures
+    }
+
+    /// The admin ports of all members, and of those that are missing and not yet forgotten.
+    #[must_use]
+    pub fn targets(&self, now: Duration) -> Vec<Target> {
+        let here = self.members.all().into_iter();
+        let here = here.filter_map(|m| Some((m.role, m.index?, m.admin_address.as_str())));
+        let listed = here.chain(self.departures.missing(now));
+        listed.filter_map(|(role, index, address)| Target::new(role, index, address)).collect()
     }
 
     #[must_use]

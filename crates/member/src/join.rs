@@ -110,7 +110,10 @@ impl Process {
         let admin = &self.admin_address;
         let name = self.role.name_of(index);
         tracing::info!(name, %member, coordinator = %at, %admin, "joined");
-        Ok(Membership { tie, index, directives })
+        let membership = Membership { tie, index, directives };
+        // A process joins once.
+        let _ = self.membership.set(membership.clone());
+        Ok(membership)
     }
 }
 
@@ -238,6 +241,7 @@ mod tests {
             health: Health::of_progress(AMPLE),
             admin_address: String::new(),
             guard: Guard::default(),
+            membership: Arc::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The `main` of a member: everything around its work.
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,8 +11,9 @@ use security::{Guard, ListenError, Listener, Protocol};
 use settings::Settings;
 use telemetry::{AdminServer, AdminState, Exporter, Exporting, Health, Metric, Readiness};
 
-use crate::MemberArgs;
 use crate::join::Stopped;
+use crate::last_word::LastWord;
+use crate::{MemberArgs, Membership};
 
 /// How long a process without its parent may live on.
 const ORPHAN_GRACE: Duration = Duration::from_secs(3);
@@ -40,6 +41,8 @@ pub struct Process {
     pub admin_address: String,
     /// Who may talk to this process, and what it shows to others.
     pub guard: Guard,
+    /// Once it has joined.
+    pub membership: Arc<OnceLock<Membership>>,
 }
 
 impl Process {
@@ -101,7 +104,7 @@ where
     let settings = args.settings()?;
     let grace = Duration::from_secs_f64(settings.shutdown.grace_seconds);
     let (process, _exporting) = start(role, &args, settings, program).await?;
-    let Process { tasks, shutdown, .. } = process.clone();
+    let Process { tasks, shutdown, membership, .. } = process.clone();
     let worked = match body(process).await {
         Err(error) if error.is::<Stopped>() => Ok(()),
         worked => worked,
@@ -110,7 +113,9 @@ where
         shutdown.trigger("its work failed");
     }
     let joined = tasks.join(grace).await;
-    worked.and(joined)?;
+    let outcome = worked.and(joined);
+    LastWord::of(&membership, &outcome).say().await;
+    outcome?;
     Ok(shutdown.reason().map_or(0, |reason| reason.exit_code()))
 }
 
@@ -147,14 +152,28 @@ async fn start(
     let readiness = Readiness::new(program.readiness);
     let limit = Duration::from_millis(u64::from(settings.admin.progress_limit_ms));
     let health = Health::of_progress(limit);
-    let state = AdminState { exporter, health: health.clone(), readiness: readiness.clone() };
+    let state = AdminState {
+        exporter,
+        health: health.clone(),
+        readiness: readiness.clone(),
+        json: Vec::new(),
+    };
     let stop = shutdown.clone();
     tasks.spawn("admin", async move {
         admin.serve(state, stop.wait()).await;
         Ok(())
     });
-    let settings = Arc::new(settings);
-    let process =
-        Process { settings, role, index, tasks, shutdown, readiness, health, admin_address, guard };
+    let process = Process {
+        settings: Arc::new(settings),
+        role,
+        index,
+        tasks,
+        shutdown,
+        readiness,
+        health,
+        admin_address,
+        guard,
+        membership: Arc::default(),
+    };
     Ok((process, exporting))
 }

@@ -1,5 +1,5 @@
-//! The admin port that every process has: `/metrics`, `/healthz`, `/readyz`. It serves what
-//! others recorded, to those whom `security` lets in, and decides nothing.
+//! The admin port that every process has: `/metrics`, `/healthz`, `/readyz`, and what else a process
+//! adds. It serves what others recorded, to those whom `security` lets in, and decides nothing.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -38,12 +38,30 @@ const HEADERS_MAX: usize = 32;
 /// The text format that Prometheus has understood since 2014.
 const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+const JSON_CONTENT_TYPE: &str = "application/json";
+
 /// What the admin port answers from.
 #[derive(Clone)]
 pub struct AdminState {
     pub exporter: Exporter,
     pub health: Health,
     pub readiness: Readiness,
+    /// What this process answers beside [`AdminServer::paths`].
+    pub json: Vec<JsonRoute>,
+}
+
+/// A path that is answered with JSON.
+#[derive(Clone)]
+pub struct JsonRoute {
+    path: &'static str,
+    body: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+impl JsonRoute {
+    /// `body` is asked for each answer.
+    pub fn new(path: &'static str, body: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self { path, body: Arc::new(body) }
+    }
 }
 
 /// A bound admin port that does not answer yet.
@@ -72,7 +90,7 @@ impl AdminServer {
         self.listener.address()
     }
 
-    /// Every path that is answered.
+    /// Every path that all processes answer.
     pub fn paths() -> impl Iterator<Item = &'static str> {
         ROUTES.into_iter().map(|(path, _)| path)
     }
@@ -177,10 +195,16 @@ struct Answers {
 fn routes(state: AdminState) -> Router {
     let process = Collector::default();
     process.describe();
-    let answers = Arc::new(Answers { state, process });
-    let routes = ROUTES.into_iter();
-    let router = routes.fold(Router::new(), |router, (path, route)| router.route(path, route()));
-    router.with_state(answers)
+    let json = state.json.clone().into_iter().map(|JsonRoute { path, body }| {
+        let answer = move || {
+            let json = [(header::CONTENT_TYPE, JSON_CONTENT_TYPE)];
+            std::future::ready((json, body()))
+        };
+        (path, get(answer))
+    });
+    let routes = ROUTES.into_iter().map(|(path, route)| (path, route())).chain(json);
+    let router = routes.fold(Router::new(), |router, (path, route)| router.route(path, route));
+    router.with_state(Arc::new(Answers { state, process }))
 }
 
 async fn metrics(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
@@ -229,6 +253,7 @@ mod tests {
             exporter: exporter.expect("no bucket list is empty"),
             health: Health::of_progress(limit),
             readiness: Readiness::new(&["weights", "coordinator"]),
+            json: vec![JsonRoute::new("/list", || r#"["a"]"#.to_owned())],
         }
     }
 
@@ -291,6 +316,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_process_adds_is_answered_as_json() {
+        let (head, body) = with_server(state(Duration::MAX), |address| ask(address, "/list")).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(head.contains("content-type: application/json"), "{head}");
+        assert_eq!(body, r#"["a"]"#);
+    }
+
+    #[tokio::test]
     async fn readiness_names_what_is_waited_for() {
         let state = state(Duration::MAX);
         let readiness = state.readiness.clone();
@@ -329,7 +362,7 @@ mod tests {
         with_guarded(&guard, state(Duration::MAX), |address| async move {
             let right = format!("authorization: Bearer {token}\r\n");
             let wrong = format!("authorization: Bearer {token}t\r\n");
-            for path in AdminServer::paths().chain(["/", "/nothing"]) {
+            for path in AdminServer::paths().chain(["/list", "/", "/nothing"]) {
                 let (head, body) = ask(address, path).await;
                 assert!(head.starts_with("HTTP/1.1 401"), "{path}: {head}");
                 assert!(head.contains("www-authenticate: Bearer"), "{head}");

@@ -9,7 +9,7 @@ mod health;
 mod logging;
 mod readiness;
 
-pub use admin::{AdminServer, AdminState};
+pub use admin::{AdminServer, AdminState, JsonRoute};
 pub use declare::{
     Counter, Dimension, Gauge, Histogram, LabelPair, Metric, NameFault, check_name, describe,
 };

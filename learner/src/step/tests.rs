@@ -205,10 +205,13 @@ fn numbers_that_are_gone_stop_the_step_and_are_never_published() {
     let (_, var) = trainer.optimizer.parameters().iter().next().unwrap();
     var.set(&(var.as_tensor() * f64::NAN).unwrap()).unwrap();
     let failed = train_on_groups(&mut trainer, &groups, &world.settings, GO_ON);
-    let text = format!("{:#}", failed.expect_err("must stop"));
+    let failed = failed.expect_err("must stop");
+    assert!(failed.is::<NotFinite>(), "the coordinator is told of it");
+    let text = format!("{failed:#}");
     assert!(text.contains("training has diverged") && text.contains("NaN"), "{text}");
-    let text = trainer.weights().unwrap_err().to_string();
-    assert!(text.contains("no longer finite"), "{text}");
+    let failed = trainer.weights().unwrap_err();
+    assert!(failed.is::<NotFinite>(), "{failed}");
+    assert!(failed.to_string().contains("no longer finite"), "{failed}");
 }
 
 #[test]

@@ -3,10 +3,10 @@
 
 use std::cell::Cell;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use grpo::{AdamW, Gradients};
 
-use super::ADVICE;
+use super::DIVERGED;
 use crate::collective::Collective;
 
 pub(super) struct Update<'a> {
@@ -39,7 +39,7 @@ impl Update<'_> {
             _ if collective.world() == 1 => {}
             _ => gradients.on_host(|flat| collective.all_reduce_sum(flat))?,
         }
-        let norm = gradients.clip_global_norm(self.grad_norm_max).context(ADVICE)?;
+        let norm = gradients.clip_global_norm(self.grad_norm_max).context(DIVERGED)?;
         optimizer.step(gradients, self.learning_rate)?;
         Ok(norm)
     }
@@ -57,8 +57,8 @@ impl Update<'_> {
         collective.all_reduce_sum_f64(&mut squares)?;
         let norm = squares[0].sqrt();
         if !norm.is_finite() {
-            gradients.check_finite_in(&part).context(ADVICE)?;
-            bail!("a gradient is not finite in another rank's part: {ADVICE}");
+            gradients.check_finite_in(&part).context(DIVERGED)?;
+            return Err(DIVERGED).context("a gradient is not finite in another rank's part");
         }
         gradients.clip_in(&part, norm, self.grad_norm_max)?;
         self.torn.set(true);

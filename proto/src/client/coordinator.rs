@@ -15,7 +15,9 @@ use crate::status::RpcError;
 use crate::version::same_version;
 use crate::wire::coordinator as wire;
 use crate::wire::coordinator::coordinator_client::CoordinatorClient as Stub;
-use crate::work::{Directive, LeaseAsk, Registration, ReturnedGroup, StepRecord, WorkItem};
+use crate::work::{
+    Departure, Directive, LeaseAsk, Registration, ReturnedGroup, StepRecord, WorkItem,
+};
 
 /// Cheap to clone: clones share one connection.
 #[derive(Clone, Debug)]
@@ -174,5 +176,12 @@ impl CoordinatorClient {
     ) -> Result<(), RpcError> {
         let request = wire::ReformRequest { member: member.0, generation: generation.0, reason };
         call("reform", self.timeout, self.stub.reform(request)).await.map(drop)
+    }
+
+    /// The last call of a member.
+    pub async fn leave(&mut self, member: MemberId, how: Departure) -> Result<(), RpcError> {
+        let how = wire::Departure::from(how).into();
+        let request = wire::LeaveRequest { member: member.0, how };
+        call("leave", self.timeout, self.stub.leave(request)).await.map(drop)
     }
 }

@@ -9,8 +9,8 @@ use super::{ConvertError, required, unknown};
 use crate::version::{same_version, version};
 use crate::wire::{coordinator as wire, learner};
 use crate::work::{
-    Completion, Directive, Formation, LeaseAsk, Rank, Receipt, ReceiptCode, Registration,
-    ReturnReason, ReturnedGroup, Role, StepRecord, WorkItem,
+    Completion, Departure, Directive, Formation, LeaseAsk, Rank, Receipt, ReceiptCode,
+    Registration, ReturnReason, ReturnedGroup, Role, StepRecord, WorkItem,
 };
 
 /// It names a directory under `checkpoints/`, where there is one.
@@ -66,6 +66,29 @@ impl TryFrom<wire::RegisterRequest> for Registration {
             ring_address: r.ring_address,
             generation: Generation(r.generation),
         })
+    }
+}
+
+impl From<Departure> for wire::Departure {
+    fn from(how: Departure) -> Self {
+        match how {
+            Departure::Ordered => Self::Ordered,
+            Departure::Failed => Self::Failed,
+            Departure::NotFinite => Self::NotFinite,
+        }
+    }
+}
+
+impl Departure {
+    /// # Errors
+    /// A number that stands for none.
+    pub fn from_wire(how: i32) -> Result<Self, ConvertError> {
+        match wire::Departure::try_from(how) {
+            Ok(wire::Departure::Ordered) => Ok(Self::Ordered),
+            Ok(wire::Departure::Failed) => Ok(Self::Failed),
+            Ok(wire::Departure::NotFinite) => Ok(Self::NotFinite),
+            _ => Err(unknown("how", how)),
+        }
     }
 }
 

@@ -39,7 +39,7 @@ fn a_rank_that_comes_back_makes_another_generation() {
     let (mut state, _, [first, _]) = on_two_ranks();
     state.publish(version(1)).unwrap();
     commit(&mut state, &record(first, 1)).unwrap();
-    state.ended(Role::Learner, 1);
+    state.ended(Role::Learner, 1, Duration::ZERO);
     assert_eq!(generation(&state), None);
     register(&mut state, Role::Learner, 1);
     assert_eq!(generation(&state), Some((2, 1)));
@@ -122,7 +122,7 @@ fn going_on_from_an_earlier_step_undoes_the_later_ones() {
         totals.push(*state.totals());
     }
     state.take_events();
-    state.ended(Role::Learner, 0);
+    state.ended(Role::Learner, 0, Duration::ZERO);
     let learner = register(&mut state, Role::Learner, 0);
     assert_eq!(state.publish(PolicyVersion::new(2, 1)), Ok(2));
     assert_eq!((state.committed(), *state.totals()), (1, totals[0]));
@@ -151,7 +151,7 @@ fn no_version_is_left_out_and_none_is_of_another_generation() {
     assert_eq!(text, "weights g1s2 are not what comes next, which is g1s1");
     assert!(refused(&mut state, 2, 0).contains("which is g1s0"), "no such ranks have formed");
     assert_eq!(state.publish(version(0)), Ok(0), "a repetition");
-    state.ended(Role::Learner, 0);
+    state.ended(Role::Learner, 0, Duration::ZERO);
     register(&mut state, Role::Learner, 0);
     assert!(refused(&mut state, 2, 1).contains("which is g2s0"), "nothing is committed yet");
 }
@@ -173,7 +173,7 @@ fn an_evaluation_of_undone_weights_is_given_up() {
         commit(&mut state, &record(learner, step)).unwrap();
     }
     assert_eq!(*state.phase(), Phase::Evaluating(Stage::During));
-    state.ended(Role::Learner, 0);
+    state.ended(Role::Learner, 0, Duration::ZERO);
     register(&mut state, Role::Learner, 0);
     assert_eq!(*state.phase(), Phase::Evaluating(Stage::During), "the weights are still there");
     state.publish(PolicyVersion::new(2, 1)).unwrap();

@@ -222,13 +222,13 @@ fn below_the_least_actors_no_work_is_dealt() {
     let mut few = settings();
     few.coordinator.actors_min = 2;
     let (mut state, actors, _) = training_of(&few, 3);
-    assert!(state.remove(actors[0]).is_some());
+    assert!(state.remove(actors[0], None, SECOND).is_some());
     let leased = |state: &mut RunState, member| {
         !state.lease(&ask(member, 0, SAMPLES), SECOND).unwrap().is_empty()
     };
     assert!(leased(&mut state, actors[1]), "two are enough");
     state.take_events();
-    state.remove(actors[2]);
+    state.leave(actors[2], Departure::Ordered, SECOND).unwrap();
     assert_eq!(state.take_events(), [Event::TooFewActors { here: 1, least: 2 }]);
     assert!(!leased(&mut state, actors[1]));
     let waits = state.inspection(SECOND).waits;

@@ -110,6 +110,10 @@ impl Coordinator for ServedCoordinator {
         nothing_else()
     }
 
+    async fn leave(&self, _: Request<wire::LeaveRequest>) -> Answer<wire::Empty> {
+        nothing_else()
+    }
+
     async fn commit_step(&self, _: Request<wire::StepRecord>) -> Answer<wire::Empty> {
         nothing_else()
     }
