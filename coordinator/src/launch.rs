@@ -155,6 +155,12 @@ pub fn create(
     let requested = requested.map(Path::to_owned).or(configured);
     let run_dir = RunDir::create(requested.as_deref(), name)?;
     settings.run.dir = run_dir.path().to_string_lossy().into_owned();
+    let tensorboard = &mut settings.track.tensorboard;
+    if !matches!(tensorboard.as_str(), "" | "auto") {
+        let absolute = std::path::absolute(tensorboard.as_str());
+        let absolute = absolute.context("track.tensorboard names no directory")?;
+        *tensorboard = absolute.to_string_lossy().into_owned();
+    }
     let security = &mut settings.security;
     for path in [
         &mut settings.strong.model,
