@@ -5,6 +5,7 @@ mod admin;
 mod child;
 mod credentials;
 mod data;
+mod outside;
 mod programs;
 mod run;
 mod skip;
@@ -18,6 +19,7 @@ pub use admin::{
 pub use child::{Alone, die_at, limit_files, run_alone, say, task};
 pub use credentials::{Files, TestAuthority};
 pub use data::gsm8k_dir;
+pub use outside::{Killed, browse, python};
 pub use programs::Programs;
 pub use run::{Ended, Run};
 pub use summary::Summary;
