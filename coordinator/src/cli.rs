@@ -7,6 +7,10 @@ use settings::{EvalSplit, Layers, Settings, SettingsError};
 
 use crate::run_dir::CheckpointChoice;
 
+mod views;
+
+pub use views::{ReportArgs, TopArgs};
+
 /// Trains a strong model by reinforcement learning on rollouts that a frozen weak model continues.
 #[derive(Parser, Debug)]
 #[command(name = "coordinator", version)]
@@ -27,6 +31,10 @@ pub enum Command {
     Serve(ServeArgs),
     /// Show where a run under way stands, and what each of its processes waits for.
     Status(StatusArgs),
+    /// The same as a live view of the terminal, with the numbers of the last steps.
+    Top(TopArgs),
+    /// Runs side by side as one HTML file: curves, results, sample rollouts.
+    Report(ReportArgs),
     /// Look whether this machine can run what is asked of it, and write what compose needs to know.
     Doctor(DoctorArgs),
     /// Ask a process of a run whether it is healthy: exit code 0 if it is.

@@ -179,6 +179,11 @@ pub fn create(
 
 /// Of what the settings name and is there.
 pub(crate) fn make_paths_absolute(settings: &mut Settings) {
+    let tensorboard = &mut settings.track.tensorboard;
+    let is_path = !matches!(tensorboard.as_str(), "" | "auto");
+    if let (true, Ok(absolute)) = (is_path, std::path::absolute(tensorboard.as_str())) {
+        *tensorboard = absolute.to_string_lossy().into_owned();
+    }
     let security = &mut settings.security;
     for path in [
         &mut settings.strong.model,

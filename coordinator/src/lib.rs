@@ -35,9 +35,11 @@ pub mod plan;
 mod program;
 pub mod progress;
 pub mod recipe;
+pub mod report;
 pub mod restarts;
 pub mod resume;
 pub mod run_dir;
+mod run_lines;
 pub mod service;
 pub mod session;
 pub mod sft;
@@ -52,6 +54,8 @@ pub mod stop_plan;
 pub mod summary;
 pub mod table;
 pub mod tiny;
+pub mod top;
+mod track;
 pub mod weight_store;
 
 use std::time::Duration;
@@ -80,6 +84,8 @@ pub fn run(cli: &Cli) -> u8 {
         Command::Launch(args) => launch::launch(args),
         Command::Serve(args) => launch::serve(args),
         Command::Status(args) => status::status(args),
+        Command::Top(args) => top::top(args),
+        Command::Report(args) => report::report(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Healthcheck(args) => healthcheck::healthcheck(args),
         Command::Eval(args) => eval::eval(args),

@@ -138,6 +138,12 @@ pub static EVAL_WEAK: Gauge = Gauge::new(
 )
 .with_labels(&[("stage", STAGES)]);
 
+pub static TRACK_POINTS: Counter = Counter::new(
+    "tandem_coordinator_track_points_total",
+    "Numbers for a tracker of experiments; those that found no room or no taker are dropped.",
+)
+.with_labels(&[("tracker", &["tensorboard", "mlflow"]), ("outcome", &["written", "dropped"])]);
+
 /// Everything declared above.
 pub static ALL: &[&dyn Metric] = &[
     &GROUPS,
@@ -165,6 +171,7 @@ pub static ALL: &[&dyn Metric] = &[
     &EVAL_HANDOFF,
     &EVAL_JARGON,
     &EVAL_WEAK,
+    &TRACK_POINTS,
 ];
 
 /// Sets what follows from the state.

@@ -97,15 +97,17 @@ pub fn settings(
 
 /// A line for each setting that is not the same.
 fn differences(stored: &Settings, asked: &Settings) -> Vec<String> {
-    let leaves = |settings: &Settings| {
-        let table: Table = settings.to_toml().parse().expect("the canonical text is TOML");
-        let mut found = Vec::new();
-        collect("", &Value::Table(table), &mut found);
-        found
-    };
     let pairs = leaves(stored).into_iter().zip(leaves(asked));
     let differing = pairs.filter(|((_, was), (_, is))| was != is);
     differing.map(|((key, was), (_, is))| format!("  {key} was {was} and is {is}\n")).collect()
+}
+
+/// Every setting with its value as TOML writes it, in one order for all.
+pub(crate) fn leaves(settings: &Settings) -> Vec<(String, String)> {
+    let table: Table = settings.to_toml().parse().expect("the canonical text is TOML");
+    let mut found = Vec::new();
+    collect("", &Value::Table(table), &mut found);
+    found
 }
 
 fn collect(prefix: &str, value: &Value, found: &mut Vec<(String, String)>) {

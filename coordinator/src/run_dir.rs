@@ -16,6 +16,7 @@ const CONFIG: &str = "config.toml";
 const PROCESSES: &str = "processes.json";
 const JOURNAL: &str = "journal";
 const LAUNCHED: &str = "launched.json";
+const TRACK: &str = "track.json";
 const WEIGHTS: &str = "model.safetensors";
 /// With it a checkpoint is whole; the learner's word.
 const STATE: &str = "state.json";
@@ -168,6 +169,12 @@ impl RunDir {
     #[must_use]
     pub fn probe(&self, step: u32) -> PathBuf {
         self.path.join(format!("probe-step-{step:06}.json"))
+    }
+
+    /// What trackers have to remember.
+    #[must_use]
+    pub fn track(&self) -> PathBuf {
+        self.path.join(TRACK)
     }
 
     /// Where the processes of a command answer; each kind of command has a file of its own, as it

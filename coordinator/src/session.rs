@@ -36,6 +36,7 @@ use crate::spec::RunSpec;
 use crate::state::{Event, Phase, RunState, Stage};
 use crate::stop_plan::StopPlan;
 use crate::summary::write_json;
+use crate::track::{Standing, Status, Trackers};
 
 /// Of weights that no learner publishes.
 pub(crate) const GIVEN: Generation = Generation(1);
@@ -89,6 +90,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         Listener::bind(listen, "coordinator.listen", Protocol::Grpc, &host.guard).await?;
     let address = listener.address();
     let trains = job.spec.training.is_some();
+    let run = job.spec.run;
     let steps = job.spec.training.as_ref().map_or(0, |training| training.steps);
     let members = job.spec.members;
     let plan = match starts {
@@ -100,6 +102,10 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let hub = open_hub(what, (job.history, job.weights), run_dir, &service_tasks, settings).await?;
     host.discovery.follow(hub.clone());
     spawn_service(&service_tasks, listener, &hub, settings);
+    let trackers = match trains {
+        true => open_trackers(settings, run_dir, &hub, run)?,
+        false => Trackers::default(),
+    };
     if trains {
         let (readiness, stop) = (host.readiness.clone(), service_tasks.shutdown().clone());
         service_tasks.spawn("disk", disk::watch(settings, run_dir, readiness, stop));
@@ -128,6 +134,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         progress: Progress::new(steps),
         run_dir,
         log_prefix,
+        trackers,
         address: address.to_string(),
         changes: 0,
     };
@@ -135,11 +142,18 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let driven = driver.drive().await;
     host.readiness.keep("run", driven.is_ok());
     driver.progress.finish();
+    driver.trackers.close(match &driven {
+        Ok(Ending::Done) => Status::Done,
+        Ok(Ending::Stopped(_)) => Status::Stopped,
+        Err(_) => Status::Failed,
+    });
     let ended = match (&driven, starts) {
         // Whoever started the others may start this process again, and they wait for it.
         (Ok(Ending::Stopped(_)), false) => Ok(Ended::default()),
         _ => driver.wind_down(&stop_plan).await,
     };
+    let limit = Duration::from_millis(u64::from(settings.track.finish_timeout_ms));
+    driver.trackers.finish(limit).await;
     service_tasks.shutdown().trigger("the session is over");
     let served = service_tasks.join(SERVICE_GRACE).await;
     hub.keep_files(&[]);
@@ -182,6 +196,20 @@ async fn open_hub(
     Ok(hub)
 }
 
+/// Those that the settings name, with what the run has done so far.
+fn open_trackers(
+    settings: &Settings,
+    run_dir: &RunDir,
+    hub: &Hub,
+    run: u64,
+) -> anyhow::Result<Trackers> {
+    let wall = hub.now();
+    hub.with(|state| {
+        let (step, before) = (state.committed(), state.before());
+        Trackers::open(settings, run_dir, &Standing { run, step, wall, before })
+    })
+}
+
 /// What children are told over the run's settings.
 fn of_children(settings: &Settings, members: MemberCounts, stop: &StopPlan) -> Vec<String> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
@@ -221,6 +249,7 @@ struct Driver<'a> {
     progress: Progress,
     run_dir: &'a RunDir,
     log_prefix: &'a str,
+    trackers: Trackers,
     /// Where it listens for the other programs.
     address: String,
     /// Of the members, when they were last written down.
@@ -314,7 +343,8 @@ impl Driver<'_> {
 
     fn note(&self, event: &Event) -> anyhow::Result<()> {
         match event {
-            Event::Entered(Phase::Failed(_)) | Event::Committed(_) => {}
+            Event::Entered(Phase::Failed(_)) => {}
+            Event::Committed(record) => self.trackers.step(record, self.hub.now()),
             Event::Entered(phase) => {
                 tracing::info!(?phase, "entered");
                 self.host.readiness.set("members");
@@ -334,18 +364,21 @@ impl Driver<'_> {
                 if evaluations.exists() {
                     MetricsLog::create(&evaluations)?.cut_after(*step)?;
                 }
+                self.trackers.undone(*step);
             }
             Event::Dealing(Place { epoch, shard, .. }) => {
                 tracing::info!(epoch, shard, "dealing from a new shard");
             }
             Event::Evaluated { stage, step, result } => {
                 metrics::set_evaluation(*stage, result);
+                let now = self.hub.now();
+                self.trackers.evaluated(*step, result, now);
                 if *stage != Stage::Before {
                     self.run_dir.record_evaluation(*step, result)?;
                 }
                 if *stage == Stage::During {
                     let mut log = MetricsLog::create(&self.run_dir.evaluations())?;
-                    log.evaluation(*step, result, self.hub.now())?;
+                    log.evaluation(*step, result, now)?;
                 }
             }
         }

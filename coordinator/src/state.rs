@@ -201,6 +201,8 @@ pub struct RunState {
     evaluated: Option<u32>,
     before: Option<EvalResult>,
     after: Option<EvalResult>,
+    /// The last evaluation, and the step that it was made after.
+    measured: Option<(u32, EvalResult)>,
     totals: Totals,
     /// The totals after each committed step.
     ledger: Vec<Totals>,
@@ -242,6 +244,7 @@ impl RunState {
             evaluated: None,
             before: None,
             after: None,
+            measured: None,
             totals: Totals::default(),
             ledger: Vec::new(),
             train_counts: GroupCounts::default(),

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -11,7 +12,7 @@ use security::Guard;
 use serde_json::Value;
 use settings::{Layers, Settings};
 
-use crate::cli::StatusArgs;
+use crate::cli::{ConfigArgs, StatusArgs};
 use crate::output::say;
 use crate::run_dir::RunDir;
 
@@ -20,26 +21,60 @@ use crate::run_dir::RunDir;
 /// # Errors
 /// No run there, or one whose coordinator does not answer.
 pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
-    let (settings, address) = match (&args.run, &args.coordinator) {
-        (Some(path), _) => {
-            let run_dir = RunDir::open(path)?;
-            if !RunDir::is_live(path)? {
-                bail!("no run is under way in {}: its end is in its files", run_dir.shown());
-            }
-            (stored(&run_dir)?, address(&run_dir)?)
-        }
-        (None, Some(address)) => (args.config.settings()?, address.clone()),
-        (None, None) => bail!("name a run directory or --coordinator"),
-    };
+    let target = Target::new(args.run.as_deref(), args.coordinator.as_deref(), &args.config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the async runtime")?;
-    say(&describe(&runtime.block_on(inspect(&settings, &address))?));
+    say(&describe(&runtime.block_on(target.inspect())?));
     Ok(0)
 }
 
-fn stored(run_dir: &RunDir) -> anyhow::Result<Settings> {
-    let file = Some(run_dir.config().to_string_lossy().into_owned());
-    Ok(Layers { file, ..Layers::default() }.load()?)
+/// The coordinator that is asked.
+pub(crate) struct Target {
+    settings: Settings,
+    address: String,
+}
+
+impl Target {
+    /// Of the run in a directory, or at an address.
+    ///
+    /// # Errors
+    /// No run there, or none that is under way.
+    pub(crate) fn new(
+        run: Option<&Path>,
+        coordinator: Option<&str>,
+        config: &ConfigArgs,
+    ) -> anyhow::Result<Self> {
+        match (run, coordinator) {
+            (Some(path), _) => {
+                let run_dir = RunDir::open(path)?;
+                if !RunDir::is_live(path)? {
+                    let shown = run_dir.shown();
+                    bail!(
+                        "no run is under way in {shown}: see it with `coordinator report {shown}`"
+                    );
+                }
+                let file = Some(run_dir.config().to_string_lossy().into_owned());
+                let settings = Layers { file, ..Layers::default() }.load()?;
+                Ok(Self { settings, address: address(&run_dir)? })
+            }
+            (None, Some(address)) => {
+                Ok(Self { settings: config.settings()?, address: address.to_owned() })
+            }
+            (None, None) => bail!("name a run directory or --coordinator"),
+        }
+    }
+
+    /// # Errors
+    /// A coordinator that cannot be reached.
+    pub(crate) async fn connect(&self) -> anyhow::Result<CoordinatorClient> {
+        let channel_settings = ChannelSettings::new(&Guard::open(&self.settings)?);
+        let channel = proto::connect(&self.address, &channel_settings).await?;
+        Ok(CoordinatorClient::new(channel, &channel_settings))
+    }
+
+    async fn inspect(&self) -> anyhow::Result<Inspection> {
+        Ok(self.connect().await?.inspect().await?)
+    }
 }
 
 /// Where the run's coordinator listens, as it has written down.
@@ -50,12 +85,6 @@ fn address(run_dir: &RunDir) -> anyhow::Result<String> {
     let list: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     let address = list.pointer("/0/address").and_then(Value::as_str);
     address.map(str::to_owned).with_context(|| format!("{} names no coordinator", path.display()))
-}
-
-async fn inspect(settings: &Settings, address: &str) -> anyhow::Result<Inspection> {
-    let channel_settings = ChannelSettings::new(&Guard::open(settings)?);
-    let channel = proto::connect(address, &channel_settings).await?;
-    Ok(CoordinatorClient::new(channel, &channel_settings).inspect().await?)
 }
 
 fn describe(run: &Inspection) -> String {
@@ -93,7 +122,7 @@ fn member_line(member: &MemberView) -> String {
     parts.join(", ")
 }
 
-fn wait(wait: &Wait) -> String {
+pub(crate) fn wait(wait: &Wait) -> String {
     let mut text = format!("{} since {}", wait.what, seconds(wait.since));
     if let Some(limit) = wait.limit {
         text.push_str(&format!(" of at most {}", seconds(limit)));
@@ -101,7 +130,7 @@ fn wait(wait: &Wait) -> String {
     text
 }
 
-fn seconds(time: Duration) -> String {
+pub(crate) fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }
 
@@ -142,6 +171,7 @@ mod tests {
             idle: millis(1_500),
             waits: vec!["the learner to commit step 4".to_owned()],
             members: vec![actor, server, learner],
+            ..Inspection::default()
         };
         let version = PolicyVersion::new(1, 3);
         let expected = format!(

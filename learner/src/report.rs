@@ -45,6 +45,7 @@ pub(crate) fn values(
     ];
     if let Some(figures) = rollouts {
         values.extend(of_rollouts(figures));
+        values.extend(handoff_success(&figures.tally));
         values.extend(of_policy(report));
     }
     let finite = values.into_iter().filter(|(_, value)| value.is_finite());
@@ -99,6 +100,12 @@ fn of_rollouts(figures: &RolloutFigures) -> Vec<(&'static str, f64)> {
     ]
 }
 
+/// No number where nothing was handed off.
+fn handoff_success(tally: &Tally) -> Option<(&'static str, f64)> {
+    let measured = tally.handed_off > 0.0;
+    measured.then(|| ("handoff_success_rate", share(tally.handed_off_right, tally.handed_off)))
+}
+
 /// Raw and unclamped, over the tokens in the loss; by staleness where there are such tokens.
 fn of_policy(report: &StepReport) -> Vec<(&'static str, f64)> {
     let (stats, total) = (&report.stats, report.stats.total());
@@ -142,6 +149,8 @@ mod tests {
             weak_tokens: 10.0,
             staleness: 15.0,
             groups_trained: 2.0,
+            handed_off: 3.0,
+            handed_off_right: 1.5,
             ..Tally::default()
         };
         let figures = RolloutFigures { tally, reward_mean: 0.5 };
@@ -154,11 +163,13 @@ mod tests {
             ("jargon_rate", 0.0),
             ("live_groups", 2.0),
             ("reward_mean", 0.5),
+            ("handoff_success_rate", 0.5),
             ("grad_norm", 2.0),
         ];
         for (name, value) in expected {
             assert_eq!(values[name], value, "{name}");
         }
+        assert_eq!(handoff_success(&Tally::default()), None, "nothing was handed off");
         assert!(!values.contains_key("loss") && !values.contains_key("mismatch_kl_lag_1"));
     }
 }

@@ -135,6 +135,9 @@ pub struct Tally {
     pub weak_tokens: f64,
     pub jargon: f64,
     pub jargon_of: f64,
+    /// Rollouts that the weak model wrote in, and those of them with the right answer.
+    pub handed_off: f64,
+    pub handed_off_right: f64,
     /// Σ over strong tokens of the step minus the step of the weights that sampled it.
     pub staleness: f64,
     pub groups_trained: f64,
@@ -149,7 +152,12 @@ impl Tally {
             let parts = rollout.parts();
             tally.rollouts += 1.0;
             tally.truncated += f64::from(u8::from(parts.finish == Finish::Truncated));
-            tally.weak_tokens += rollout.count(Author::Weak) as f64;
+            let weak_tokens = rollout.count(Author::Weak);
+            tally.weak_tokens += weak_tokens as f64;
+            if weak_tokens > 0 {
+                tally.handed_off += 1.0;
+                tally.handed_off_right += f64::from(u8::from(parts.verdict.correct));
+            }
             tally.jargon += f64::from(parts.verdict.jargon.count);
             tally.jargon_of += f64::from(parts.verdict.jargon.of);
             for (author, version) in parts.authors.iter().zip(&parts.versions) {
@@ -172,13 +180,16 @@ impl Tally {
             self.weak_tokens,
             self.jargon,
             self.jargon_of,
+            self.handed_off,
+            self.handed_off_right,
             self.staleness,
             self.groups_trained,
             self.groups_zero_variance,
         ];
         collective.all_reduce_sum_f64(&mut sums)?;
         let [rollouts, truncated, strong_tokens, weak_tokens, jargon, rest @ ..] = sums;
-        let [jargon_of, staleness, groups_trained, groups_zero_variance] = rest;
+        let [jargon_of, handed_off, handed_off_right, rest @ ..] = rest;
+        let [staleness, groups_trained, groups_zero_variance] = rest;
         *self = Self {
             rollouts,
             truncated,
@@ -186,6 +197,8 @@ impl Tally {
             weak_tokens,
             jargon,
             jargon_of,
+            handed_off,
+            handed_off_right,
             staleness,
             groups_trained,
             groups_zero_variance,
@@ -219,6 +232,23 @@ mod tests {
         assert!(group.weights[0] > 0.99 && !group.zero_variance);
         let masked = group_weights(&[None, None], Estimator::Grpo);
         assert!(masked.is_empty() && masked.zero_variance);
+    }
+
+    #[test]
+    fn handoffs_succeed_where_the_weak_model_wrote_and_the_answer_is_right() {
+        let world = Miniature::small();
+        let mut groups = vec![world.group(0, 0)];
+        let samples = groups[0].samples.len();
+        for sample in 0..samples {
+            let group = groups.remove(0);
+            groups.push(with_parts(group, sample, |p| p.verdict.correct = sample == 0));
+        }
+        let wrote = |sample: usize| groups[0].samples[sample].count(Author::Weak) > 0;
+        let handed_off = (0..samples).filter(|sample| wrote(*sample)).count();
+        let tally = Tally::of(&groups, 0);
+        assert_eq!(tally.handed_off, handed_off as f64);
+        assert_eq!(tally.handed_off_right, f64::from(u8::from(wrote(0))));
+        assert!(handed_off > 0, "the weak model wrote in none of them");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use convert::{
     CHUNK_BYTES, ConvertError, WeightAssembler, WeightError, group_bytes, weight_chunks,
 };
 pub use journal::{EvalStage, JOURNAL_FORMAT, JournalEntry, JournalEntryError};
-pub use pulse::{Inspection, MemberView, Pulse, WAIT_CHARS_MAX, WAITS_MAX, Wait};
+pub use pulse::{Inspection, Measured, MemberView, Pulse, WAIT_CHARS_MAX, WAITS_MAX, Wait};
 pub use span::{Open, SpanFailure, SpanFault, SpanReply, SpanRequest, SpanWritten, WeakMessage};
 pub use status::{ErrorCode, RpcError};
 pub use version::{VersionSkew, version};

@@ -1,5 +1,6 @@
 //! What processes tell of themselves, and what the coordinator tells of all of them, for people.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use types::{MemberId, PolicyVersion};
@@ -28,7 +29,7 @@ pub struct Wait {
 }
 
 /// The run at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Inspection {
     pub phase: String,
     pub committed: u32,
@@ -40,6 +41,18 @@ pub struct Inspection {
     /// What the run waits for.
     pub waits: Vec<String>,
     pub members: Vec<MemberView>,
+    /// Of the last committed step, by name.
+    pub values: BTreeMap<String, f64>,
+    pub measured: Option<Measured>,
+    /// Rollouts of the evaluation under way that are done and due.
+    pub evaluating: Option<(u64, u64)>,
+}
+
+/// What the last evaluation found, by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    pub step: u32,
+    pub values: BTreeMap<String, f64>,
 }
 
 /// One process, as far as the coordinator knows.

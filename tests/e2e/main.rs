@@ -13,10 +13,12 @@ mod placed;
 mod raw;
 mod recipe;
 mod reliability;
+mod report;
 mod security;
 mod serve;
 mod slow_learner;
 mod stopping;
+mod trackers;
 mod version;
 
 use std::time::Duration;

@@ -5,6 +5,7 @@ mod admin;
 mod child;
 mod credentials;
 mod data;
+mod outside;
 mod programs;
 mod prometheus;
 mod run;
@@ -17,6 +18,7 @@ pub use admin::{Scraper, admin_address, http_get, log_field, sample, samples, tr
 pub use child::{Alone, die_at, limit_files, run_alone, say, task};
 pub use credentials::{Files, TestAuthority};
 pub use data::gsm8k_dir;
+pub use outside::{Killed, browse, python};
 pub use programs::Programs;
 pub use prometheus::{Prometheus, promtool, promtool_accepts};
 pub use run::{Ended, Run};

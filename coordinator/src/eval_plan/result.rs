@@ -87,6 +87,27 @@ pub struct EvalResult {
 }
 
 impl EvalResult {
+    /// What was measured, by the names of `summary.json`; under a schedule, with its own after a
+    /// slash.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<(String, f64)> {
+        let plain = [
+            ("solo_accuracy", self.solo_accuracy),
+            ("solo_accuracy_greedy", self.solo_accuracy_greedy),
+            ("jargon_rate", self.jargon_rate),
+            ("weak_solo_accuracy", self.weak_solo_accuracy),
+        ];
+        let by_schedule = [
+            ("tandem_accuracy", &self.tandem_accuracy),
+            ("handoff_success_rate", &self.handoff_success_rate),
+        ];
+        let plain = plain.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let by_schedule = by_schedule.into_iter().flat_map(|(name, values)| {
+            values.iter().map(move |(schedule, value)| (format!("{name}/{schedule}"), value))
+        });
+        plain.chain(by_schedule).filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
     /// Takes over what an earlier evaluation found of the frozen weak model alone, if this one left
     /// it out.
     pub fn keep_weak_solo(&mut self, earlier: &Self) {

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
 
-use super::{CONFIG, JOURNAL, LAUNCHED, PROCESSES, RunDir, RunDirError};
+use super::{CONFIG, JOURNAL, LAUNCHED, PROCESSES, RunDir, RunDirError, TRACK};
 
 /// Its presence says that the directory was made by a run; its lock, that the run is under way.
 const LOCK: &str = "run.lock";
@@ -121,7 +121,8 @@ fn never_began(path: &Path, ours: bool) -> io::Result<bool> {
         let harmless = match entry.file_name().to_str() {
             Some(LOCK) => true,
             // Weights in there were on their way from one process to another.
-            Some(CONFIG | PROCESSES | JOURNAL | LAUNCHED | "logs" | "weights") => ours,
+            Some(CONFIG | PROCESSES | JOURNAL | LAUNCHED | TRACK) => ours,
+            Some("logs" | "weights" | "tensorboard") => ours,
             Some("metrics.jsonl") => ours && entry.metadata()?.len() == 0,
             Some("checkpoints" | "rollouts") => {
                 ours && fs::read_dir(entry.path())?.next().is_none()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::{Inspection, MemberView, Wait};
+use proto::{Inspection, Measured, MemberView, Wait};
 
 use super::{Phase, RunState};
 
@@ -28,6 +28,9 @@ impl RunState {
                     .collect(),
             }
         });
+        let last = self.last_record.as_ref().filter(|record| record.step == self.committed);
+        // What was measured of steps that were undone is nobody's.
+        let measured = self.measured.as_ref().filter(|(step, _)| *step <= self.committed);
         Inspection {
             phase: self.phase.describe(),
             committed: self.committed,
@@ -36,6 +39,12 @@ impl RunState {
             idle: self.idle(now),
             waits: self.waits_for(),
             members: members.collect(),
+            values: last.map(|record| record.values.clone()).unwrap_or_default(),
+            measured: measured.map(|(step, result)| Measured {
+                step: *step,
+                values: result.numbers().into_iter().collect(),
+            }),
+            evaluating: self.eval_progress(),
         }
     }
 }

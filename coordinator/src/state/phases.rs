@@ -87,6 +87,7 @@ impl RunState {
         if let Some(before) = &self.before {
             result.keep_weak_solo(before);
         }
+        self.measured = Some((self.committed, result.clone()));
         match stage {
             Stage::Before => self.before = Some(result.clone()),
             Stage::During => self.evaluated = Some(self.committed),

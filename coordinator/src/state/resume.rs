@@ -37,6 +37,7 @@ impl RunState {
         for ((step, stage), text) in &surviving.evaluations {
             let result: EvalResult =
                 serde_json::from_str(text).context("an evaluation in its journal")?;
+            state.measured = Some((*step, result.clone()));
             match stage {
                 EvalStage::Before => state.before = Some(result),
                 EvalStage::During => state.evaluated = Some(*step),

@@ -9,7 +9,7 @@ use types::{Hash, Sampling};
 use crate::sections::{
     Actor, Admin, Checkpoint, Compute, Coordinator, Data, DataSource, Eval, Gates, Grader, Handoff,
     Learner, Limits, Log, Model, Network, Placement, Recipe, Reward, Run, SamplingSettings,
-    Security, Shutdown, Staleness, Train, WeakServer, Weights,
+    Security, Shutdown, Staleness, Track, Train, WeakServer, Weights,
 };
 
 /// More of one kind in one machine are taken for an error.
@@ -46,6 +46,7 @@ pub struct Settings {
     pub security: Security,
     pub limits: Limits,
     pub admin: Admin,
+    pub track: Track,
     pub log: Log,
 }
 
@@ -78,6 +79,7 @@ impl Default for Settings {
             security: Security::default(),
             limits: Limits::default(),
             admin: Admin::default(),
+            track: Track::default(),
             log: Log::default(),
         }
     }
@@ -193,6 +195,23 @@ impl Settings {
         }
     }
 
+    /// Where TensorBoard's event files go, if anywhere: a directory of this run alone, which
+    /// TensorBoard shows under its name.
+    #[must_use]
+    pub fn tensorboard_dir(&self) -> Option<PathBuf> {
+        let (shared, run) = (self.track.tensorboard.as_str(), Path::new(&self.run.dir));
+        match shared {
+            "" => None,
+            _ if self.run.dir.is_empty() => None,
+            "auto" => Some(run.join("tensorboard")),
+            _ => {
+                let name = run.file_name().unwrap_or_default().to_string_lossy();
+                let hash = Hash::of(self.run.dir.as_bytes()).to_string();
+                Some(Path::new(shared).join(format!("{name}-{}", &hash[..8])))
+            }
+        }
+    }
+
     /// Groups of one step.
     #[must_use]
     pub fn groups_per_step(&self) -> u64 {
@@ -212,6 +231,20 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn event_files_lie_in_a_directory_that_has_the_name_of_its_run() {
+        let dir = |run: &str, shared: &str| {
+            let mut settings = Settings::default();
+            settings.run.dir = run.to_owned();
+            settings.track.tensorboard = shared.to_owned();
+            settings.tensorboard_dir().map(|dir| dir.to_string_lossy().into_owned())
+        };
+        assert_eq!(dir("/runs/a-1", "auto").as_deref(), Some("/runs/a-1/tensorboard"));
+        assert_eq!((dir("/runs/a-1", ""), dir("", "auto")), (None, None));
+        let (one, other) = (dir("/runs/a-1", "/tb").unwrap(), dir("/other/a-1", "/tb").unwrap());
+        assert!(one.starts_with("/tb/a-1-") && one.len() == other.len() && one != other, "{one}");
+    }
 
     #[test]
     fn a_run_hands_weights_over_in_a_directory_of_its_own_or_not_at_all() {

@@ -30,11 +30,13 @@ macro_rules! choice {
 mod checkpoint;
 mod connections;
 mod run;
+mod track;
 mod weights;
 
 pub use checkpoint::{Checkpoint, NoRoom};
 pub use connections::{Admin, Limits, Network, Security};
 pub use run::{Resume, Run};
+pub use track::Track;
 
 choice! {
     /// What the learner minimises.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use types::{MemberId, PolicyVersion};
 
 use super::work::millis;
-use crate::pulse::{Inspection, MemberView, Pulse, WAIT_CHARS_MAX, WAITS_MAX, Wait};
+use crate::pulse::{Inspection, Measured, MemberView, Pulse, WAIT_CHARS_MAX, WAITS_MAX, Wait};
 use crate::wire::coordinator as wire;
 
 fn duration(ms: u32) -> Duration {
@@ -43,6 +43,7 @@ impl From<wire::Wait> for Wait {
 
 impl From<Inspection> for wire::Inspection {
     fn from(i: Inspection) -> Self {
+        let (eval_done, eval_due) = i.evaluating.unwrap_or_default();
         Self {
             phase: i.phase,
             committed: i.committed,
@@ -51,6 +52,10 @@ impl From<Inspection> for wire::Inspection {
             idle_ms: millis(i.idle),
             waits: i.waits,
             members: i.members.into_iter().map(Into::into).collect(),
+            values: i.values.into_iter().collect(),
+            measured: i.measured.map(Into::into),
+            eval_done,
+            eval_due,
         }
     }
 }
@@ -65,7 +70,22 @@ impl From<wire::Inspection> for Inspection {
             idle: duration(i.idle_ms),
             waits: i.waits,
             members: i.members.into_iter().map(Into::into).collect(),
+            values: i.values.into_iter().collect(),
+            measured: i.measured.map(Into::into),
+            evaluating: (i.eval_due > 0).then_some((i.eval_done, i.eval_due)),
         }
+    }
+}
+
+impl From<Measured> for wire::Measured {
+    fn from(m: Measured) -> Self {
+        Self { step: m.step, values: m.values.into_iter().collect() }
+    }
+}
+
+impl From<wire::Measured> for Measured {
+    fn from(m: wire::Measured) -> Self {
+        Self { step: m.step, values: m.values.into_iter().collect() }
     }
 }
 
@@ -137,6 +157,9 @@ mod tests {
             idle: Duration::from_secs(2),
             waits: vec!["train groups 24".to_owned()],
             members: vec![member, MemberView::default()],
+            values: [("loss".to_owned(), 0.25)].into(),
+            measured: Some(Measured { step: 2, values: [("solo".to_owned(), 0.5)].into() }),
+            evaluating: Some((3, 400)),
         };
         assert_eq!(Inspection::from(wire::Inspection::from(inspection.clone())), inspection);
     }

@@ -51,6 +51,19 @@ fn numbers_keep_to_their_ranges() {
 }
 
 #[test]
+fn a_tracking_server_has_an_address_without_secrets() {
+    for sound in ["http://127.0.0.1:5000", "https://mlflow.example/base", ""] {
+        assert!(broken(&[&format!("track.mlflow={sound}")]).is_empty(), "{sound}");
+    }
+    for wrong in ["127.0.0.1:5000", "ftp://x", "http://", "https:///path", "databricks"] {
+        check(&[&format!("track.mlflow={wrong}")], "write the address of a server");
+    }
+    check(&["track.mlflow=https://me:secret@host"], "track.mlflow holds a name or a password");
+    check(&["track.mlflow=http://h", "track.experiment="], "track.experiment is empty");
+    check(&["track.queue_records=0"], "track.queue_records is 0 but must be at least 1");
+}
+
+#[test]
 fn adapters_have_a_weight_and_layers_that_exist() {
     check(&["train.lora.alpha=0"], "train.lora.alpha is 0 but must be above 0");
     check(&["train.lora.targets=q_proj,qproj"], "train.lora.targets names qproj: give some of");

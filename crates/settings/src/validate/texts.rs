@@ -32,12 +32,34 @@ pub(super) fn faults(s: &Settings, faults: &mut Vec<String>) {
             "network.advertise is `{host}`: write a host name or an address, without a port"
         ));
     }
+    tracking(s, faults);
     if let Some(directive) = split_directives(&s.log.filter).find(|d| !is_directive(d)) {
         faults.push(format!(
             "log.filter has `{directive}`: write a level, or TARGET=LEVEL, like \
              warn,coordinator=debug; levels are {}",
             LEVELS.join(", ")
         ));
+    }
+}
+
+fn tracking(s: &Settings, faults: &mut Vec<String>) {
+    let address = &s.track.mlflow;
+    let (_, rest) = address.split_once("://").unwrap_or_default();
+    let http = address.starts_with("http://") || address.starts_with("https://");
+    if rest.split('/').next().is_some_and(|host| host.contains('@')) {
+        faults.push(
+            "track.mlflow holds a name or a password: leave it out, and give a token in \
+             MLFLOW_TRACKING_TOKEN"
+                .to_owned(),
+        );
+    } else if !address.is_empty() && !(http && !rest.is_empty() && !rest.starts_with('/')) {
+        faults.push(format!(
+            "track.mlflow is `{address}`: write the address of a server, like \
+             http://127.0.0.1:5000"
+        ));
+    }
+    if !address.is_empty() && s.track.experiment.is_empty() {
+        faults.push("track.experiment is empty: give the name of an MLflow experiment".to_owned());
     }
 }
 
