@@ -20,6 +20,7 @@ pub use credentials::{Files, TestAuthority};
 pub use data::gsm8k_dir;
 pub use programs::Programs;
 pub use run::{Ended, Run};
+pub use skip::say_skipped;
 pub use summary::Summary;
 pub use wait::{alive, wait_until};
 pub use wall_clock::WallClock;

@@ -18,7 +18,7 @@ pub use sections::{
     Actor, Admin, CacheOnSwap, Checkpoint, Compute, Coordinator, Data, DataSource, Decay,
     DeviceChoice, Eval, EvalSplit, Gates, Grader, Handoff, LORA_TARGETS, Learner, Limits, Log,
     LogFormat, Lora, Model, NoRoom, Objective, Placement, Precision, Prompt, Ratio, Recipe, Reward,
-    Run, SamplingSettings, Security, Shutdown, SolutionStyle, Staleness, Train, TruncatedReward,
-    WeakServer, Weights,
+    Run, SamplingSettings, Security, Shutdown, SolutionStyle, Staleness, Store, StoreKind,
+    StorePlace, Train, TruncatedReward, WeakServer, Weights,
 };
 pub use validate::MESSAGE_BYTES_MIN;

@@ -9,7 +9,7 @@ use types::{Hash, Sampling};
 use crate::sections::{
     Actor, Admin, Checkpoint, Compute, Coordinator, Data, DataSource, Eval, Gates, Grader, Handoff,
     Learner, Limits, Log, Model, Placement, Recipe, Reward, Run, SamplingSettings, Security,
-    Shutdown, Staleness, Train, WeakServer, Weights,
+    Shutdown, Staleness, Store, Train, WeakServer, Weights,
 };
 
 /// More of one kind in one machine are taken for an error.
@@ -40,6 +40,7 @@ pub struct Settings {
     pub learner: Learner,
     pub weak_server: WeakServer,
     pub weights: Weights,
+    pub store: Store,
     pub coordinator: Coordinator,
     pub placement: Placement,
     pub security: Security,
@@ -71,6 +72,7 @@ impl Default for Settings {
             learner: Learner::default(),
             weak_server: WeakServer::default(),
             weights: Weights::default(),
+            store: Store::default(),
             coordinator: Coordinator::default(),
             placement: Placement::default(),
             security: Security::default(),

@@ -29,10 +29,12 @@ macro_rules! choice {
 // After the macros, which they use.
 mod checkpoint;
 mod connections;
+mod store;
 mod weights;
 
 pub use checkpoint::{Checkpoint, NoRoom};
 pub use connections::{Admin, Limits, Security};
+pub use store::{Store, StoreKind, StorePlace};
 
 section! {
     /// Where the run lives.
