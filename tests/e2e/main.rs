@@ -15,7 +15,9 @@ mod reliability;
 mod security;
 mod serve;
 mod slow_learner;
+mod slurm;
 mod stopping;
+mod store;
 mod version;
 
 use std::time::Duration;
