@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
-# Whether the files of this folder are what their readers take: the compose specification's schema,
-# shell. Installs check-jsonschema (PyPI) into target/ where pip is there.
+# Whether the files of this folder are what their readers take: compose's schema, shell. Needs a Python
+# with check-jsonschema (TANDEM_TEST_PYTHON, or python3) and shellcheck; says so where one is missing.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-venv=target/deploy-venv
-if [ ! -x $venv/bin/check-jsonschema ]; then
-  python3 -m venv $venv
-  $venv/bin/pip install --quiet check-jsonschema
+cd "$(dirname "$0")"
+python=${TANDEM_TEST_PYTHON:-python3}
+
+skip() { printf 'SKIPPED %s\n' "$1" >&2; }
+if "$python" -c 'import check_jsonschema' 2> /dev/null; then
+  "$python" -m check_jsonschema --builtin-schema vendor.compose-spec compose*.yaml test/compose.yaml observe.yaml
+else
+  skip "the compose files: install the Python package check-jsonschema, or set TANDEM_TEST_PYTHON"
 fi
-$venv/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose*.yaml deploy/observe.yaml
-for script in deploy/*.sh deploy/test/*.sh; do bash -n "$script"; done
-if command -v shellcheck > /dev/null; then shellcheck deploy/*.sh deploy/test/*.sh; fi
+scripts=(*.sh test/*.sh kubernetes/*.sh slurm/*.sh slurm/*.sbatch)
+for script in "${scripts[@]}"; do bash -n "$script"; done
+if command -v shellcheck > /dev/null; then
+  shellcheck "${scripts[@]}"
+else
+  skip "the shell scripts: install shellcheck"
+fi

@@ -43,6 +43,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use member::{Membership, Process};
+use store::Store;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -115,6 +116,7 @@ pub fn start(process: &Process, membership: Membership, models: Models) -> anyho
         placement: models.placement,
         bytes_max: settings.limits.weights_bytes,
         files: settings.weights_dir().map(proto::WeightFiles::new),
+        store: settings.weights.store.then(|| Store::open(&settings.store)).transpose()?.flatten(),
         readiness: process.readiness.clone(),
     };
     tasks.spawn("weights", weights.run(shutdown.clone()));

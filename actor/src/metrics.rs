@@ -61,7 +61,7 @@ pub static WEIGHT_SWAPS: Counter =
     Counter::new("tandem_actor_weight_swaps_total", "Weight versions put in place.");
 pub static WEIGHTS_FETCHED: Counter =
     Counter::new("tandem_actor_weights_fetched_total", "Weight versions that arrived whole.")
-        .with_labels(&[("way", &["file", "stream"])]);
+        .with_labels(&[("way", &["file", "store", "stream"])]);
 pub static WEIGHTS_REFUSED: Counter = Counter::new(
     "tandem_actor_weights_refused_total",
     "Weight versions that did not fit or were broken; the old ones stayed.",

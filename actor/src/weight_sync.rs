@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use model::{Decoder, ModelConfig, Placement};
 use proto::{CoordinatorClient, Directive, ErrorCode, RpcError, WeightFiles};
 use runtime::{Attempt, GaveUp, RetryPolicy, Shutdown, off_workers, retry, waiting};
+use store::{Store, Versions, run_name};
 use telemetry::Readiness;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
@@ -34,6 +35,8 @@ pub struct WeightSync {
     pub bytes_max: u64,
     /// Where versions lie on this machine, if they do.
     pub files: Option<WeightFiles>,
+    /// Where they lie for all machines, if they do.
+    pub store: Option<Store>,
     pub readiness: Readiness,
 }
 
@@ -94,8 +97,8 @@ impl WeightSync {
     /// Fetched, checked and ready to sample with.
     async fn obtain(&self, version: PolicyVersion) -> anyhow::Result<Decoder> {
         let model = (&self.config, &self.placement);
-        if let Some((manifest, bytes)) = self.taken_from_file(version).await {
-            metrics::WEIGHTS_FETCHED.increment(1, &[("way", "file")]);
+        if let Some((manifest, bytes, way)) = self.taken(version).await {
+            metrics::WEIGHTS_FETCHED.increment(1, &[("way", way)]);
             return decoder(model, version, &manifest, &bytes);
         }
         for _ in 0..ROUNDS_MAX {
@@ -114,21 +117,37 @@ impl WeightSync {
         bail!("weights {version} could not be fetched in {ROUNDS_MAX} rounds");
     }
 
-    /// Where whoever published it is on this machine.
-    async fn taken_from_file(&self, version: PolicyVersion) -> Option<(WeightManifest, Vec<u8>)> {
-        let files = self.files.clone()?;
+    /// From where it lies as a file, on this machine or in the run's store.
+    async fn taken(
+        &self,
+        version: PolicyVersion,
+    ) -> Option<(WeightManifest, Vec<u8>, &'static str)> {
+        if self.files.is_none() && self.store.is_none() {
+            return None;
+        }
         let manifest = self.coordinator.clone().weight_manifest(version).await.ok()?;
         if manifest.version != version || manifest.bytes > self.bytes_max {
             return None;
         }
-        let (taken, manifest) = off_workers(move || (files.take(&manifest), manifest)).await;
-        match taken {
-            Ok(bytes) => Some((manifest, bytes)),
-            Err(error) => {
-                debug!(%version, %error, "no file of the weights");
-                None
-            }
+        if let Some(bytes) = self.taken_from_file(&manifest).await {
+            return Some((manifest, bytes, "file"));
         }
+        let bytes = self.taken_from_store(&manifest).await?;
+        Some((manifest, bytes, "store"))
+    }
+
+    async fn taken_from_file(&self, manifest: &WeightManifest) -> Option<Vec<u8>> {
+        let (files, manifest) = (self.files.clone()?, manifest.clone());
+        let version = manifest.version;
+        let taken = off_workers(move || files.take(&manifest)).await;
+        taken.inspect_err(|error| debug!(%version, %error, "no file of the weights")).ok()
+    }
+
+    async fn taken_from_store(&self, manifest: &WeightManifest) -> Option<Vec<u8>> {
+        let run = self.directives.borrow().formation.as_ref().map(|formation| formation.run)?;
+        let versions = Versions::new(self.store.clone()?, &run_name(run));
+        let (version, taken) = (manifest.version, versions.take(manifest).await);
+        taken.inspect_err(|error| warn!(%version, %error, "the store has no such weights")).ok()
     }
 
     /// A transfer that arrives torn is as good as none: it is fetched again, a few times.

@@ -18,6 +18,7 @@ use crate::run_dir::RunDir;
 use crate::session::{self, Ending, Finished, GIVEN, Job};
 use crate::source::Source;
 use crate::spec::{RunSpec, held_out};
+use crate::stored;
 use crate::summary::write_json;
 use crate::table::{Column, table};
 use crate::weight_store::manifest_of;
@@ -98,7 +99,7 @@ fn of_run(args: &EvalArgs, run: &Path) -> anyhow::Result<Subject> {
     // The run's own settings hold, not today's environment.
     let layers = Layers { file, set: set(args), environment: Some(Vec::new()) };
     let mut settings = layers.load()?;
-    let checkpoint = run_dir.checkpoint(args.checkpoint)?;
+    let checkpoint = stored::checkpoint(&run_dir, args.checkpoint, &settings)?;
     let mut overrides = set(args);
     overrides.extend(use_checkpoint(&mut settings, &checkpoint.path));
     let bytes = Some(read(&checkpoint.weights())?);

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::{Map, Value, json};
-use settings::Layers;
+use settings::{Layers, Settings};
 
 use crate::cli::{ExportArgs, ExportDtype};
 use crate::output::say;
 use crate::run_dir::{CheckpointDir, RunDir};
+use crate::stored;
 use crate::tiny::claim;
 use weights::{Weights, Written};
 
@@ -43,12 +44,13 @@ const COPIED: [&str; 9] = [
 /// No such run or checkpoint, an `--out` that holds something, weights that cannot be written so.
 pub fn export(args: &ExportArgs) -> anyhow::Result<u8> {
     let run_dir = RunDir::open(&args.run)?;
-    let checkpoint = run_dir.checkpoint(args.checkpoint)?;
+    let settings = settings_of(&run_dir)?;
+    let checkpoint = stored::checkpoint(&run_dir, args.checkpoint, &settings)?;
     let mut weights = Weights::open(&checkpoint.weights())?;
     let config = read_json(&checkpoint.path.join(CONFIG))?;
     claim(&args.out)?;
     let written = weights.write(&args.out, args.dtype, SHARD_BYTES)?;
-    let sources = [Some(checkpoint.path.clone()), start_of(&run_dir)?];
+    let sources = [Some(checkpoint.path.clone()), start_of(&settings)];
     let copied = copy(&sources.into_iter().flatten().collect::<Vec<_>>(), &args.out)?;
     if !copied.contains(&GENERATION) {
         write_json(&args.out.join(GENERATION), &generation(&config))?;
@@ -62,12 +64,15 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// The directory of the model that the run started from, where it is one and still there.
-fn start_of(run_dir: &RunDir) -> anyhow::Result<Option<PathBuf>> {
+/// The run's own, whatever the environment says today.
+fn settings_of(run_dir: &RunDir) -> anyhow::Result<Settings> {
     let file = Some(run_dir.config().to_string_lossy().into_owned());
-    let settings = Layers { file, set: Vec::new(), environment: Some(Vec::new()) }.load()?;
-    let path = PathBuf::from(settings.strong.model);
-    Ok(Some(path).filter(|path| path.is_dir()))
+    Ok(Layers { file, set: Vec::new(), environment: Some(Vec::new()) }.load()?)
+}
+
+/// The directory of the model that the run started from, where it is one and still there.
+fn start_of(settings: &Settings) -> Option<PathBuf> {
+    Some(PathBuf::from(&settings.strong.model)).filter(|path| path.is_dir())
 }
 
 /// Copies each file from the first directory that has it.

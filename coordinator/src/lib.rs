@@ -51,6 +51,7 @@ pub mod spec;
 pub mod state;
 pub mod status;
 pub mod stop_plan;
+mod stored;
 pub mod summary;
 pub mod table;
 pub mod tiny;

@@ -6,6 +6,7 @@ mod evaluated;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -213,21 +214,41 @@ impl RunDir {
     /// # Errors
     /// No such checkpoint; the text names those that are there.
     pub fn checkpoint(&self, choice: CheckpointChoice) -> Result<CheckpointDir, RunDirError> {
-        let all = self.checkpoints()?;
-        if all.is_empty() {
+        self.choose(choice, &BTreeSet::new()).map(|step| self.checkpoint_dir(step))
+    }
+
+    /// The step of a checkpoint that is here or among those that are `elsewhere`.
+    ///
+    /// # Errors
+    /// No such checkpoint; the text names those that are there.
+    pub fn choose(
+        &self,
+        choice: CheckpointChoice,
+        elsewhere: &BTreeSet<u32>,
+    ) -> Result<u32, RunDirError> {
+        let mut all = elsewhere.clone();
+        all.extend(self.checkpoints()?.iter().map(|here| here.step));
+        let Some(last) = all.last() else {
             return Err(RunDirError::NoCheckpoint(self.shown.clone()));
-        }
+        };
         let step = match choice {
-            CheckpointChoice::Best => return self.best(),
-            CheckpointChoice::Latest => all.last().map_or(0, |last| last.step),
+            CheckpointChoice::Best => return self.best(&all),
+            CheckpointChoice::Latest => *last,
             CheckpointChoice::Step(step) => step,
         };
-        let there: Vec<String> = all.iter().map(|c| c.step.to_string()).collect();
-        all.into_iter().find(|c| c.step == step).ok_or_else(|| RunDirError::NoStep {
-            path: self.shown.clone(),
-            step,
-            there: there.join(", "),
-        })
+        if all.contains(&step) {
+            return Ok(step);
+        }
+        let there: Vec<String> = all.iter().map(u32::to_string).collect();
+        let (path, there) = (self.shown.clone(), there.join(", "));
+        Err(RunDirError::NoStep { path, step, there })
+    }
+
+    /// Where the checkpoint of a step lies, if there is one.
+    #[must_use]
+    pub fn checkpoint_dir(&self, step: u32) -> CheckpointDir {
+        let name = format!("{STEP_PREFIX}{step:06}");
+        CheckpointDir { step, path: self.path.join("checkpoints").join(name) }
     }
 
     fn at(path: &Path, lock: Option<File>) -> Result<Self, RunDirError> {

@@ -116,6 +116,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     set.extend(of_children(settings, members, &stop_plan));
     if !trains {
         set.push("weights.shared_dir=\"\"".to_owned());
+        set.push("weights.store=false".to_owned());
     }
     let launcher = Launcher {
         run_dir,
@@ -360,6 +361,7 @@ impl Driver<'_> {
             Event::RolledBack { generation, step, undone } => {
                 tracing::warn!(%generation, step, undone, "steps are undone");
                 metrics::ROLLED_BACK.increment(u64::from(*undone), &[]);
+                self.run_dir.forget_evaluations_after(*step)?;
                 let evaluations = self.run_dir.evaluations();
                 if evaluations.exists() {
                     MetricsLog::create(&evaluations)?.cut_after(*step)?;

@@ -17,8 +17,11 @@ use model::{
 use settings::Settings;
 use types::{Hash, is_file_name};
 
+pub use remote::{Remote, Stopping};
 pub use state::{LoraState, RandomState, State};
 pub use writer::Checkpoints;
+#[cfg(test)]
+pub(crate) use writer::Place;
 
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -370,6 +373,7 @@ fn sync(path: &Path) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod faults;
+mod remote;
 mod room;
 mod sealed;
 mod state;

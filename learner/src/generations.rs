@@ -9,7 +9,7 @@ use types::{PolicyVersion, TokenId};
 
 use crate::align::Alignment;
 use crate::assembler::Window;
-use crate::checkpoint::{Checkpoint, load_checkpoint};
+use crate::checkpoint::{Checkpoint, Checkpoints, Stopping};
 use crate::collective::{Collective, Lost};
 use crate::seat::Seat;
 use crate::step::Trainer;
@@ -53,6 +53,7 @@ impl Generations {
                         return Ok(());
                     }
                 }
+                Err(error) if error.is::<Stopping>() => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
@@ -172,12 +173,13 @@ impl Generations {
             }
             false => None,
         };
+        let rank = collective.rank();
         let mut step = [found.as_ref().map_or(0.0, |found| f64::from(found.state.step) + 1.0)];
         collective.all_reduce_sum_f64(&mut step)?;
         let step = (step[0] as u32).checked_sub(1);
         if let (false, Some(step)) = (leads, step) {
-            let store = self.train.files.checkpoints.store();
-            found = Some(load_checkpoint(&store.path(step))?);
+            let checkpoints = &self.train.files.checkpoints;
+            found = Some(checkpoints.load_beside(formation.run, step, rank)?);
         }
         if leads {
             let checkpoints = &mut self.train.files.checkpoints;
@@ -193,23 +195,24 @@ impl Generations {
         Ok(trainer)
     }
 
-    /// The newest good checkpoint that is not ahead of the last commit. Damaged ones are passed
-    /// over, as long as there is a good one.
+    /// The newest good checkpoint that is not ahead of the last commit, on this machine or in the
+    /// run's store. Damaged ones are passed over, as long as there is a good one.
     fn newest(&self, run: u64, committed: u32) -> anyhow::Result<Option<Checkpoint>> {
-        let checkpoints = self.train.files.checkpoints.store();
-        let steps = checkpoints.steps()?;
+        let checkpoints = &self.train.files.checkpoints;
         let mut damaged = Vec::new();
-        for step in steps.into_iter().rev().filter(|step| *step <= committed) {
-            match load_checkpoint(&checkpoints.path(step)) {
+        for (step, place) in checkpoints.copies(run, committed)? {
+            match checkpoints.load(run, (step, place)) {
                 Ok(checkpoint) => {
                     checkpoint.state.check_run(run)?;
                     let name = || format!("cannot go on from the checkpoint of step {step}");
                     checkpoint.state.check(&self.train.settings).with_context(name)?;
                     return Ok(Some(checkpoint));
                 }
+                Err(error) if !Checkpoints::may_pass_over(&error) => return Err(error),
                 Err(error) => {
                     warn!(
                         step,
+                        ?place,
                         error = format!("{error:#}"),
                         "a damaged checkpoint is passed over"
                     );

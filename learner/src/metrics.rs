@@ -25,6 +25,10 @@ pub static POLICY_GENERATION: Gauge =
 pub static PUBLISHED: Counter =
     Counter::new("tandem_learner_weights_published_total", "Policy versions published.")
         .with_labels(&[("way", &["file", "stream"])]);
+pub static STORED: Counter = Counter::new(
+    "tandem_learner_weights_stored_total",
+    "Policy versions put into the run's store for actors.",
+);
 pub static INBOX: Gauge =
     Gauge::new("tandem_learner_inbox_groups", "Groups received that wait for their step.");
 pub static TOKENS: Counter =
@@ -37,6 +41,13 @@ pub static CHECKPOINTS: Counter =
 pub static CHECKPOINT_SECONDS: Histogram = Histogram::new(
     "tandem_learner_checkpoint_write_seconds",
     "Wall time of writing a checkpoint beside the steps; what a step waits is its phase.",
+);
+pub static UPLOADS: Counter =
+    Counter::new("tandem_learner_checkpoint_uploads_total", "Checkpoints sent to the run's store.")
+        .with_labels(&[("outcome", &["stored", "failed"])]);
+pub static UPLOAD_SECONDS: Histogram = Histogram::new(
+    "tandem_learner_checkpoint_upload_seconds",
+    "Wall time of storing a checkpoint beside the steps.",
 );
 pub static DISK_FREE: Gauge =
     Gauge::new("tandem_learner_disk_free_bytes", "Free where the run directory lies.");
@@ -76,7 +87,7 @@ pub static CAPPED: Gauge = Gauge::new(
 );
 
 /// Everything declared above.
-pub static ALL: [&dyn Metric; 26] = [
+pub static ALL: [&dyn Metric; 29] = [
     &STEP_SECONDS,
     &STEPS,
     &GROUPS,
@@ -85,11 +96,14 @@ pub static ALL: [&dyn Metric; 26] = [
     &POLICY_STEP,
     &POLICY_GENERATION,
     &PUBLISHED,
+    &STORED,
     &INBOX,
     &TOKENS,
     &LOSS_TOKENS,
     &CHECKPOINTS,
     &CHECKPOINT_SECONDS,
+    &UPLOADS,
+    &UPLOAD_SECONDS,
     &DISK_FREE,
     &LOSS,
     &GRADIENT_NORM,

@@ -9,6 +9,7 @@ use member::{Membership, Process};
 use model::{ModelFiles, ModelSource};
 use runtime::look_again;
 use settings::{Objective, Settings};
+use store::Store;
 use task::{Compute, Task, shared_stops};
 use telemetry::DiskWatch;
 use tokio::runtime::Handle;
@@ -16,13 +17,13 @@ use tokio::sync::mpsc;
 use types::{PolicyVersion, TokenId};
 
 use crate::admission::Admission;
-use crate::checkpoint::{CheckpointStore, Checkpoints};
+use crate::checkpoint::{CheckpointStore, Checkpoints, Remote};
 use crate::examples::{ExampleFeed, ExampleSource};
 use crate::generations::Generations;
 use crate::inbox::{Inbox, return_groups};
 use crate::ingest::Ingest;
 use crate::metrics;
-use crate::publisher::{CoordinatorOutlet, SharedDisk};
+use crate::publisher::{CoordinatorOutlet, Places, SharedDisk, StoredVersions};
 use crate::rank_watch::RankWatch;
 use crate::refill::Refill;
 use crate::rollout_log::RolloutLog;
@@ -72,7 +73,7 @@ pub async fn run(process: Process) -> anyhow::Result<()> {
         None => spawn_examples(&process, &membership, (task, positions)),
     };
     let generations = Generations {
-        train: train_loop(&process, membership, source, files),
+        train: train_loop(&process, membership, source, files)?,
         seat,
         start: Some(start),
         reload: Box::new(move || load_start(&settings, &compute)),
@@ -89,12 +90,15 @@ fn train_loop(
     membership: Membership,
     source: Source,
     files: RunFiles,
-) -> TrainLoop {
+) -> anyhow::Result<TrainLoop> {
     let Membership { tie, directives, .. } = membership;
     let (runtime, shutdown) = (Handle::current(), process.shutdown.clone());
-    let shared = SharedDisk::new(&process.settings);
-    let outlet = CoordinatorOutlet::new(runtime.clone(), tie, shutdown.clone(), shared);
-    TrainLoop {
+    let places = Places {
+        shared: SharedDisk::new(&process.settings),
+        stored: StoredVersions::open(&process.settings, directives.clone())?,
+    };
+    let outlet = CoordinatorOutlet::new(runtime.clone(), tie, shutdown.clone(), places);
+    Ok(TrainLoop {
         source,
         outlet: Box::new(outlet),
         settings: Arc::clone(&process.settings),
@@ -106,7 +110,7 @@ fn train_loop(
         shutdown,
         readiness: process.readiness.clone(),
         health: process.health.clone(),
-    }
+    })
 }
 
 /// The strong model as the run starts from it, in f32: masters are never rounded.
@@ -141,11 +145,19 @@ fn open_files(process: &Process, start: &ModelFiles) -> anyhow::Result<RunFiles>
     // Rank 0 writes; it may be doing so while another rank starts.
     let open = if process.rank() == 0 { CheckpointStore::open } else { CheckpointStore::beside };
     let store = open(dir.join("checkpoints"), settings.checkpoint.keep)?;
+    let remote = Store::open(&settings.store)?.map(|remote| {
+        Remote::start(remote, &store, settings, process.health.clone(), &process.tasks)
+    });
     if process.rank() == 0 {
         store.check_room(settings, checkpoint_bytes(settings, start))?;
     }
     Ok(RunFiles {
-        checkpoints: Checkpoints::start(store, settings, process.health.clone(), &process.tasks)?,
+        checkpoints: Checkpoints::start(
+            (store, remote),
+            settings,
+            process.health.clone(),
+            &process.tasks,
+        )?,
         rollouts: RolloutLog::open(dir.join("rollouts"), start.tokenizer.clone(), sampled)?,
         texts: Arc::new(start.texts()),
     })

@@ -11,7 +11,7 @@ use settings::Settings;
 use tokio::runtime::Handle;
 use types::{PolicyVersion, WeightManifest};
 
-use crate::publisher::{CoordinatorOutlet, Outlet};
+use crate::publisher::{CoordinatorOutlet, Outlet, Places};
 use crate::rank_watch::RankWatch;
 
 /// # Errors
@@ -29,7 +29,7 @@ pub async fn publish_only(process: Process) -> anyhow::Result<()> {
     };
     manifest.version.generation = formation.generation;
     let (runtime, shutdown) = (Handle::current(), process.shutdown.clone());
-    let mut outlet = CoordinatorOutlet::new(runtime, tie, shutdown.clone(), None);
+    let mut outlet = CoordinatorOutlet::new(runtime, tie, shutdown.clone(), Places::default());
     let (readiness, health) = (process.readiness.clone(), process.health.clone());
     process.tasks.spawn_thread("publish", move || {
         let published = outlet.publish(&manifest, &weights);

@@ -1,15 +1,18 @@
 //! The training thread's line to the coordinator: policy versions and committed steps. What they
 //! contain is decided by the training loop.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use member::Tie;
-use proto::{CoordinatorClient, ErrorCode, RpcError, StepRecord, WeightFiles};
+use proto::{CoordinatorClient, Directive, ErrorCode, RpcError, StepRecord, WeightFiles};
 use runtime::Shutdown;
 use settings::{Checkpoint, Settings};
+use store::{Store, StoreError, Versions, run_name};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tracing::{info, warn};
 use types::{Generation, MemberId, WeightManifest};
 
@@ -42,7 +45,56 @@ pub struct CoordinatorOutlet {
     runtime: Handle,
     tie: Tie,
     shutdown: Shutdown,
-    shared: Option<SharedDisk>,
+    places: Places,
+}
+
+/// Where versions lie for others than the coordinator's stream.
+#[derive(Debug, Default)]
+pub struct Places {
+    pub shared: Option<SharedDisk>,
+    pub stored: Option<StoredVersions>,
+}
+
+/// Versions on their way into the run's store.
+#[derive(Debug)]
+pub struct StoredVersions {
+    store: Store,
+    /// Say which run it is.
+    directives: watch::Receiver<Directive>,
+    /// The last ones, oldest first.
+    kept: VecDeque<WeightManifest>,
+    keep: usize,
+}
+
+impl StoredVersions {
+    /// None where weights do not travel through the store.
+    ///
+    /// # Errors
+    /// A store that cannot be used.
+    pub fn open(
+        settings: &Settings,
+        directives: watch::Receiver<Directive>,
+    ) -> anyhow::Result<Option<Self>> {
+        if !settings.weights.store {
+            return Ok(None);
+        }
+        let store = Store::open(&settings.store)?;
+        let keep = settings.coordinator.weights_kept as usize;
+        Ok(store.map(|store| Self { store, directives, kept: VecDeque::new(), keep }))
+    }
+
+    /// Stores a version and deletes what the coordinator does not keep either, in the run's name.
+    async fn offer(&mut self, manifest: &WeightManifest, bytes: &[u8]) -> Result<(), StoreError> {
+        let formation = self.directives.borrow().formation.clone();
+        let Some(formation) = formation else { return Ok(()) };
+        let versions = Versions::new(self.store.clone(), &run_name(formation.run));
+        versions.offer(manifest, bytes).await?;
+        self.kept.push_back(manifest.clone());
+        while self.kept.len() > self.keep {
+            self.kept.pop_front();
+        }
+        versions.retain(self.kept.make_contiguous()).await
+    }
 }
 
 /// Where versions lie for a coordinator and actors on this machine.
@@ -70,13 +122,29 @@ impl SharedDisk {
 
 impl CoordinatorOutlet {
     #[must_use]
-    pub fn new(runtime: Handle, tie: Tie, shutdown: Shutdown, shared: Option<SharedDisk>) -> Self {
-        Self { runtime, tie, shutdown, shared }
+    pub fn new(runtime: Handle, tie: Tie, shutdown: Shutdown, places: Places) -> Self {
+        Self { runtime, tie, shutdown, places }
+    }
+
+    /// Before it is announced; a stop ends it soon.
+    fn store(&mut self, manifest: &WeightManifest, bytes: &[u8]) {
+        let Some(stored) = &mut self.places.stored else { return };
+        let (version, stop) = (manifest.version, self.shutdown.wait());
+        let outcome = self.runtime.block_on(async {
+            tokio::select! {
+                outcome = stored.offer(manifest, bytes) => Some(outcome),
+                () = stop => None,
+            }
+        });
+        if let Some(Err(error)) = &outcome {
+            warn!(%version, %error, "the weights are not in the store, they travel as streams");
+        }
+        metrics::STORED.increment(u64::from(matches!(outcome, Some(Ok(())))), &[]);
     }
 
     /// Whether the version lies in a file now.
     fn offered(&self, manifest: &WeightManifest, bytes: &[u8]) -> bool {
-        let offered = self.shared.as_ref().map(|shared| shared.offer(manifest, bytes));
+        let offered = self.places.shared.as_ref().map(|shared| shared.offer(manifest, bytes));
         if let Some(Err(error)) = &offered {
             let (version, error) = (manifest.version, format!("{error:#}"));
             warn!(%version, error, "no file of the weights, they travel as a stream");
@@ -110,6 +178,7 @@ impl CoordinatorOutlet {
 
 impl Outlet for CoordinatorOutlet {
     fn publish(&mut self, manifest: &WeightManifest, bytes: &[u8]) -> anyhow::Result<()> {
+        self.store(manifest, bytes);
         let what = format!("publishing {}", manifest.version);
         let filed = AtomicBool::new(self.offered(manifest, bytes));
         let published = self.insist(manifest.version.generation, &what, |mut coordinator, _| {
@@ -128,7 +197,7 @@ impl Outlet for CoordinatorOutlet {
             }
         });
         let way = if filed.into_inner() { "file" } else { "stream" };
-        if let Some(shared) = &self.shared
+        if let Some(shared) = &self.places.shared
             && (way == "stream" || published.is_err())
         {
             shared.files.withdraw(manifest);

@@ -367,8 +367,13 @@ impl TrainLoop {
         phases: &mut Phases,
     ) -> anyhow::Result<Option<String>> {
         let started = Instant::now();
-        if step >= self.settings.train.steps || self.settings.evaluates_after(step) {
+        let last = step >= self.settings.train.steps;
+        if last || self.settings.evaluates_after(step) {
             self.files.checkpoints.settle()?;
+        }
+        if last {
+            // Once it is committed, nothing keeps the process from being ended.
+            self.files.checkpoints.settle_stored();
         }
         phases.checkpoint += started.elapsed();
         self.files.checkpoints.news()

@@ -30,11 +30,10 @@ impl WeightFiles {
         &self.dir
     }
 
-    /// Where a version lies. The name follows from the version, so that no name ever travels.
+    /// Where a version lies.
     #[must_use]
     pub fn path(&self, manifest: &WeightManifest) -> PathBuf {
-        let hash = manifest.hash.to_string();
-        self.dir.join(format!("{}-{}.safetensors", manifest.version, &hash[..16]))
+        self.dir.join(manifest.file_name())
     }
 
     /// Puts a version there, whole or not at all. It need not survive the machine.

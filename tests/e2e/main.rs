@@ -17,7 +17,9 @@ mod report;
 mod security;
 mod serve;
 mod slow_learner;
+mod slurm;
 mod stopping;
+mod store;
 mod trackers;
 mod version;
 

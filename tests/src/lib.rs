@@ -22,6 +22,7 @@ pub use outside::{Killed, browse, python};
 pub use programs::Programs;
 pub use prometheus::{Prometheus, promtool, promtool_accepts};
 pub use run::{Ended, Run};
+pub use skip::say_skipped;
 pub use summary::Summary;
 pub use wait::{alive, wait_until};
 pub use wall_clock::WallClock;

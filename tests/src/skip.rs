@@ -3,7 +3,7 @@
 use std::io::Write;
 
 /// Tests that pass have what they print captured; this goes around the capture.
-pub(crate) fn say_skipped(what: &str, way_out: &str) {
+pub fn say_skipped(what: &str, way_out: &str) {
     // Where nobody can read it there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "SKIPPED {what}: {way_out}");
 }

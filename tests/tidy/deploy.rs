@@ -14,8 +14,8 @@ pub(crate) fn unknown_settings(path: &str, text: &str) -> Vec<String> {
         let rest = &text[at + PREFIX.len()..];
         &rest[..rest.find(|c| !name(c)).unwrap_or(rest.len())]
     });
-    // The pattern itself, where a text explains it.
-    let names = names.filter(|name| *name != "SECTION__KEY");
+    // The pattern itself, where a text explains it or looks for it.
+    let names = names.filter(|name| !["", "SECTION__KEY"].contains(name));
     let is_known = |name: &str| {
         let mut parts = name.split("__").map(str::to_lowercase);
         parts.try_fold(&known, |value, part| value.get(part)).is_some_and(|v| !v.is_table())

@@ -10,7 +10,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 use crate::tree;
 
 /// Each package of ours and those of ours that it may name. The tests may name all.
-const DIRECTIONS: [(&str, &[&str]); 18] = [
+const DIRECTIONS: [(&str, &[&str]); 19] = [
     ("types", &[]),
     ("device", &[]),
     ("runtime", &[]),
@@ -23,6 +23,7 @@ const DIRECTIONS: [(&str, &[&str]); 18] = [
     ("grpo", &["types", "model", "device"]),
     ("proto", &["types", "security", "trace"]),
     ("settings", &["types", "tandem"]),
+    ("store", &["types", "settings", "runtime"]),
     ("task", &["types", "tandem", "miniature", "device", "model", "settings"]),
     ("member", &["types", "proto", "settings", "runtime", "security", "telemetry"]),
     ("coordinator", COORDINATOR),
@@ -31,8 +32,17 @@ const DIRECTIONS: [(&str, &[&str]); 18] = [
     ("dashboards", &["actor", "coordinator", "learner", "telemetry", "weak-server"]),
 ];
 
-const COORDINATOR: &[&str] =
-    &["types", "tandem", "miniature", "proto", "settings", "runtime", "security", "telemetry"];
+const COORDINATOR: &[&str] = &[
+    "types",
+    "tandem",
+    "miniature",
+    "proto",
+    "settings",
+    "runtime",
+    "security",
+    "store",
+    "telemetry",
+];
 
 const ENGINES: &[&str] = &[
     "types",
@@ -46,6 +56,7 @@ const ENGINES: &[&str] = &[
     "member",
     "runtime",
     "security",
+    "store",
     "telemetry",
 ];
 
@@ -56,7 +67,7 @@ const UNCHECKED: &str = "tests";
 
 /// Packages and what they must not reach, over any number of steps. `candle` stands for
 /// `candle-core`, `candle-nn` and so on.
-const MUST_NOT_REACH: [(&str, &[&str]); 12] = [
+const MUST_NOT_REACH: [(&str, &[&str]); 13] = [
     ("types", &["tokio", "tonic", "candle", "metrics", "serde"]),
     ("tandem", &["tokio", "tonic", "candle", "metrics"]),
     ("device", &["tokio", "tonic", "metrics"]),
@@ -67,6 +78,7 @@ const MUST_NOT_REACH: [(&str, &[&str]); 12] = [
     ("security", &["tonic", "candle", "metrics"]),
     ("proto", &["candle", "metrics"]),
     ("runtime", &["tonic", "candle", "metrics"]),
+    ("store", &["tonic", "candle", "metrics"]),
     ("telemetry", &["tonic", "candle"]),
     ("coordinator", &["candle"]),
 ];

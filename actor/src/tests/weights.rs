@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use candle_core::Device;
 use model::{Tensors, manifest, to_safetensors};
-use proto::{Directive, WeightFiles};
+use proto::{Directive, Formation, WeightFiles};
 use runtime::{Shutdown, TaskGroup, within};
+use store::{Store, Versions, run_name};
 use telemetry::Readiness;
 use tokio::sync::{mpsc, watch};
-use types::{Hash, WeightManifest};
+use types::{Generation, Hash, WeightManifest};
 
 use super::coordinator::{ServedCoordinator, Transfer};
 use super::*;
@@ -28,10 +29,10 @@ struct Following {
 
 impl Following {
     async fn start() -> Self {
-        Self::with_files(None).await
+        Self::with(None, None).await
     }
 
-    async fn with_files(files: Option<WeightFiles>) -> Self {
+    async fn with(files: Option<WeightFiles>, store: Option<Store>) -> Self {
         let served = ServedCoordinator::default();
         let tasks = TaskGroup::new(Shutdown::new());
         let coordinator = served.start(&tasks).await;
@@ -49,6 +50,7 @@ impl Following {
             placement: Placement::cpu(DType::F32),
             bytes_max: 1 << 30,
             files,
+            store,
             readiness,
         };
         let (end, ended) = tokio::sync::oneshot::channel();
@@ -154,7 +156,7 @@ async fn a_torn_transfer_is_fetched_again() {
 async fn a_file_on_this_machine_spares_the_transfer_and_a_damaged_one_does_not() {
     let root = tempfile::tempdir().unwrap();
     let files = WeightFiles::new(root.path().join("weights"));
-    let mut run = Following::with_files(Some(files.clone())).await;
+    let mut run = Following::with(Some(files.clone()), None).await;
     let (manifest, bytes) = made(V0, |_| {}, true);
     files.offer(&manifest, &bytes).unwrap();
     run.served.keep(manifest, bytes);
@@ -168,6 +170,39 @@ async fn a_file_on_this_machine_spares_the_transfer_and_a_damaged_one_does_not()
     files.offer(&manifest, &bytes).unwrap();
     run.announce(V1);
     assert_eq!(run.applied().await, V1);
+    let next = PolicyVersion::new(1, 2);
+    run.publish(next, |_| {});
+    assert_eq!(run.applied().await, next);
+    assert_eq!(run.served.fetched(), [V1, next]);
+    run.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_runs_store_spares_the_transfer_and_a_damaged_version_there_does_not() {
+    let root = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", root.path().display());
+    let settings = settings::Store { url, retries_max: 0, ..settings::Store::default() };
+    let store = Store::open(&settings).unwrap().unwrap();
+    let versions = Versions::new(store.clone(), &run_name(7));
+    let mut run = Following::with(None, Some(store)).await;
+    let formation =
+        Formation { generation: Generation(1), committed: 0, run: 7, ranks: Vec::new() };
+    run.directing.send_modify(|directive| directive.formation = Some(formation));
+    let (first, bytes) = made(V0, |_| {}, true);
+    versions.offer(&first, &bytes).await.unwrap();
+    run.served.keep(first.clone(), bytes);
+    run.announce(V0);
+    assert_eq!(run.applied().await, V0);
+    assert!(run.served.fetched().is_empty(), "only the manifest travelled");
+    // One that is damaged, and one that is not there.
+    let (second, mut bytes) = made(V1, |_| {}, true);
+    run.served.keep(second.clone(), bytes.clone());
+    *bytes.last_mut().unwrap() ^= 1;
+    versions.offer(&second, &bytes).await.unwrap();
+    run.announce(V1);
+    assert_eq!(run.applied().await, V1);
+    versions.retain(std::slice::from_ref(&first)).await.unwrap();
+    assert!(versions.take(&second).await.is_err() && versions.take(&first).await.is_ok());
     let next = PolicyVersion::new(1, 2);
     run.publish(next, |_| {});
     assert_eq!(run.applied().await, next);

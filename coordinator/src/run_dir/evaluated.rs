@@ -4,15 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{CheckpointDir, RunDir, RunDirError};
+use super::{RunDir, RunDirError, STEP_PREFIX};
 use crate::eval_plan::EvalResult;
 use crate::summary::write_json;
 
 /// In a checkpoint's directory; the coordinator's, where all else there is the learner's.
 const EVALUATION: &str = "evaluation.json";
+/// Of checkpoints that are not in the run's directory.
+const APART: &str = "evaluated";
 
 /// The part of an evaluation that ranks checkpoints.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -35,8 +38,9 @@ impl Evaluated {
 }
 
 impl RunDir {
-    /// Keeps what an evaluation on held-out problems found with the checkpoint of that step, if
-    /// there is one. A result over fewer problems than the one that is kept changes nothing.
+    /// Keeps what an evaluation on held-out problems found with the checkpoint of that step: beside
+    /// the weights, or, where those lie on another machine, in `evaluated/`. A result over fewer
+    /// problems than the one that is kept changes nothing.
     ///
     /// # Errors
     /// A file that cannot be read or written.
@@ -45,49 +49,86 @@ impl RunDir {
             // What is chosen by it could not be measured on it.
             return Ok(());
         }
-        let all = self.checkpoints()?;
-        let Some(checkpoint) = all.into_iter().find(|checkpoint| checkpoint.step == step) else {
-            return Ok(());
-        };
-        if read(&checkpoint)?.is_some_and(|kept| kept.problems > result.problems) {
+        if self.evaluated(step)?.is_some_and(|kept| kept.problems > result.problems) {
             return Ok(());
         }
-        let path = checkpoint.path.join(EVALUATION);
-        write_json(&path, result).map_err(|cause| RunDirError::Write { path, cause })
+        let path = match self.evaluation_beside(step) {
+            beside if beside.parent().is_some_and(Path::is_dir) => beside,
+            // Only of a run that trains there may be a checkpoint elsewhere.
+            _ if self.journal().is_file() => self.evaluation_apart(step),
+            _ => return Ok(()),
+        };
+        let fault = |cause| RunDirError::Write { path: path.clone(), cause };
+        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(fault)?;
+        write_json(&path, result).map_err(fault)
     }
 
-    /// The checkpoint with the highest mean tandem accuracy over the schedules, among those that
-    /// are kept and were evaluated under the schedules of the newest evaluated one. Of equals, the
-    /// one that was measured on more problems, then the later one.
-    pub(super) fn best(&self) -> Result<CheckpointDir, RunDirError> {
+    /// Of steps after this one, which are undone, what lies apart from checkpoints goes.
+    ///
+    /// # Errors
+    /// A file that cannot be removed.
+    pub fn forget_evaluations_after(&self, step: u32) -> Result<(), RunDirError> {
+        let dir = self.path.join(APART);
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(|cause| RunDirError::Read { path: dir, cause })?,
+        };
+        for entry in entries.filter_map(Result::ok) {
+            let name = entry.file_name();
+            let of = name.to_str().and_then(|name| name.strip_prefix(STEP_PREFIX));
+            let of = of.and_then(|name| name.strip_suffix(".json")).and_then(|of| of.parse().ok());
+            if of.is_some_and(|of: u32| of > step) {
+                let path = entry.path();
+                fs::remove_file(&path).map_err(|cause| RunDirError::Write { path, cause })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluation_beside(&self, step: u32) -> PathBuf {
+        self.checkpoint_dir(step).path.join(EVALUATION)
+    }
+
+    fn evaluation_apart(&self, step: u32) -> PathBuf {
+        self.path.join(APART).join(format!("{STEP_PREFIX}{step:06}.json"))
+    }
+
+    fn evaluated(&self, step: u32) -> Result<Option<Evaluated>, RunDirError> {
+        match read(&self.evaluation_beside(step))? {
+            None => read(&self.evaluation_apart(step)),
+            beside => Ok(beside),
+        }
+    }
+
+    /// Of these checkpoints, the one with the highest mean tandem accuracy over the schedules, among
+    /// those that were evaluated under the schedules of the newest evaluated one. Of equals, the one
+    /// that was measured on more problems, then the later one.
+    pub(super) fn best(&self, steps: &BTreeSet<u32>) -> Result<u32, RunDirError> {
         let mut evaluated = Vec::new();
-        for checkpoint in self.checkpoints()? {
-            if let Some(found) = read(&checkpoint)? {
-                evaluated.push((checkpoint, found));
+        for step in steps {
+            if let Some(found) = self.evaluated(*step)? {
+                evaluated.push((*step, found));
             }
         }
         let newest = evaluated.last().map(|(_, found)| found.clone());
-        let ranked = evaluated.into_iter().filter_map(|(checkpoint, found)| {
+        let ranked = evaluated.into_iter().filter_map(|(step, found)| {
             let alike = newest.as_ref().is_some_and(|new| new.schedules() == found.schedules());
             let mean = found.mean().filter(|_| alike)?;
-            Some(((mean, found.problems, checkpoint.step), checkpoint))
+            Some((mean, found.problems, step))
         });
-        let best = ranked.max_by(|((a, m, s), _), ((b, n, t), _)| {
-            a.total_cmp(b).then_with(|| (m, s).cmp(&(n, t)))
-        });
-        best.map(|(_, checkpoint)| checkpoint)
-            .ok_or_else(|| RunDirError::NotEvaluated(self.shown.clone()))
+        let best =
+            ranked.max_by(|(a, m, s), (b, n, t)| a.total_cmp(b).then_with(|| (m, s).cmp(&(n, t))));
+        best.map(|(.., step)| step).ok_or_else(|| RunDirError::NotEvaluated(self.shown.clone()))
     }
 }
 
-fn read(checkpoint: &CheckpointDir) -> Result<Option<Evaluated>, RunDirError> {
-    let path = checkpoint.path.join(EVALUATION);
-    let text = match fs::read_to_string(&path) {
+fn read(path: &Path) -> Result<Option<Evaluated>, RunDirError> {
+    let fault = |cause| RunDirError::Read { path: path.to_owned(), cause };
+    let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|cause| RunDirError::Read { path: path.clone(), cause })?,
+        other => other.map_err(fault)?,
     };
-    let fault = |source: serde_json::Error| RunDirError::Read { path, cause: source.into() };
-    serde_json::from_str(&text).map(Some).map_err(fault)
+    serde_json::from_str(&text).map(Some).map_err(|error| fault(error.into()))
 }
 
 #[cfg(test)]
@@ -152,5 +193,27 @@ mod tests {
         other.tandem_accuracy.push("word:0.5", Some(0.1));
         run.record_evaluation(20, &other).unwrap();
         assert_eq!(best(&run), 20, "10 was measured under other schedules");
+    }
+
+    #[test]
+    fn checkpoints_that_lie_elsewhere_are_ranked_with_those_here() {
+        let (root, run) = run(&[10, 20]);
+        let elsewhere = [10, 40].into();
+        run.record_evaluation(40, &result(100, Some(0.9), Some(0.9))).unwrap();
+        let latest = run.choose(CheckpointChoice::Latest, &elsewhere).unwrap();
+        assert_eq!(latest, 40);
+        assert!(run.choose(CheckpointChoice::Best, &elsewhere).is_err(), "no run that trains");
+        fs::write(root.path().join("journal"), "").unwrap();
+        for (step, accuracy) in [(10, 0.5), (40, 0.9), (60, 1.0)] {
+            let result = result(100, Some(accuracy), Some(accuracy));
+            run.record_evaluation(step, &result).unwrap();
+        }
+        run.record_evaluation(40, &result(10, Some(0.1), Some(0.1))).unwrap();
+        let best = || run.choose(CheckpointChoice::Best, &elsewhere).unwrap();
+        assert_eq!(best(), 40, "60 is nowhere");
+        let error = run.choose(CheckpointChoice::Step(30), &elsewhere).unwrap_err().to_string();
+        assert!(error.contains("step 30; there are 10, 20, 40"), "{error}");
+        run.forget_evaluations_after(39).unwrap();
+        assert_eq!(best(), 10, "what was undone ranks nothing");
     }
 }

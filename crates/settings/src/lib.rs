@@ -19,6 +19,6 @@ pub use sections::{
     DeviceChoice, Eval, EvalSplit, Gates, Grader, Handoff, LORA_TARGETS, Learner, Limits, Log,
     LogFormat, Lora, Model, Network, NoRoom, Objective, Placement, Precision, Prompt, Ratio,
     Recipe, Resume, Reward, Run, SamplingSettings, Security, Shutdown, SolutionStyle, Staleness,
-    Track, Train, TruncatedReward, WeakServer, Weights,
+    Store, StoreKind, StorePlace, Track, Train, TruncatedReward, WeakServer, Weights,
 };
 pub use validate::MESSAGE_BYTES_MIN;

@@ -9,7 +9,7 @@ use types::{Hash, Sampling};
 use crate::sections::{
     Actor, Admin, Checkpoint, Compute, Coordinator, Data, DataSource, Eval, Gates, Grader, Handoff,
     Learner, Limits, Log, Model, Network, Placement, Recipe, Reward, Run, SamplingSettings,
-    Security, Shutdown, Staleness, Track, Train, WeakServer, Weights,
+    Security, Shutdown, Staleness, Store, Track, Train, WeakServer, Weights,
 };
 
 /// More of one kind in one machine are taken for an error.
@@ -40,6 +40,7 @@ pub struct Settings {
     pub learner: Learner,
     pub weak_server: WeakServer,
     pub weights: Weights,
+    pub store: Store,
     pub coordinator: Coordinator,
     pub placement: Placement,
     pub network: Network,
@@ -73,6 +74,7 @@ impl Default for Settings {
             learner: Learner::default(),
             weak_server: WeakServer::default(),
             weights: Weights::default(),
+            store: Store::default(),
             coordinator: Coordinator::default(),
             placement: Placement::default(),
             network: Network::default(),

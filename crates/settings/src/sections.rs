@@ -30,12 +30,14 @@ macro_rules! choice {
 mod checkpoint;
 mod connections;
 mod run;
+mod store;
 mod track;
 mod weights;
 
 pub use checkpoint::{Checkpoint, NoRoom};
 pub use connections::{Admin, Limits, Network, Security};
 pub use run::{Resume, Run};
+pub use store::{Store, StoreKind, StorePlace};
 pub use track::Track;
 
 choice! {

@@ -3,6 +3,7 @@
 mod connections;
 mod numbers;
 mod prompts;
+mod store;
 #[cfg(test)]
 mod tests;
 mod texts;
@@ -21,6 +22,7 @@ pub(crate) fn faults(settings: &Settings) -> Vec<String> {
     numbers::faults(settings, &mut faults);
     texts::faults(settings, &mut faults);
     connections::faults(settings, &mut faults);
+    store::faults(settings, &mut faults);
     if let Err(fault) = settings.train_schedule() {
         faults.push(fault);
     }

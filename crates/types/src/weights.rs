@@ -98,6 +98,14 @@ pub struct WeightManifest {
     pub hash: Hash,
 }
 
+impl WeightManifest {
+    /// Of the version as a file. It follows from the manifest, so that no name ever travels.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        format!("{}-{}.safetensors", self.version, &self.hash.to_string()[..16])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

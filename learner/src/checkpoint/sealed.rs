@@ -4,18 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use types::Hash;
+use store::{BLANK_HASH, sealed_hash};
 
 use super::State;
 
-/// Stands for the hash while the hash is taken.
-const BLANK: &str = "0000000000000000000000000000000000000000000000000000000000000000";
-
 pub(super) fn write(path: &Path, state: &mut State) -> anyhow::Result<()> {
-    BLANK.clone_into(&mut state.own_hash);
+    BLANK_HASH.clone_into(&mut state.own_hash);
     let text = serde_json::to_string_pretty(state)?;
-    state.own_hash = Hash::of(text.as_bytes()).to_string();
-    let text = text.replace(BLANK, &state.own_hash);
+    state.own_hash = sealed_hash(&text, BLANK_HASH);
+    let text = text.replace(BLANK_HASH, &state.own_hash);
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -29,7 +26,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<State> {
     if state.own_hash.is_empty() {
         return Ok(state);
     }
-    let found = Hash::of(text.replace(&state.own_hash, BLANK).as_bytes()).to_string();
+    let found = sealed_hash(&text, &state.own_hash);
     if found != state.own_hash {
         bail!("{}, its hash is {found} where it says {}", damaged(), state.own_hash);
     }

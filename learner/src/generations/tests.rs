@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use types::{Generation, Hash, WeightManifest};
 
 use super::*;
-use crate::checkpoint::{CheckpointStore, Checkpoints};
+use crate::checkpoint::{CheckpointStore, Checkpoints, Remote};
 use crate::fixtures::Miniature;
 use crate::inbox::Inbox;
 use crate::publisher::Outlet;
@@ -118,12 +118,17 @@ impl Bench {
         let open = if rank == 0 { CheckpointStore::open } else { CheckpointStore::beside };
         let store = open(dir.join("checkpoints"), 9).unwrap();
         let (settings, tasks) = (&world.settings, TaskGroup::new(shutdown.clone()));
+        let _entered = self.runtime.enter();
+        let remote = store::Store::open(&settings.store).unwrap();
+        let remote =
+            remote.map(|remote| Remote::start(remote, &store, settings, health.clone(), &tasks));
+        let files = (store, remote);
         let train = TrainLoop {
             source: Source::Groups(inbox),
             outlet: Box::new(Recorder { seen: Arc::clone(&self.seen), on_publish }),
             settings: Arc::clone(&world.settings),
             files: RunFiles {
-                checkpoints: Checkpoints::start(store, settings, health.clone(), &tasks).unwrap(),
+                checkpoints: Checkpoints::start(files, settings, health.clone(), &tasks).unwrap(),
                 rollouts: RolloutLog::open(dir.join("rollouts"), tokenizer, 0).unwrap(),
                 texts: Arc::new(world.files.texts()),
             },
@@ -395,4 +400,25 @@ fn a_rank_that_comes_anew_gets_the_state_of_the_other_and_no_step_is_lost() {
         let (old, new) = (PolicyVersion::new(1, 4), PolicyVersion::new(2, 4));
         assert_eq!(whole.hash_of(old), bench.hash_of(new), "bitwise, rank {who} died");
     }
+}
+
+#[test]
+fn a_learner_on_another_machine_goes_on_from_the_store_to_the_same_weights() {
+    let shared = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", shared.path().display());
+    let machine = |of| {
+        Bench::new(|s| {
+            steps(s, of);
+            s.store.url = url.clone();
+        })
+    };
+    machine(3).alone(1, 0).unwrap();
+    let whole = Bench::new(|s| steps(s, 5));
+    whole.alone(1, 0).unwrap();
+    let other = machine(5);
+    other.alone(2, 3).unwrap();
+    assert_eq!(other.versions(), ["g2s3", "g2s4", "g2s5"]);
+    let (old, new) = (PolicyVersion::new(1, 5), PolicyVersion::new(2, 5));
+    assert_eq!(whole.hash_of(old), other.hash_of(new), "bitwise");
+    assert!(other.dir.join("checkpoints/step-000003/state.json").is_file(), "it came to stay");
 }

@@ -127,7 +127,7 @@ impl Bench {
         let store = CheckpointStore::open(dir.join("checkpoints"), 3).unwrap();
         let (settings, health) = (&world.settings, self.health.clone());
         let files = RunFiles {
-            checkpoints: Checkpoints::start(store, settings, health, &self.tasks).unwrap(),
+            checkpoints: Checkpoints::start((store, None), settings, health, &self.tasks).unwrap(),
             rollouts: RolloutLog::open(dir.join("rollouts"), tokenizer, 8).unwrap(),
             texts: Arc::new(world.files.texts()),
         };

@@ -53,6 +53,7 @@ fn at_least_one(s: &Settings, faults: &mut Vec<String>) {
         ("coordinator.start_timeout_ms", s.coordinator.start_timeout_ms),
         ("coordinator.stall_timeout_ms", s.coordinator.stall_timeout_ms),
         ("coordinator.journal_timeout_ms", s.coordinator.journal_timeout_ms),
+        ("store.timeout_ms", s.store.timeout_ms),
         ("placement.query_timeout_ms", s.placement.query_timeout_ms),
         ("admin.progress_limit_ms", s.admin.progress_limit_ms),
         ("track.queue_records", s.track.queue_records),

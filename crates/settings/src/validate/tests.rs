@@ -165,3 +165,14 @@ fn what_protects_connections_comes_whole() {
     check(&["limits.header_bytes=100"], "limits.header_bytes is 100 but must be from 8192");
     check(&["limits.pending_resets=0"], "limits.pending_resets is 0");
 }
+
+#[test]
+fn a_store_has_an_address_and_parts_that_stores_take() {
+    check(&["store.url=s4://runs"], "store.url is `s4://runs`, and s4 is unknown");
+    check(&["store.part_bytes=5242879"], "store.part_bytes is 5242879 but must be from 5242880");
+    check(&["store.part_bytes=5368709121"], "store.part_bytes is 5368709121");
+    check(&["store.timeout_ms=0"], "store.timeout_ms is 0 but must be at least 1");
+    check(&["weights.store=true"], "weights.store is on but store.url is empty");
+    let sound = ["store.url=s3://runs/a", "store.retries_max=0", "weights.store=true"];
+    assert_eq!(broken(&sound), [""; 0]);
+}

@@ -17,7 +17,7 @@ fn start(dir: &Path, keep: u32, timeout_ms: u32) -> (Checkpoints, TaskGroup) {
     settings.checkpoint.write_timeout_ms = timeout_ms;
     let tasks = TaskGroup::new(Shutdown::new());
     let health = Health::of_progress(LIMIT);
-    (Checkpoints::start(store, &settings, health, &tasks).unwrap(), tasks)
+    (Checkpoints::start((store, None), &settings, health, &tasks).unwrap(), tasks)
 }
 
 fn begin(checkpoints: &mut Checkpoints, step: u32) -> anyhow::Result<()> {
@@ -98,6 +98,7 @@ fn a_disk_that_does_not_answer_is_given_up_by_name() {
 fn writer(dir: &Path, committed: u32, free_bytes: fn(&Path) -> io::Result<u64>) -> Writer {
     Writer {
         store: CheckpointStore::open(dir.to_owned(), 3).unwrap(),
+        wishes: None,
         committed: Arc::new(AtomicU32::new(committed)),
         settings: Checkpoint { free_bytes_min: 1_000, ..Checkpoint::default() },
         free_bytes,
