@@ -247,7 +247,7 @@ impl Declaration {
     fn check(&self, kind: Kind) -> Result<(), NameFault> {
         check(self.name, self.help, kind)?;
         let taken = self.dimensions.iter().find(|(label, _)| TARGET_LABELS.contains(label));
-        taken.map_or(Ok(()), |(label, _)| Err(NameFault::Label(self.name.to_owned(), *label)))
+        taken.map_or(Ok(()), |(label, _)| Err(NameFault::Label(self.name.to_owned(), label)))
     }
 
     fn describe(&self, kind: Kind, describe: Describe) {
