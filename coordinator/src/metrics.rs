@@ -10,6 +10,8 @@ use crate::membership::ROLES;
 use crate::state::{GroupCounts, RunState, Stage};
 
 const PURPOSES: &[&str] = &["train", "eval"];
+/// Not `role`: that is what the one who scrapes calls the process which is asked.
+const PROGRAMS: &[&str] = &["actor", "weak-server", "learner"];
 const STAGES: &[&str] = &["before", "during", "after"];
 
 pub static GROUPS: Counter =
@@ -41,20 +43,20 @@ pub static LEASES_OPEN: Gauge =
     Gauge::new("tandem_coordinator_leases_open", "Groups that are out under a lease.")
         .with_labels(&[("purpose", PURPOSES)]);
 pub static MEMBERS: Gauge = Gauge::new("tandem_coordinator_members", "Registered processes.")
-    .with_labels(&[("role", &["actor", "weak-server", "learner"])]);
+    .with_labels(&[("program", PROGRAMS)]);
 pub static DEPARTURES: Counter = Counter::new(
     "tandem_coordinator_departures_total",
     "Members that left: told to, failed, failed over a number that is not finite, or without a word.",
 )
 .with_labels(&[
-    ("role", &["actor", "weak-server", "learner"]),
+    ("program", PROGRAMS),
     ("how", &["ordered", "failed", "not_finite", "lost"]),
 ]);
 pub static RESTARTS: Counter = Counter::new(
     "tandem_coordinator_restarts_total",
     "Processes that ended unasked and were started again.",
 )
-.with_labels(&[("role", &["actor", "weak-server", "learner"])]);
+.with_labels(&[("program", PROGRAMS)]);
 pub static ROLLED_BACK: Counter = Counter::new(
     "tandem_coordinator_rolled_back_steps_total",
     "Committed steps that were undone because the learner went on from an earlier checkpoint.",
@@ -192,11 +194,11 @@ pub fn set_from(state: &RunState) {
         DATA_EPOCH.set(place.epoch as f64, &[]);
     }
     for role in ROLES {
-        let role_label = ("role", role.name());
-        MEMBERS.set(state.members().of_role(role).len() as f64, &[role_label]);
+        let program = ("program", role.name());
+        MEMBERS.set(state.members().of_role(role).len() as f64, &[program]);
         for how in WAYS {
             let left = state.departures().of(role, how);
-            DEPARTURES.with(&[role_label, ("how", way_name(how))]).absolute(left);
+            DEPARTURES.with(&[program, ("how", way_name(how))]).absolute(left);
         }
     }
     STEP.set(f64::from(state.committed()), &[]);

@@ -313,7 +313,7 @@ impl Driver<'_> {
         let (how, seconds) = (describe_exit(exit.status), delay.as_secs_f64());
         tracing::warn!(name, how, seconds, count, "is started again");
         self.progress.line(&format!("{name} {how} and is started again"));
-        metrics::RESTARTS.increment(1, &[("role", role.name())]);
+        metrics::RESTARTS.increment(1, &[("program", role.name())]);
         self.children.start_again(exit.process.clone(), delay);
         Ok(())
     }

@@ -132,7 +132,7 @@ fn prometheus_is_told_of_members_that_are_missing_but_not_of_those_that_left() {
     };
     let departed = |how: &str| {
         let all = samples(&http_get(&admin, "/metrics").1, "tandem_coordinator_departures_total");
-        let labels = format!("role=\"actor\",how=\"{how}\"}}");
+        let labels = format!("program=\"actor\",how=\"{how}\"}}");
         all.into_iter().find(|(found, _)| *found == labels).unwrap().1
     };
     let all = ["actor-0", "actor-1", "actor-2", "learner-0", "weak-server-0"];

@@ -106,7 +106,7 @@ impl Metric for Counter {
     }
 
     fn check(&self) -> Result<(), NameFault> {
-        check(self.0.name, self.0.help, Kind::Counter)
+        self.0.check(Kind::Counter)
     }
 }
 
@@ -151,7 +151,7 @@ impl Metric for Gauge {
     }
 
     fn check(&self) -> Result<(), NameFault> {
-        check(self.0.name, self.0.help, Kind::Gauge)
+        self.0.check(Kind::Gauge)
     }
 }
 
@@ -194,7 +194,7 @@ impl Metric for Histogram {
     }
 
     fn check(&self) -> Result<(), NameFault> {
-        check(self.0.name, self.0.help, Kind::Histogram)
+        self.0.check(Kind::Histogram)
     }
 }
 
@@ -211,6 +211,9 @@ enum Kind {
     Gauge,
     Histogram,
 }
+
+/// What Prometheus calls the process that it asks: of its own, a metric must not have them.
+const TARGET_LABELS: [&str; 4] = ["job", "instance", "role", "name"];
 
 type Describe = fn(&dyn Recorder, metrics::KeyName, Option<Unit>, SharedString);
 
@@ -241,8 +244,14 @@ impl Declaration {
             })
     }
 
+    fn check(&self, kind: Kind) -> Result<(), NameFault> {
+        check(self.name, self.help, kind)?;
+        let taken = self.dimensions.iter().find(|(label, _)| TARGET_LABELS.contains(label));
+        taken.map_or(Ok(()), |(label, _)| Err(NameFault::Label(self.name.to_owned(), label)))
+    }
+
     fn describe(&self, kind: Kind, describe: Describe) {
-        debug_assert_eq!(check(self.name, self.help, kind), Ok(()));
+        debug_assert_eq!(self.check(kind), Ok(()));
         let (name, help) = (self.name.into(), self.help.into());
         with_recorder(|recorder| describe(recorder, name, Some(unit_of(self.name)), help));
     }
@@ -278,6 +287,8 @@ pub enum NameFault {
     Word(String, String),
     #[error("{0} ends in {1}, which the exposition format keeps for itself")]
     Ending(String, &'static str),
+    #[error("{0} has the label {1}, which Prometheus gives to the process that it asks")]
+    Label(String, &'static str),
     #[error("{0} has no help text")]
     Help(String),
 }
@@ -433,5 +444,9 @@ mod tests {
         let no_help = super::check(name, " ", Gauge);
         assert_eq!(no_help, Err(NameFault::Help(owned(name))));
         assert_eq!(check_name(&ROLLOUTS), Ok(()));
+        static MEMBERS: super::Gauge = super::Gauge::new("tandem_coordinator_members", "Members.")
+            .with_labels(&[("role", &[])]);
+        let name = MEMBERS.name().to_owned();
+        assert_eq!(check_name(&MEMBERS), Err(NameFault::Label(name, "role")));
     }
 }

@@ -37,14 +37,14 @@ fn processes() -> Row {
                 .query(format!("count({firing}) or vector(0)"), "firing")
                 .coloured(NONE_IS_GOOD),
             Panel::stat("Actors", "Registered with the coordinator.")
-                .query(gauge(&run::MEMBERS, r#"role="actor""#), "actors"),
+                .query(gauge(&run::MEMBERS, r#"program="actor""#), "actors"),
             Panel::lines("Up, by process", "1 while its admin port answers.")
                 .query(series("up", CHOSEN), "{{name}}")
                 .zero_based()
                 .up_to(1.0)
                 .sized(12, 8),
-            Panel::lines("Members by role", "Registered with the coordinator.")
-                .query(gauge(&run::MEMBERS, ""), "{{role}}")
+            Panel::lines("Members by program", "Registered with the coordinator.")
+                .query(gauge(&run::MEMBERS, ""), "{{program}}")
                 .zero_based()
                 .sized(12, 8),
         ],
@@ -63,7 +63,7 @@ fn failures() -> Row {
             .query(sum("how", &increase(&run::DEPARTURES, "")), "{{how}}")
             .zero_based(),
             Panel::lines("Processes started again", "By `launch`, after they ended unasked.")
-                .query(sum("role", &increase(&run::RESTARTS, "")), "{{role}}")
+                .query(sum("program", &increase(&run::RESTARTS, "")), "{{program}}")
                 .zero_based(),
             Panel::lines(
                 "Calls answered with an error",

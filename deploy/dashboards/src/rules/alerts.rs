@@ -93,12 +93,12 @@ fn of_processes() -> Vec<Alert> {
         Alert {
             name: "TandemProcessesFailing",
             expression: format!(
-                r#"sum by (job, role) (increase({}{{how!="ordered"}}[15m])) >= 3"#,
+                r#"sum by (job, program) (increase({}{{how!="ordered"}}[15m])) >= 3"#,
                 of_run::DEPARTURES.name()
             ),
             lasts: "0s",
             severity: WARNING,
-            summary: "Processes of the role {{ $labels.role }} keep failing.",
+            summary: "Processes of the program {{ $labels.program }} keep failing.",
             description: "Three or more have failed or were lost within a quarter of an hour: see \
                           their logs in logs/ of the run directory.",
         },

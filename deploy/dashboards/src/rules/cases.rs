@@ -88,7 +88,7 @@ fn of_numbers() -> Vec<Case> {
         labels: JOB,
     };
     let once = "0x5 1x10";
-    let gone = r#"role="learner",how="not_finite""#;
+    let gone = r#"program="learner",how="not_finite""#;
     vec![
         not_finite(series(&of_run::DEPARTURES, gone, once)),
         not_finite(series(&of_run::PUBLICATIONS, r#"outcome="refused""#, once)),
@@ -105,8 +105,8 @@ fn of_numbers() -> Vec<Case> {
 
 fn of_processes() -> Vec<Case> {
     let up = r#"up{job="tandem",role="actor",name="actor-0",instance="10.0.0.7:9100"}"#;
-    let failing = |role: &str, how: &str| {
-        let labels = format!(r#"role="{role}",how="{how}""#);
+    let failing = |program: &str, how: &str| {
+        let labels = format!(r#"program="{program}",how="{how}""#);
         series(&of_run::DEPARTURES, &labels, "0x5 4x15")
     };
     let disk = |metric: &dyn Metric, name: &str| {
@@ -131,7 +131,7 @@ fn of_processes() -> Vec<Case> {
             series: vec![failing("actor", "lost"), failing("weak-server", "ordered")],
             quiet_at: "5m",
             raised_at: "8m",
-            labels: &[("job", "tandem"), ("role", "actor")],
+            labels: &[("job", "tandem"), ("program", "actor")],
         },
         Case {
             alert: "TandemDiskNearlyFull",
