@@ -49,7 +49,9 @@ impl Target {
                 let run_dir = RunDir::open(path)?;
                 if !RunDir::is_live(path)? {
                     let shown = run_dir.shown();
-                    bail!("no run is under way in {shown}: see it with `coordinator report {shown}`");
+                    bail!(
+                        "no run is under way in {shown}: see it with `coordinator report {shown}`"
+                    );
                 }
                 let file = Some(run_dir.config().to_string_lossy().into_owned());
                 let settings = Layers { file, ..Layers::default() }.load()?;

@@ -30,7 +30,8 @@ const JOIN_GRACE: Duration = Duration::from_millis(200);
 /// No terminal, no run under way there, or a terminal that cannot be drawn on.
 pub fn top(args: &TopArgs) -> anyhow::Result<u8> {
     if !(stdin().is_terminal() && stdout().is_terminal()) {
-        let text = "this is no terminal, which `coordinator top` draws on: use `coordinator status`";
+        let text =
+            "this is no terminal, which `coordinator top` draws on: use `coordinator status`";
         return Err(UsageError(text.to_owned()).into());
     }
     let feed = Feed::new(args)?;
@@ -84,7 +85,11 @@ async fn leaving() -> anyhow::Result<()> {
 fn is_leaving(key: &KeyEvent) -> bool {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     let pressed = key.kind == KeyEventKind::Press;
-    pressed && matches!((key.code, control), (KeyCode::Char('q' | 'Q'), false) | (KeyCode::Char('c'), true))
+    pressed
+        && matches!(
+            (key.code, control),
+            (KeyCode::Char('q' | 'Q'), false) | (KeyCode::Char('c'), true)
+        )
 }
 
 #[cfg(test)]

@@ -26,7 +26,9 @@ fn a_report_of_a_run_and_of_one_that_was_stopped_opens_in_a_browser_without_a_wo
     let path = run.dir().join("report.html");
     let page = std::fs::read_to_string(&path).unwrap();
     let jargon = run.summary().number("after/jargon_rate");
-    for part in ["done, 4 steps", &format!("{jargon:.3}"), "Robustness", "class=\"weak\">", "step 4</div>"] {
+    for part in
+        ["done, 4 steps", &format!("{jargon:.3}"), "Robustness", "class=\"weak\">", "step 4</div>"]
+    {
         assert!(page.contains(part), "no {part}");
     }
 

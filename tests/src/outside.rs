@@ -17,7 +17,8 @@ pub fn python(test: &str) -> Option<PathBuf> {
         say_skipped(test, way_out);
         return None;
     };
-    let check = "import importlib.util as u; assert all(map(u.find_spec, ['tensorboard', 'mlflow']))";
+    let check =
+        "import importlib.util as u; assert all(map(u.find_spec, ['tensorboard', 'mlflow']))";
     let found = Command::new(&python).args(["-c", check]).output();
     let sound = found.is_ok_and(|output| output.status.success());
     assert!(sound, "{} has no tensorboard or no mlflow (TANDEM_TEST_PYTHON)", python.display());
@@ -49,7 +50,8 @@ impl Killed {
     /// The program cannot be started.
     #[must_use]
     pub fn start(command: &mut Command) -> Self {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Self(child.expect("the program starts"))
     }
 }

@@ -240,7 +240,10 @@ fn line(out: &mut String, series: &Series, x: &Axis, y: &Axis) {
     let Some(mark) = series.mark.or(alone) else { return };
     let hollow = if series.dashed { " hollow" } else { "" };
     for (x, y) in places {
-        put(out, format_args!("<path class=\"mark c{colour}{hollow}\" d=\"{}\"/>", shape(mark, x, y)));
+        put(
+            out,
+            format_args!("<path class=\"mark c{colour}{hollow}\" d=\"{}\"/>", shape(mark, x, y)),
+        );
     }
 }
 
@@ -335,7 +338,11 @@ mod tests {
         let (label, range) = ("", Range::FromZero);
         let chart = Chart { label, x_label: "", y_label: "", range, series: vec![series] };
         let svg = chart.svg().unwrap();
-        assert!(svg.matches("<circle").count() <= TIPS_MAX + 1, "{}", svg.matches("<circle").count());
+        assert!(
+            svg.matches("<circle").count() <= TIPS_MAX + 1,
+            "{}",
+            svg.matches("<circle").count()
+        );
         assert!(svg.contains("<title>t0.</title>") && svg.contains("<title>t999.</title>"));
     }
 }

@@ -75,7 +75,8 @@ mod tests {
     #[test]
     fn words_are_cut_where_the_author_changes() {
         let decoder = Decoder(miniature::tokenizer_json().parse().unwrap());
-        let found = words(&decoder, "so 24 minus 9 is", &["strong", "strong", "weak", "weak", "strong"]);
+        let found =
+            words(&decoder, "so 24 minus 9 is", &["strong", "strong", "weak", "weak", "strong"]);
         let expected = [("strong", "so 24"), ("weak", " minus 9"), ("strong", " is")];
         assert_eq!(found, expected.map(|(a, t)| (a.to_owned(), t.to_owned())));
         assert_eq!(decoder.words(&[1, 2], &[]), None);

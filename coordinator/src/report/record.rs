@@ -27,7 +27,9 @@ pub(super) enum RecordError {
     Read { path: PathBuf, cause: io::Error },
     #[error(transparent)]
     Lines(#[from] LinesError),
-    #[error("{path} is damaged: {cause}; without it a report shows the run as one that was stopped")]
+    #[error(
+        "{path} is damaged: {cause}; without it a report shows the run as one that was stopped"
+    )]
     File { path: PathBuf, cause: serde_json::Error },
     #[error("the journal {path} {cause}")]
     Scan { path: PathBuf, cause: ScanError },

@@ -66,11 +66,7 @@ pub(super) fn robustness(records: &[Record]) -> Option<Robustness> {
     Some(Robustness { svg: chart.svg()?, kinds: kinds.collect() })
 }
 
-fn places(
-    result: &EvalResult,
-    weak_alone: Option<f64>,
-    kinds: &mut Vec<String>,
-) -> Vec<Place> {
+fn places(result: &EvalResult, weak_alone: Option<f64>, kinds: &mut Vec<String>) -> Vec<Place> {
     let alone = |share, accuracy: Option<f64>, name: &str| {
         let schedule = name.to_owned();
         accuracy.map(|accuracy| Place { kind: None, share, accuracy, schedule })

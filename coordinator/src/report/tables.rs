@@ -188,7 +188,10 @@ mod tests {
 
     #[test]
     fn amounts_are_written_for_people() {
-        assert_eq!((grouped(0), grouped(1_234_567)), ("0".into(), "1\u{202f}234\u{202f}567".into()));
+        assert_eq!(
+            (grouped(0), grouped(1_234_567)),
+            ("0".into(), "1\u{202f}234\u{202f}567".into())
+        );
         let written = [17.94, 125.4, 7_260.0].map(duration);
         assert_eq!(written, ["17.9 s", "2 min 05 s", "2 h 01 min"]);
     }

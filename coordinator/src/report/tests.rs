@@ -147,7 +147,10 @@ fn words_have_the_colour_of_their_author() {
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         fs::write(dir.join(format!("rollouts/step-{step:06}.jsonl")), text).unwrap();
     };
-    write(1, &[line("so 24", &["strong", "strong"]), line("so 24 is", &["strong", "weak", "weak"])]);
+    write(
+        1,
+        &[line("so 24", &["strong", "strong"]), line("so 24 is", &["strong", "weak", "weak"])],
+    );
     write(3, &[line("is 15", &["weak", "strong"])]);
     // Undone: the run is at step 4.
     write(9, &[line("is 9", &["weak", "weak"])]);

@@ -153,7 +153,9 @@ mod tests {
             ..Inspection::default()
         };
         picture.failed("no route");
-        for (second, (committed, reward)) in [(0, 0.0), (2, 0.25), (2, 0.25), (4, 0.5)].iter().enumerate() {
+        for (second, (committed, reward)) in
+            [(0, 0.0), (2, 0.25), (2, 0.25), (4, 0.5)].iter().enumerate()
+        {
             let wall = Duration::from_secs(second as u64);
             picture.inspected(answer(*committed, *reward), Some(wall));
         }

@@ -52,14 +52,7 @@ impl Widget for &Picture {
             false => numbers.len() + measured.len(),
         };
         let curves = self.curves();
-        let rows = [
-            2,
-            1,
-            table as u16,
-            1,
-            curves.len() as u16,
-            u16::from(!curves.is_empty()),
-        ];
+        let rows = [2, 1, table as u16, 1, curves.len() as u16, u16::from(!curves.is_empty())];
         let rows = rows.map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
         let [head, notice, table, _, drawn, _, members] = Layout::vertical(rows).areas(area);
         self.head(run, head, buffer);
@@ -166,7 +159,11 @@ impl Picture {
         let values = self.curve(key, curve.width as usize);
         let parts = values.iter().map(|value| (value.clamp(0.0, 1.0) * CURVE_PARTS) as u64);
         let parts: Vec<u64> = parts.collect();
-        Sparkline::default().data(&parts).max(CURVE_PARTS as u64).style(ACCENT).render(curve, buffer);
+        Sparkline::default()
+            .data(&parts)
+            .max(CURVE_PARTS as u64)
+            .style(ACCENT)
+            .render(curve, buffer);
     }
 }
 
@@ -200,8 +197,10 @@ fn measured(run: &Inspection) -> Vec<Line<'static>> {
 /// A heading and a row for each process; the last row says how many did not fit.
 fn member_lines(run: &Inspection, rows: usize) -> Vec<Line<'static>> {
     let width = run.members.iter().map(|m| m.name.chars().count()).max().unwrap_or(0).max(7);
-    let heading =
-        format!("{:width$}  {:>9}  {:>9}  {:>6}  waits for", "process", "heard", "got on", "groups");
+    let heading = format!(
+        "{:width$}  {:>9}  {:>9}  {:>6}  waits for",
+        "process", "heard", "got on", "groups"
+    );
     let mut lines = vec![Line::styled(heading, DIM)];
     let fits = rows.saturating_sub(1);
     let shown = match run.members.len() {

@@ -58,10 +58,8 @@ impl Event {
     }
 
     pub(super) fn scalars(at_ms: u64, step: u32, points: &[(String, f64)]) -> Self {
-        let scalar = |(tag, value): &(String, f64)| Scalar {
-            tag: tag.clone(),
-            value: Some(*value as f32),
-        };
+        let scalar =
+            |(tag, value): &(String, f64)| Scalar { tag: tag.clone(), value: Some(*value as f32) };
         let summary = Scalars { values: points.iter().map(scalar).collect() };
         Self { summary: Some(summary), ..Self::at(at_ms, step) }
     }

@@ -65,7 +65,8 @@ impl History {
         let evaluations = evaluations.iter().filter(|line| line.step <= self.step);
         let evaluations = evaluations
             .map(|line| Record::of_evaluation(line.step, &line.result, at(line.wall_seconds)));
-        let mut all: Vec<Record> = self.before.iter().cloned().chain(steps).chain(evaluations).collect();
+        let mut all: Vec<Record> =
+            self.before.iter().cloned().chain(steps).chain(evaluations).collect();
         all.sort_by_key(|record| record.step);
         Ok(all)
     }

@@ -130,7 +130,8 @@ impl Server {
         let content = serde_json::from_slice::<Value>(&bytes).ok();
         if status == 200 {
             let what = "answered with something else than JSON: is it an MLflow server?";
-            let content = content.ok_or_else(|| SinkError::Lasting(format!("{} {what}", self.base)));
+            let content =
+                content.ok_or_else(|| SinkError::Lasting(format!("{} {what}", self.base)));
             return content.map(Ok);
         }
         let field = |name: &str| {
@@ -138,7 +139,8 @@ impl Server {
             found.unwrap_or_default().chars().take(FAULT_CHARS_MAX).collect::<String>()
         };
         let (code, message) = (field("error_code"), field("message"));
-        let text = format!("{} answered {status} {code} {message}", self.base).trim_end().to_owned();
+        let text =
+            format!("{} answered {status} {code} {message}", self.base).trim_end().to_owned();
         Ok(Err(Refusal { status, code, text }))
     }
 }
@@ -178,8 +180,12 @@ mod tests {
 
     #[test]
     fn a_token_travels_encrypted_or_not_at_all() {
-        for sound in ["https://mlflow.example", "http://127.0.0.1:5000/", "http://[::1]:1", "http://localhost"]
-        {
+        for sound in [
+            "https://mlflow.example",
+            "http://127.0.0.1:5000/",
+            "http://[::1]:1",
+            "http://localhost",
+        ] {
             let bearer = server(sound, Some(" secret\n")).ok().unwrap().authorization;
             assert_eq!(bearer.as_deref(), Some("Bearer secret"), "{sound}");
         }

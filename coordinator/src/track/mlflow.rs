@@ -125,9 +125,9 @@ impl MlflowSink {
         self.describe()?;
         let mut lacking = history.records()?;
         for record in &mut lacking {
-            record.points.retain(|(name, _)| {
-                latest.get(&key(name)).is_none_or(|step| *step < record.step)
-            });
+            record
+                .points
+                .retain(|(name, _)| latest.get(&key(name)).is_none_or(|step| *step < record.step));
         }
         self.sent_step = latest.values().copied().max().unwrap_or(0);
         self.send(&lacking)?;

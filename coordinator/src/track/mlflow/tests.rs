@@ -118,7 +118,8 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
         _ => sound(&call, &state),
     };
     let length = text.len();
-    let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+    let head =
+        format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
     // Whoever asked may be gone.
     let _ = stream.write_all((head + &text).as_bytes());
 }
@@ -135,8 +136,11 @@ fn sound(call: &str, state: &State) -> (u16, String) {
             (200, json!({ "run": { "info": { "run_id": format!("run-{created}") } } }).to_string())
         }
         "runs/get" => {
-            let metrics: Vec<Value> =
-                state.latest.iter().map(|(key, step)| json!({ "key": key, "step": step })).collect();
+            let metrics: Vec<Value> = state
+                .latest
+                .iter()
+                .map(|(key, step)| json!({ "key": key, "step": step }))
+                .collect();
             let info = json!({ "lifecycle_stage": "active" });
             (200, json!({ "run": { "info": info, "data": { "metrics": metrics } } }).to_string())
         }
@@ -195,13 +199,22 @@ fn a_run_is_made_described_and_ended() {
     let seen = fake.seen();
     assert!(seen.iter().all(|seen| seen.authorization.as_deref() == Some("Bearer secret")));
     assert_eq!(seen[0].call, "experiments/get-by-name?experiment_name=tandem");
-    assert_eq!((seen[1].call.as_str(), &seen[1].body["name"]), ("experiments/create", &json!("tandem")));
+    assert_eq!(
+        (seen[1].call.as_str(), &seen[1].body["name"]),
+        ("experiments/create", &json!("tandem"))
+    );
     assert_eq!(seen[2].body["experiment_id"], "7");
-    assert_eq!((&seen[2].body["run_name"], &seen[2].body["start_time"]), (&json!("mine"), &json!(1_000)));
+    assert_eq!(
+        (&seen[2].body["run_name"], &seen[2].body["start_time"]),
+        (&json!("mine"), &json!(1_000))
+    );
     let parameters: Vec<&Vec<Value>> =
         seen.iter().filter_map(|seen| seen.body["params"].as_array()).collect();
     assert!(parameters.iter().all(|part| part.len() <= PARAMETERS_MAX));
-    assert_eq!(parameters.iter().map(|part| part.len()).sum::<usize>(), leaves(&Settings::default()).len());
+    assert_eq!(
+        parameters.iter().map(|part| part.len()).sum::<usize>(),
+        leaves(&Settings::default()).len()
+    );
     let steps = json!({ "key": "train.steps", "value": "80" });
     assert!(parameters.iter().any(|part| part.contains(&steps)));
     let loss = ("run-1".to_owned(), "train/loss".to_owned(), 1, 0.25);
@@ -287,7 +300,9 @@ fn the_servers_word_says_whether_another_try_may_do_better() {
 
 #[tokio::test]
 async fn a_run_goes_on_and_ends_whatever_its_server_does() {
-    for wrong in [Wrong::Answers(500, "", u32::MAX), Wrong::Silent, Wrong::Answers(200, "x", u32::MAX)] {
+    for wrong in
+        [Wrong::Answers(500, "", u32::MAX), Wrong::Silent, Wrong::Answers(200, "x", u32::MAX)]
+    {
         let (dir, fake) = (tempfile::tempdir().unwrap(), Fake::start());
         let run_dir = run_dir(dir.path());
         fake.goes_wrong("", wrong);
