@@ -187,11 +187,7 @@ async fn open_hub(
 }
 
 /// Those that the settings name, with what the run has done so far.
-fn open_trackers(
-    settings: &Settings,
-    run_dir: &RunDir,
-    hub: &Hub,
-) -> anyhow::Result<Trackers> {
+fn open_trackers(settings: &Settings, run_dir: &RunDir, hub: &Hub) -> anyhow::Result<Trackers> {
     let wall = hub.now();
     hub.with(|state| {
         if state.spec().training.is_none() {

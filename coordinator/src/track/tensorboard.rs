@@ -18,7 +18,8 @@ pub(super) struct TensorboardSink {
     dir: PathBuf,
     /// None: the next point begins another one.
     file: Option<File>,
-    /// The first step whose points in earlier files are void, until a file says so.
+    /// The first step whose points in earlier files are void, until a file says so. The first file
+    /// of all says so too: TensorBoard takes only later ones' word for it.
     void_from: Option<u32>,
 }
 
