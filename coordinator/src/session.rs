@@ -90,7 +90,6 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
         Listener::bind(listen, "coordinator.listen", Protocol::Grpc, &host.guard).await?;
     let address = listener.address();
     let trains = job.spec.training.is_some();
-    let run = job.spec.run;
     let steps = job.spec.training.as_ref().map_or(0, |training| training.steps);
     let members = job.spec.members;
     let plan = match starts {
@@ -102,10 +101,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let hub = open_hub(what, (job.history, job.weights), run_dir, &service_tasks, settings).await?;
     host.discovery.follow(hub.clone());
     spawn_service(&service_tasks, listener, &hub, settings);
-    let trackers = match trains {
-        true => open_trackers(settings, run_dir, &hub, run)?,
-        false => Trackers::default(),
-    };
+    let trackers = open_trackers(settings, run_dir, &hub)?;
     if trains {
         let (readiness, stop) = (host.readiness.clone(), service_tasks.shutdown().clone());
         service_tasks.spawn("disk", disk::watch(settings, run_dir, readiness, stop));
@@ -143,18 +139,13 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let driven = driver.drive().await;
     host.readiness.keep("run", driven.is_ok());
     driver.progress.finish();
-    driver.trackers.close(match &driven {
-        Ok(Ending::Done) => Status::Done,
-        Ok(Ending::Stopped(_)) => Status::Stopped,
-        Err(_) => Status::Failed,
-    });
+    driver.trackers.close(status(&driven));
     let ended = match (&driven, starts) {
         // Whoever started the others may start this process again, and they wait for it.
         (Ok(Ending::Stopped(_)), false) => Ok(Ended::default()),
         _ => driver.wind_down(&stop_plan).await,
     };
-    let limit = Duration::from_millis(u64::from(settings.track.finish_timeout_ms));
-    driver.trackers.finish(limit).await;
+    driver.trackers.finish(settings).await;
     service_tasks.shutdown().trigger("the session is over");
     let served = service_tasks.join(SERVICE_GRACE).await;
     hub.keep_files(&[]);
@@ -198,17 +189,24 @@ async fn open_hub(
 }
 
 /// Those that the settings name, with what the run has done so far.
-fn open_trackers(
-    settings: &Settings,
-    run_dir: &RunDir,
-    hub: &Hub,
-    run: u64,
-) -> anyhow::Result<Trackers> {
+fn open_trackers(settings: &Settings, run_dir: &RunDir, hub: &Hub) -> anyhow::Result<Trackers> {
     let wall = hub.now();
     hub.with(|state| {
-        let (step, before) = (state.committed(), state.before());
+        if state.spec().training.is_none() {
+            return Ok(Trackers::default());
+        }
+        let (run, step, before) = (state.spec().run, state.committed(), state.before());
         Trackers::open(settings, run_dir, &Standing { run, step, wall, before })
     })
+}
+
+/// How the run ended, as trackers are told.
+fn status(driven: &anyhow::Result<Ending>) -> Status {
+    match driven {
+        Ok(Ending::Done) => Status::Done,
+        Ok(Ending::Stopped(_)) => Status::Stopped,
+        Err(_) => Status::Failed,
+    }
 }
 
 /// What children are told over the run's settings.

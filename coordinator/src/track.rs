@@ -120,8 +120,9 @@ impl Trackers {
         }
     }
 
-    /// Gives the trackers this long for what is left; they are closed.
-    pub(crate) async fn finish(&self, limit: Duration) {
+    /// Gives the trackers, which are closed, their time for what is left.
+    pub(crate) async fn finish(&self, settings: &Settings) {
+        let limit = Duration::from_millis(u64::from(settings.track.finish_timeout_ms));
         let Some(tasks) = &self.tasks else { return };
         if let Err(late) = tasks.join(limit).await {
             tracing::warn!(%late, "what is left for a tracker is dropped (track.finish_timeout_ms)");

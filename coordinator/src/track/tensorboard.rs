@@ -18,7 +18,8 @@ pub(super) struct TensorboardSink {
     dir: PathBuf,
     /// None: the next point begins another one.
     file: Option<File>,
-    /// The first step whose points in earlier files are void, until a file says so.
+    /// The first step whose points in earlier files are void, until a file says so. The first file
+    /// of all says so too: TensorBoard takes only later ones' word for it.
     void_from: Option<u32>,
 }
 
@@ -131,6 +132,9 @@ mod tests {
             bytes += Event::purge(0, from).frame().len();
             bytes
         };
+        let first = fs::read(dir.join(&names[0])).unwrap();
+        let one = Event::scalars(1_000, 1, &record(1).points).frame();
+        assert_eq!(&first[head(0)..head(0) + one.len()], one, "a session begins with the first");
         let scalars = Event::scalars(1_000, 2, &record(2).points).frame();
         assert_eq!(&second[head(2)..], scalars, "the second file has the step that came anew");
     }

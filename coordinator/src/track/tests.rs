@@ -113,6 +113,7 @@ async fn each_step_has_one_value_after_undone_ones_and_in_a_run_that_is_gone_on_
     settings.track.tensorboard = "auto".to_owned();
     settings.track.mlflow = format!("http://{}", mlflow.address);
     settings.track.experiment = EXPERIMENT.to_owned();
+    settings.track.finish_timeout_ms = LIMIT.as_millis() as u32;
     let before = evaluation(0.5);
     let open = |step, before| {
         let standing = Standing { run: RUN, step, wall: Duration::ZERO, before };
@@ -123,7 +124,7 @@ async fn each_step_has_one_value_after_undone_ones_and_in_a_run_that_is_gone_on_
     trackers.evaluated(0, &before, Duration::ZERO);
     commit(&run_dir, &trackers, 1..=6, 0.125);
     trackers.close(Status::Stopped);
-    trackers.finish(LIMIT).await;
+    trackers.finish(&settings).await;
     let first = id(&run_dir);
     assert_eq!(mlflow.history(&first, "train/loss").len(), 6);
     assert_eq!(mlflow.get(&format!("runs/get?run_id={first}"))["run"]["info"]["status"], "KILLED");
@@ -143,7 +144,7 @@ async fn each_step_has_one_value_after_undone_ones_and_in_a_run_that_is_gone_on_
     commit(&run_dir, &trackers, 7..=9, 0.5);
     trackers.evaluated(9, &evaluation(0.75), Duration::from_secs(9));
     trackers.close(Status::Done);
-    trackers.finish(LIMIT).await;
+    trackers.finish(&settings).await;
 
     let losses = [0.125, 0.125, 0.125, 0.125, 0.25, 0.25, 0.5, 0.5, 0.5];
     let losses: Vec<(u64, f64)> = (1..).zip(losses).collect();
@@ -165,7 +166,7 @@ async fn each_step_has_one_value_after_undone_ones_and_in_a_run_that_is_gone_on_
     // Gone on with once more and nothing undone: the same run, and nothing in it twice.
     let trackers = open(9, Some(&before));
     trackers.close(Status::Done);
-    trackers.finish(LIMIT).await;
+    trackers.finish(&settings).await;
     assert_eq!((id(&run_dir), mlflow.history(&last, "train/loss")), (last.clone(), losses.clone()));
     assert_eq!(tensorboard(&python, &dir.path().join("tensorboard"))["train/loss"], losses);
 }

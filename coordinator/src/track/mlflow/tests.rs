@@ -152,7 +152,7 @@ fn settings(fake: &Fake) -> Settings {
     let mut settings = Settings::default();
     settings.track.mlflow = fake.address.clone();
     settings.track.request_timeout_ms = 200;
-    settings.track.finish_timeout_ms = 2_000;
+    settings.track.finish_timeout_ms = 30_000;
     settings
 }
 
@@ -316,7 +316,7 @@ async fn a_run_goes_on_and_ends_whatever_its_server_does() {
         trackers.undone(3);
         trackers.close(Status::Done);
         // Two tries of 0.2 s fit into it.
-        trackers.finish(Duration::from_secs(30)).await;
+        trackers.finish(&settings).await;
         assert!(trackers.are_finished(), "a thread is left");
     }
 }
