@@ -21,6 +21,7 @@ if ! have tandem-base:test; then
   # As the image of the Prometheus project.
   install -d -o 65534 -g 65534 "$work/base/prometheus"
   tar -C "$work/base" -c . | docker import --change 'ENTRYPOINT ["prometheus"]' - tandem-prometheus:test
+  rm -rf "$work/base"
 fi
 
 # It holds the crates of one lock file.
@@ -37,7 +38,9 @@ replace-with = "vendored"
 [source.vendored]
 directory = "/usr/local/crates"
 END
-  cp -a "$work/base/." "$work/builder"
+  container=$(docker create tandem-base:test true)
+  docker export "$container" | tar -C "$work/builder" -x
+  docker rm "$container" > /dev/null
   tar -C "$work/builder" -c . | docker import \
     --change 'ENV PATH=/usr/local/rust/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
     --change 'ENV CARGO_HOME=/usr/local/cargo' --change 'ENV CARGO_NET_OFFLINE=true' - "$builder"
