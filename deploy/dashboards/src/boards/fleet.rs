@@ -179,6 +179,16 @@ fn resources() -> Row {
                 .query(gauge(&learner::DISK_FREE, ""), "{{name}}")
                 .unit(Unit::Bytes)
                 .zero_based(),
+            Panel::lines(
+                "Numbers for trackers",
+                "Of TensorBoard and MLflow (track.*), in the window. Dropped ones are in metrics.jsonl all \
+                 the same.",
+            )
+            .query(
+                sum("tracker, outcome", &increase(&run::TRACK_POINTS, "")),
+                "{{tracker}}, {{outcome}}",
+            )
+            .zero_based(),
         ],
     }
 }

@@ -3,11 +3,11 @@
 use ::learner::metrics as learner;
 use actor::metrics as actors;
 use coordinator::metrics as run;
-use telemetry::Gauge;
+use telemetry::{Gauge, Metric};
 
 use crate::board::{Board, Row, Variable};
 use crate::panel::{NONE_IS_GOOD, Panel, Unit};
-use crate::query::{gauge, increase, max, mean, quantile, rate, sum, total};
+use crate::query::{gauge, increase, max, mean, quantile, rate, rate_of, sum, total};
 
 pub(super) fn board() -> Board {
     Board {
@@ -186,6 +186,20 @@ fn speed() -> Row {
             .query(mean("", &learner::CHECKPOINT_SECONDS, ""), "write")
             .unit(Unit::Seconds)
             .zero_based(),
+            Panel::lines(
+                "The run's store",
+                "Checkpoints and versions put there in the window (store.url, weights.store); 0 without \
+                 a store. Failed checkpoints are on the learner's disk only.",
+            )
+            .query(sum("outcome", &increase(&learner::UPLOADS, "")), "checkpoints {{outcome}}")
+            .query(sum("", &increase(&learner::STORED, "")), "versions")
+            .zero_based(),
+            Panel::lines("Time spent storing", "Share of time in which a checkpoint is being stored.")
+                .query(
+                    max("", &rate_of(&format!("{}_sum", learner::UPLOAD_SECONDS.name()), "")),
+                    "share of time",
+                )
+                .unit(Unit::Share),
         ],
     }
 }
