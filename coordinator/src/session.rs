@@ -109,11 +109,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
 
     let stop_plan = StopPlan::new(Duration::from_secs_f64(settings.shutdown.grace_seconds));
     let mut set = job.overrides;
-    set.extend(of_children(settings, members, &stop_plan));
-    if !trains {
-        set.push("weights.shared_dir=\"\"".to_owned());
-        set.push("weights.store=false".to_owned());
-    }
+    set.extend(of_children(settings, (members, trains), &stop_plan));
     let launcher = Launcher {
         run_dir,
         coordinator: reachable(address).to_string(),
@@ -210,12 +206,20 @@ fn status(driven: &anyhow::Result<Ending>) -> Status {
 }
 
 /// What children are told over the run's settings.
-fn of_children(settings: &Settings, members: MemberCounts, stop: &StopPlan) -> Vec<String> {
+fn of_children(
+    settings: &Settings,
+    (members, trains): (MemberCounts, bool),
+    stop: &StopPlan,
+) -> Vec<String> {
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let mut set = overrides::pinned(settings, names);
     set.push(format!("shutdown.grace_seconds={}", stop.child.as_secs_f64()));
     set.extend(overrides::free_admin_port(settings));
     set.extend(overrides::weak_room(settings, members));
+    if !trains {
+        // One version, which this process serves.
+        set.extend(["weights.shared_dir=\"\"", "weights.store=false"].map(str::to_owned));
+    }
     set
 }
 

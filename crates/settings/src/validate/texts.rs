@@ -46,13 +46,14 @@ fn tracking(s: &Settings, faults: &mut Vec<String>) {
     let address = &s.track.mlflow;
     let (_, rest) = address.split_once("://").unwrap_or_default();
     let http = address.starts_with("http://") || address.starts_with("https://");
+    let is_server = http && !rest.is_empty() && !rest.starts_with('/');
     if rest.split('/').next().is_some_and(|host| host.contains('@')) {
         faults.push(
             "track.mlflow holds a name or a password: leave it out, and give a token in \
              MLFLOW_TRACKING_TOKEN"
                 .to_owned(),
         );
-    } else if !address.is_empty() && !(http && !rest.is_empty() && !rest.starts_with('/')) {
+    } else if !address.is_empty() && !is_server {
         faults.push(format!(
             "track.mlflow is `{address}`: write the address of a server, like \
              http://127.0.0.1:5000"
