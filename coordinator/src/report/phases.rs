@@ -25,19 +25,22 @@ pub(super) struct Part {
     pub(super) percent: String,
 }
 
+/// Colour, phase, seconds of a step.
+type Mean = (usize, String, f64);
+
 /// One bar a run; runs without a step have none.
 pub(super) fn bars(records: &[Record]) -> Vec<Bar> {
-    let all: Vec<(usize, Vec<(usize, String, f64)>)> = records
+    let all: Vec<(usize, Vec<Mean>)> = records
         .iter()
         .enumerate()
         .map(|(run, record)| (run, means(record)))
         .filter(|(_, means)| !means.is_empty())
         .collect();
-    let total = |means: &[(usize, String, f64)]| means.iter().map(|(_, _, s)| s).sum::<f64>();
+    let total = |means: &[Mean]| means.iter().map(|(_, _, s)| s).sum::<f64>();
     let longest = all.iter().map(|(_, means)| total(means)).fold(f64::MIN_POSITIVE, f64::max);
-    let bar = |(run, means): (usize, Vec<(usize, String, f64)>)| {
+    let bar = |(run, means): (usize, Vec<Mean>)| {
         let seconds = seconds(total(&means));
-        let part = |(colour, phase, mean): (usize, String, f64)| Part {
+        let part = |(colour, phase, mean): Mean| Part {
             colour,
             phase,
             seconds: self::seconds(mean),
@@ -49,7 +52,7 @@ pub(super) fn bars(records: &[Record]) -> Vec<Bar> {
 }
 
 /// Phases, each with its colour and its mean over all steps.
-fn means(run: &Record) -> Vec<(usize, String, f64)> {
+fn means(run: &Record) -> Vec<Mean> {
     let mut sums: Vec<(String, f64)> = PHASES.map(|phase| (phase.to_owned(), 0.0)).to_vec();
     for step in &run.steps {
         for (name, seconds) in &step.values {

@@ -75,7 +75,7 @@ impl Picture {
     /// Of the last steps; none before there are two.
     pub(super) fn steps_per_minute(&self) -> Option<f64> {
         let last = self.steps.back()?;
-        let first = self.steps.iter().rev().take(RECENT_STEPS + 1).last()?;
+        let first = self.steps.get(self.steps.len().saturating_sub(RECENT_STEPS + 1))?;
         let seconds = last.wall_seconds - first.wall_seconds;
         let steps = f64::from(last.step) - f64::from(first.step);
         (seconds > 0.0 && steps > 0.0).then(|| 60.0 * steps / seconds)

@@ -197,8 +197,7 @@ mod tests {
         }
         queue.close(Status::Done);
         thread.join().unwrap();
-        let seen = fake.0.lock().unwrap().2.clone();
-        seen
+        fake.0.lock().unwrap().2.clone()
     }
 
     #[test]
