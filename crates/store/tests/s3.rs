@@ -1,6 +1,7 @@
 //! The store over HTTP against a server that speaks S3 (moto), which is started by the Python of
 //! `TANDEM_TEST_PYTHON`. Each case is a process of its own: credentials come from its environment.
 #![cfg(feature = "cloud")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -35,7 +36,8 @@ impl Server {
             );
             return None;
         };
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+        let address = address.expect("a port is free");
         let mut child = Command::new(python)
             .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &address.port().to_string()])
             .stdin(Stdio::null())
