@@ -9,7 +9,7 @@ use crate::run_dir::CheckpointChoice;
 
 mod views;
 
-pub use views::{ReportArgs, TopArgs};
+pub use views::{LiveRunArgs, ReportArgs};
 
 /// Trains a strong model by reinforcement learning on rollouts that a frozen weak model continues.
 #[derive(Parser, Debug)]
@@ -30,9 +30,9 @@ pub enum Command {
     /// with the one in --run-dir.
     Serve(ServeArgs),
     /// Show where a run under way stands, and what each of its processes waits for.
-    Status(StatusArgs),
+    Status(LiveRunArgs),
     /// The same as a live view of the terminal, with the numbers of the last steps.
-    Top(TopArgs),
+    Top(LiveRunArgs),
     /// Runs side by side as one HTML file: curves, results, sample rollouts.
     Report(ReportArgs),
     /// Look whether this machine can run what is asked of it, and write what compose needs to know.
@@ -133,18 +133,6 @@ impl ServeArgs {
             dry_run: false,
         }
     }
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct StatusArgs {
-    /// A run directory.
-    #[arg(required_unless_present = "coordinator")]
-    pub run: Option<PathBuf>,
-    /// Instead: where the coordinator listens, HOST:PORT; with the run's settings for security.
-    #[arg(long, conflicts_with = "run")]
-    pub coordinator: Option<String>,
-    #[command(flatten)]
-    pub config: ConfigArgs,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -3,7 +3,6 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -12,7 +11,7 @@ use security::Guard;
 use serde_json::Value;
 use settings::{Layers, Settings};
 
-use crate::cli::{ConfigArgs, StatusArgs};
+use crate::cli::LiveRunArgs;
 use crate::output::say;
 use crate::run_dir::RunDir;
 
@@ -20,8 +19,8 @@ use crate::run_dir::RunDir;
 ///
 /// # Errors
 /// No run there, or one whose coordinator does not answer.
-pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
-    let target = Target::new(args.run.as_deref(), args.coordinator.as_deref(), &args.config)?;
+pub fn status(args: &LiveRunArgs) -> anyhow::Result<u8> {
+    let target = Target::new(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the async runtime")?;
     say(&describe(&runtime.block_on(target.inspect())?));
@@ -39,12 +38,8 @@ impl Target {
     ///
     /// # Errors
     /// No run there, or none that is under way.
-    pub(crate) fn new(
-        run: Option<&Path>,
-        coordinator: Option<&str>,
-        config: &ConfigArgs,
-    ) -> anyhow::Result<Self> {
-        match (run, coordinator) {
+    pub(crate) fn new(args: &LiveRunArgs) -> anyhow::Result<Self> {
+        match (&args.run, &args.coordinator) {
             (Some(path), _) => {
                 let run_dir = RunDir::open(path)?;
                 if !RunDir::is_live(path)? {
@@ -58,7 +53,7 @@ impl Target {
                 Ok(Self { settings, address: address(&run_dir)? })
             }
             (None, Some(address)) => {
-                Ok(Self { settings: config.settings()?, address: address.to_owned() })
+                Ok(Self { settings: args.config.settings()?, address: address.clone() })
             }
             (None, None) => bail!("name a run directory or --coordinator"),
         }

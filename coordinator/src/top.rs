@@ -13,7 +13,7 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use runtime::{Shutdown, TaskGroup};
 
-use crate::cli::{TopArgs, UsageError};
+use crate::cli::{LiveRunArgs, UsageError};
 use feed::Feed;
 use picture::Picture;
 
@@ -28,13 +28,13 @@ const JOIN_GRACE: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// No terminal, no run under way there, or a terminal that cannot be drawn on.
-pub fn top(args: &TopArgs) -> anyhow::Result<u8> {
+pub fn top(args: &LiveRunArgs) -> anyhow::Result<u8> {
     if !(stdin().is_terminal() && stdout().is_terminal()) {
         let text =
             "this is no terminal, which `coordinator top` draws on: use `coordinator status`";
         return Err(UsageError(text.to_owned()).into());
     }
-    let feed = Feed::new(args)?;
+    let feed = Feed::new(args.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the async runtime")?;
     // It also sees to it that a panic leaves the terminal as it was.

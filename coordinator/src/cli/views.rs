@@ -1,4 +1,4 @@
-//! Flags of the commands that show runs to people: `report` and `top`.
+//! Flags of the commands that show runs to people: `report`, `status` and `top`.
 
 use std::path::PathBuf;
 
@@ -16,8 +16,9 @@ pub struct ReportArgs {
     pub out: Option<PathBuf>,
 }
 
+/// A run under way.
 #[derive(Args, Clone, Debug)]
-pub struct TopArgs {
+pub struct LiveRunArgs {
     /// A run directory.
     #[arg(required_unless_present = "coordinator")]
     pub run: Option<PathBuf>,

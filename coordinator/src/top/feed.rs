@@ -12,7 +12,7 @@ use runtime::within;
 use serde::Deserialize;
 
 use super::picture::{Picture, Step};
-use crate::cli::{ConfigArgs, TopArgs};
+use crate::cli::LiveRunArgs;
 use crate::run_dir::RunDir;
 use crate::status::Target;
 
@@ -22,9 +22,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 const TAIL_BYTES_MAX: u64 = 1 << 20;
 
 pub(super) struct Feed {
-    run: Option<PathBuf>,
-    coordinator: Option<String>,
-    config: ConfigArgs,
+    of: LiveRunArgs,
     client: Option<CoordinatorClient>,
     tail: Option<Tail>,
     started: Instant,
@@ -33,26 +31,18 @@ pub(super) struct Feed {
 impl Feed {
     /// # Errors
     /// No run there, or none that is under way.
-    pub(super) fn new(args: &TopArgs) -> anyhow::Result<Self> {
-        let tail = match &args.run {
+    pub(super) fn new(of: LiveRunArgs) -> anyhow::Result<Self> {
+        let tail = match &of.run {
             Some(run) => Some(Tail::new(RunDir::open(run)?.metrics())),
             None => None,
         };
-        let feed = Self {
-            run: args.run.clone(),
-            coordinator: args.coordinator.clone(),
-            config: args.config.clone(),
-            client: None,
-            tail,
-            started: Instant::now(),
-        };
-        feed.target()?;
-        Ok(feed)
+        Target::new(&of)?;
+        Ok(Self { of, client: None, tail, started: Instant::now() })
     }
 
     /// What the view is called.
     pub(super) fn name(&self) -> String {
-        match (&self.run, &self.coordinator) {
+        match (&self.of.run, &self.of.coordinator) {
             (Some(run), _) => run.display().to_string(),
             (None, address) => address.clone().unwrap_or_default(),
         }
@@ -83,15 +73,13 @@ impl Feed {
         }
     }
 
-    fn target(&self) -> anyhow::Result<Target> {
-        Target::new(self.run.as_deref(), self.coordinator.as_deref(), &self.config)
-    }
-
     async fn ask(&mut self) -> anyhow::Result<proto::Inspection> {
         let mut client = match self.client.take() {
             Some(client) => client,
             // Another coordinator may have taken over, at another address.
-            None => within("the coordinator", ANSWER_MAX, self.target()?.connect()).await??,
+            None => {
+                within("the coordinator", ANSWER_MAX, Target::new(&self.of)?.connect()).await??
+            }
         };
         let answer = within("the coordinator", ANSWER_MAX, client.inspect()).await??;
         self.client = Some(client);

@@ -56,7 +56,7 @@ impl Widget for &Picture {
         let rows = rows.map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
         let [head, notice, table, _, drawn, _, members] = Layout::vertical(rows).areas(area);
         self.head(run, head, buffer);
-        self.notice(run).render(notice, buffer);
+        self.notice(run, area.width).render(notice, buffer);
         if beside {
             let columns = [Constraint::Length(NUMBERS_COLUMNS), Constraint::Fill(1)];
             let [left, right] = Layout::horizontal(columns).areas(table);
@@ -69,7 +69,7 @@ impl Widget for &Picture {
             let line = Rect { y: drawn.y + row, height: 1, ..drawn };
             self.curve_line(name, line, buffer);
         }
-        Paragraph::new(member_lines(run, members.height as usize)).render(members, buffer);
+        Paragraph::new(member_lines(run, members)).render(members, buffer);
     }
 }
 
@@ -107,9 +107,9 @@ impl Picture {
     }
 
     /// One row: what is wrong, what the run waits for, or how it gets on.
-    fn notice(&self, run: &Inspection) -> Line<'static> {
+    fn notice(&self, run: &Inspection, width: u16) -> Line<'static> {
         if let Some(fault) = &self.fault {
-            return Line::styled(fault.clone(), ALARM);
+            return Line::styled(fitted(fault, width), ALARM);
         }
         let mut parts = Vec::new();
         if let Some(rate) = self.steps_per_minute() {
@@ -125,7 +125,7 @@ impl Picture {
         if !run.waits.is_empty() {
             parts.push(format!("waits for {}", run.waits.join("; ")));
         }
-        Line::raw(parts.join(" · "))
+        Line::raw(fitted(&parts.join(" · "), width))
     }
 
     fn numbers(&self) -> Vec<Line<'static>> {
@@ -195,19 +195,19 @@ fn measured(run: &Inspection) -> Vec<Line<'static>> {
 }
 
 /// A heading and a row for each process; the last row says how many did not fit.
-fn member_lines(run: &Inspection, rows: usize) -> Vec<Line<'static>> {
+fn member_lines(run: &Inspection, area: Rect) -> Vec<Line<'static>> {
     let width = run.members.iter().map(|m| m.name.chars().count()).max().unwrap_or(0).max(7);
     let heading = format!(
         "{:width$}  {:>9}  {:>9}  {:>6}  waits for",
         "process", "heard", "got on", "groups"
     );
     let mut lines = vec![Line::styled(heading, DIM)];
-    let fits = rows.saturating_sub(1);
+    let fits = (area.height as usize).saturating_sub(1);
     let shown = match run.members.len() {
         all if all > fits => fits.saturating_sub(1),
         all => all,
     };
-    lines.extend(run.members[..shown].iter().map(|member| member_line(member, width)));
+    lines.extend(run.members[..shown].iter().map(|member| member_line(member, width, area.width)));
     if shown < run.members.len() {
         let more = format!("… and {} more", run.members.len() - shown);
         lines.push(Line::styled(more, DIM));
@@ -215,7 +215,7 @@ fn member_lines(run: &Inspection, rows: usize) -> Vec<Line<'static>> {
     lines
 }
 
-fn member_line(member: &MemberView, width: usize) -> Line<'static> {
+fn member_line(member: &MemberView, width: usize, columns: u16) -> Line<'static> {
     let name = &member.name;
     let Some(silent) = member.silent else {
         return Line::styled(format!("{name:width$}  not heard of yet"), DIM);
@@ -223,7 +223,17 @@ fn member_line(member: &MemberView, width: usize) -> Line<'static> {
     let (silent, idle) = (seconds(silent), seconds(member.idle));
     let waits: Vec<String> = member.waits.iter().map(wait).collect();
     let (leases, waits) = (member.leases, waits.join("; "));
-    Line::raw(format!("{name:width$}  {silent:>9}  {idle:>9}  {leases:>6}  {waits}"))
+    let row = format!("{name:width$}  {silent:>9}  {idle:>9}  {leases:>6}  {waits}");
+    Line::raw(fitted(&row, columns))
+}
+
+/// What does not fit into the columns is seen to be cut off.
+fn fitted(text: &str, columns: u16) -> String {
+    let columns = columns as usize;
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    text.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// As a person says it.

@@ -87,7 +87,7 @@ fn eighty_by_twenty_four_show_everything() {
     assert_eq!(rows[15], "process            heard     got on  groups  waits for");
     assert_eq!(rows[16], "actor-0            0.4 s      1.2 s       3");
     assert_eq!(rows[17], "weak-server-0  not heard of yet");
-    let waits = "learner-0          0.4 s      1.2 s       0  groups of step 41 since 0.3 s of at";
+    let waits = "learner-0          0.4 s      1.2 s       0  groups of step 41 since 0.3 s of a…";
     assert_eq!(rows[18], waits);
 }
 
