@@ -28,6 +28,8 @@ SHOTS = [
     {"role": "assistant", "content": "1+1 = <<1+1=2>>2\n#### 2"},
 ]
 SYSTEM = {"role": "system", "content": "You are terse."}
+# Of templates that can be told more.
+ARGUMENTS = {"qwen3": [{}, {"enable_thinking": False}]}
 CONVERSATIONS = [[QUESTION], SHOTS + [QUESTION], [SYSTEM, QUESTION], [SYSTEM, *SHOTS, QUESTION]]
 
 
@@ -42,10 +44,14 @@ def main():
     for name, tokens in TOKENS.items():
         template = (HERE / f"{name}.jinja").read_text(encoding="utf-8")
         for messages in CONVERSATIONS:
-            rendered, _ = chat_template_utils.render_jinja_template(
-                conversations=[messages], chat_template=template, add_generation_prompt=True, **tokens)
-            line = {"template": name, "tokens": tokens, "messages": messages, "text": rendered[0]}
-            print(json.dumps(line, sort_keys=True))
+            for arguments in ARGUMENTS.get(name, [{}]):
+                rendered, _ = chat_template_utils.render_jinja_template(
+                    conversations=[messages], chat_template=template, add_generation_prompt=True,
+                    **tokens, **arguments)
+                line = {"template": name, "tokens": tokens, "messages": messages, "text": rendered[0]}
+                if arguments:
+                    line["arguments"] = arguments
+                print(json.dumps(line, sort_keys=True))
 
 
 if __name__ == "__main__":

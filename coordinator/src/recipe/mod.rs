@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use runtime::{Shutdown, TaskGroup, describe_exit, run_attached};
-use settings::{DataSource, Layers, Settings};
+use settings::{DataSource, EvalSplit, Layers, Settings};
 
 use crate::cli::{RecipeArgs, UsageError};
 use crate::host::JOIN_GRACE;
@@ -20,6 +20,7 @@ use crate::launch::make_absolute;
 use crate::output::say;
 use crate::overrides;
 use crate::run_dir::{RunDir, RunDirError};
+use crate::source::Gsm8k;
 use stage::Stage;
 
 /// The resolved settings that all stages share.
@@ -145,6 +146,12 @@ fn settings(args: &RecipeArgs) -> anyhow::Result<Settings> {
     for path in [&mut settings.strong.model, &mut settings.weak.model, &mut settings.data.path] {
         make_absolute(path);
     }
+    // Before anything is written: the stages would find out one by one.
+    let mut read = settings.clone();
+    if args.test_set {
+        read.eval.split = EvalSplit::Test;
+    }
+    Gsm8k::open_for_evaluation(&read)?;
     Ok(settings)
 }
 
@@ -208,7 +215,34 @@ fn differing(found: &str, wanted: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn problems_that_are_not_there_are_named_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let missing = |file: &str, test_set: bool| {
+            let args = RecipeArgs {
+                strong: "S".to_owned(),
+                weak: "W".to_owned(),
+                config: "gsm8k-jargon".to_owned(),
+                set: vec![overrides::text("data.path", &dir.path().display().to_string())],
+                out: out.clone(),
+                actors: 1,
+                test_set,
+            };
+            let text = format!("{:#}", recipe(&args).unwrap_err());
+            assert!(text.contains(&dir.path().join(file).display().to_string()), "{text}");
+            assert!(!out.exists());
+        };
+        missing("train.jsonl", false);
+        let lines = |i: usize| json!({"question": format!("{i}?"), "answer": format!("#### {i}")});
+        let lines: Vec<String> = (0..600).map(|i| lines(i).to_string()).collect();
+        fs::write(dir.path().join("train.jsonl"), lines.join("\n")).unwrap();
+        missing("test.jsonl", true);
+    }
 
     #[test]
     fn a_directory_is_gone_on_with_under_the_same_settings_only() {

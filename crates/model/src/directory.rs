@@ -15,6 +15,7 @@ use crate::{ModelConfig, ModelError, Placement, Tensors, Tokenizer};
 const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// Before the names of a language model that is a part of one that sees.
@@ -24,7 +25,7 @@ const INNER: &str = "language_model.";
 /// written serves as well as the one it comes from.
 const EXTRAS: [&str; 6] = [
     GENERATION,
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",

@@ -27,7 +27,7 @@ pub enum ModelSource {
 pub struct ModelOutline {
     pub config: ModelConfig,
     pub tokenizer: Tokenizer,
-    /// The directory's other files, such as `tokenizer_config.json`, where there are any.
+    /// See [`ModelSource::extras`].
     pub extras: Texts,
 }
 
@@ -79,11 +79,25 @@ impl ModelSource {
             Self::Directory(dir) => (read_config(dir)?, read_tokenizer(dir)?, read_extras(dir)?),
             Self::Gguf(path) => {
                 let file = GgufFile::open(path)?;
-                (gguf::read_config(&file)?, gguf::read_tokenizer(&file)?, Texts::new())
+                let extras = gguf::read_extras(&file)?;
+                (gguf::read_config(&file)?, gguf::read_tokenizer(&file)?, extras)
             }
         };
         config.fit(&tokenizer, &self.to_string())?;
         Ok(ModelOutline { config, tokenizer, extras })
+    }
+
+    /// What belongs to the model but is of no account to its numbers, such as
+    /// `tokenizer_config.json` with a chat template, as files of a model directory.
+    ///
+    /// # Errors
+    /// Files that are there and unreadable, or a broken GGUF file.
+    pub fn extras(&self) -> Result<Texts, ModelError> {
+        match self {
+            Self::Builtin(_) | Self::Fresh(_) => Ok(Texts::new()),
+            Self::Directory(dir) => read_extras(dir),
+            Self::Gguf(path) => gguf::read_extras(&GgufFile::open(path)?),
+        }
     }
 
     /// Everything. `seed` is for fresh weights only.

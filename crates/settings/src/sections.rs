@@ -167,6 +167,8 @@ section! {
         system: String = String::new(),
         /// What a chat template that asks for today is told, so that prompts stay the same.
         date: String = "2024-07-26".to_owned(),
+        /// Off: a chat template that knows `enable_thinking`, as Qwen3's does, is told `false`.
+        thinking: bool = true,
     }
 }
 

@@ -2,12 +2,12 @@
 //! `prompt`'s.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use anyhow::{Context, bail};
 use chrono::NaiveDate;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
+use model::Texts;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
@@ -26,34 +26,43 @@ pub struct Message {
     pub content: String,
 }
 
+/// What a template may ask for beside the conversation.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// Today.
+    pub date: NaiveDate,
+    /// Whether the model is to think before it answers; templates that ask assume so.
+    pub thinking: bool,
+}
+
 /// A parsed template with the special tokens that it may write.
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    special_tokens: serde_json::Map<String, serde_json::Value>,
+    variables: serde_json::Map<String, serde_json::Value>,
 }
 
 impl ChatTemplate {
-    /// Reads a Hugging Face model directory: `chat_template.jinja`, or the `chat_template` of
+    /// Reads the files of a model directory: `chat_template.jinja`, or the `chat_template` of
     /// `tokenizer_config.json` (of several, the one named `default`) or of `chat_template.json`.
-    /// `date` is what a template that asks for today is told.
+    /// `model` is whose they are.
     ///
     /// # Errors
-    /// No template, an unreadable file, or a template that does not parse.
-    pub fn read(dir: &Path, date: NaiveDate) -> anyhow::Result<Self> {
-        let config = json(&dir.join(CONFIG))?;
-        let template = match dir.join(JINJA) {
-            path if path.exists() => Some(text(&path)?),
-            _ => template_of(&config).or(template_of(&json(&dir.join(LEGACY))?)),
+    /// No template, a file that is no JSON, or a template that does not parse.
+    pub fn read(files: &Texts, model: &str, told: Told) -> anyhow::Result<Self> {
+        let origin = || format!("the chat template of {model}");
+        let config = json(files, CONFIG).with_context(origin)?;
+        let template = match files.get(JINJA) {
+            Some(template) => Some(template.clone()),
+            None => template_of(&config)
+                .or(template_of(&json(files, LEGACY).with_context(origin)?)),
         };
         let Some(template) = template else {
             bail!(
-                "{} has no chat template, neither {JINJA} nor `chat_template` in {CONFIG}: it may \
-                 be a base model, so turn prompt.chat off or name an instruction-tuned one",
-                dir.display()
+                "{model} has no chat template, neither {JINJA} nor `chat_template` in {CONFIG}: it \
+                 may be a base model, so turn prompt.chat off or name an instruction-tuned one"
             );
         };
-        let origin = || format!("the chat template of {}", dir.display());
-        Self::parse(&template, &config, date).with_context(origin)
+        Self::parse(&template, &config, told).with_context(origin)
     }
 
     /// `config` is `tokenizer_config.json`, of which the special tokens are read.
@@ -63,7 +72,7 @@ impl ChatTemplate {
     pub fn parse(
         template: &str,
         config: &serde_json::Value,
-        date: NaiveDate,
+        told: Told,
     ) -> anyhow::Result<Self> {
         let mut environment = Environment::new();
         // As `transformers` sets up Jinja.
@@ -75,9 +84,13 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |text: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, format!("the template refuses: {text}")))
         });
-        environment.add_function("strftime_now", move |format: String| strftime(date, &format));
+        environment.add_function("strftime_now", move |format: String| strftime(told.date, &format));
         environment.add_template_owned(NAME, template.to_owned())?;
-        Ok(Self { environment, special_tokens: special_tokens(config) })
+        let mut variables = special_tokens(config);
+        if !told.thinking {
+            variables.insert("enable_thinking".to_owned(), false.into());
+        }
+        Ok(Self { environment, variables })
     }
 
     /// The conversation up to where the model is to answer.
@@ -89,21 +102,15 @@ impl ChatTemplate {
         let fixed = context! {
             messages, tools => (), documents => (), add_generation_prompt => true,
         };
-        let all = context! { ..fixed, ..Value::from_serialize(&self.special_tokens) };
+        let all = context! { ..fixed, ..Value::from_serialize(&self.variables) };
         template.render(all).map_err(|error| anyhow::anyhow!("{error:#}"))
     }
 }
 
-fn text(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
 /// `null` where there is no such file.
-fn json(path: &Path) -> anyhow::Result<serde_json::Value> {
-    if !path.exists() {
-        return Ok(serde_json::Value::Null);
-    }
-    serde_json::from_str(&text(path)?).with_context(|| format!("{} is not JSON", path.display()))
+fn json(files: &Texts, name: &str) -> anyhow::Result<serde_json::Value> {
+    let Some(text) = files.get(name) else { return Ok(serde_json::Value::Null) };
+    serde_json::from_str(text).with_context(|| format!("{name} is not JSON"))
 }
 
 fn template_of(config: &serde_json::Value) -> Option<String> {

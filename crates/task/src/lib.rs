@@ -6,7 +6,7 @@ mod compute;
 mod prompt;
 mod stops;
 
-pub use chat::{ChatTemplate, Message};
+pub use chat::{ChatTemplate, Message, Told};
 pub use compute::Compute;
 pub use stops::{check_tokenizers, shared_stops};
 

@@ -1,15 +1,13 @@
 //! From a question to the tokens that a model continues: template, worked examples, chat, and the
 //! beginning-of-text token. Which examples those are is the data source's.
 
-use std::path::Path;
-
 use anyhow::{Context, ensure};
 use chrono::NaiveDate;
 use model::{ModelSource, Tokenizer};
 use settings::Prompt;
 use types::{Problem, TokenId};
 
-use crate::chat::{ChatTemplate, Message};
+use crate::chat::{ChatTemplate, Message, Told};
 
 /// How one of the two models is asked.
 pub(crate) struct Prompter {
@@ -30,11 +28,8 @@ impl Prompter {
             let date = date.with_context(|| {
                 format!("{key}.prompt.date is `{}`: write YYYY-MM-DD", prompt.date)
             })?;
-            let source = ModelSource::parse(model)?;
-            let ModelSource::Directory(dir) = &source else {
-                anyhow::bail!("{source} has no chat template: turn {key}.prompt.chat off");
-            };
-            ChatTemplate::read(Path::new(dir), date)
+            let files = ModelSource::parse(model)?.extras()?;
+            ChatTemplate::read(&files, model, Told { date, thinking: prompt.thinking })
         });
         let chat = chat.transpose().with_context(|| format!("{key}.prompt.chat"))?;
         let (template, system) = (prompt.text().to_owned(), prompt.system.clone());

@@ -75,9 +75,9 @@ const SPLITS: [Splitting; 4] = [
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 /// The vocabulary as the file lists it.
-struct Listed<'a> {
+pub(super) struct Listed<'a> {
     file: &'a GgufFile,
-    tokens: Vec<&'a str>,
+    pub(super) tokens: Vec<&'a str>,
     kinds: Vec<usize>,
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn read_ends(file: &GgufFile) -> Result<Vec<u32>, ModelError> {
 }
 
 impl<'a> Listed<'a> {
-    fn read(file: &'a GgufFile) -> Result<Self, ModelError> {
+    pub(super) fn read(file: &'a GgufFile) -> Result<Self, ModelError> {
         let mut tokens = file.need(TOKENS, file.texts(TOKENS)?)?;
         let mut kinds = file.counts(KINDS)?.unwrap_or_else(|| vec![1; tokens.len()]);
         if kinds.len() != tokens.len() {
@@ -153,7 +153,7 @@ impl<'a> Listed<'a> {
     }
 
     /// The id of `tokenizer.ggml.NAME_token_id`.
-    fn named(&self, name: &str) -> Result<Option<u32>, ModelError> {
+    pub(super) fn named(&self, name: &str) -> Result<Option<u32>, ModelError> {
         let key = format!("tokenizer.ggml.{name}_token_id");
         match self.file.count(&key)? {
             Some(id) if id >= self.tokens.len() => {

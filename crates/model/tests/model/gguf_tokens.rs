@@ -4,6 +4,7 @@
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 use model::{ModelSource, Tokenizer};
+use serde_json::{Value as Json, json};
 
 use crate::gguf_files::{Arch, File};
 
@@ -89,6 +90,31 @@ fn lists_at_odds_with_each_other_are_refused() {
     assert!(message.err().unwrap().contains("16 entries, tokenizer.ggml.scores 1"));
     let message = tokenizer(|f| f.set("tokenizer.ggml.eos_token_id", Value::U32(16)));
     assert!(message.err().unwrap().contains("eos_token_id 16 is outside the 16 tokens"));
+}
+
+#[test]
+fn the_chat_template_and_its_tokens_are_those_of_a_model_directory() {
+    let config = |change: fn(&mut File)| {
+        let mut file = File::new(Arch::Qwen3, |_| GgmlDType::F32);
+        change(&mut file);
+        let dir = file.write();
+        let source = ModelSource::parse(dir.path().join("model.gguf").to_str().unwrap()).unwrap();
+        let extras = source.extras().unwrap();
+        assert_eq!(source.outline().unwrap().extras, extras);
+        assert_eq!(extras.len(), 1);
+        serde_json::from_str::<Json>(&extras["tokenizer_config.json"]).unwrap()
+    };
+    let special = json!({"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"});
+    assert_eq!(config(|_| {}), special);
+    let with = config(|file| {
+        file.set("tokenizer.chat_template", Value::String("{{ messages }}".to_owned()));
+        file.set("tokenizer.ggml.padding_token_id", Value::U32(3));
+    });
+    let expected = json!({
+        "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>",
+        "pad_token": "<end_of_turn>", "chat_template": "{{ messages }}",
+    });
+    assert_eq!(with, expected);
 }
 
 /// llama.cpp's ids of one question and its answer, by `tests/parity/llama_cpp.py`.

@@ -20,6 +20,12 @@ pub(super) fn faults(s: &Settings, faults: &mut Vec<String>) {
                  a chat template"
             ));
         }
+        if !prompt.thinking && !prompt.chat {
+            faults.push(format!(
+                "{key}.prompt.thinking is off and so is {key}.prompt.chat: only a chat template can \
+                 be told"
+            ));
+        }
         if prompt.shots() > 0 && s.data.source == DataSource::Miniature {
             faults.push(format!(
                 "{key}.prompt.few_shot needs worked examples but data.source is miniature: use 0"

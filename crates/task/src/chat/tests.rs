@@ -13,8 +13,8 @@ const TEMPLATES: [(&str, &str); 5] = [
     ("own", include_str!("../../../../tests/parity/chat/own.jinja")),
 ];
 
-fn date() -> NaiveDate {
-    NaiveDate::from_ymd_opt(2024, 7, 26).unwrap()
+fn told() -> Told {
+    Told { date: NaiveDate::from_ymd_opt(2024, 7, 26).unwrap(), thinking: true }
 }
 
 fn user(content: &str) -> Vec<Message> {
@@ -28,7 +28,9 @@ fn templates_render_as_transformers_renders_them() {
         let golden: Json = serde_json::from_str(line).unwrap();
         let name = golden["template"].as_str().unwrap();
         let (_, template) = TEMPLATES.iter().find(|(known, _)| *known == name).unwrap();
-        let chat = ChatTemplate::parse(template, &golden["tokens"], date()).unwrap();
+        let thinking = golden["arguments"]["enable_thinking"] != false;
+        let told = Told { thinking, ..told() };
+        let chat = ChatTemplate::parse(template, &golden["tokens"], told).unwrap();
         let role = |role: &Json| {
             ["system", "user", "assistant"].into_iter().find(|known| role == known).unwrap()
         };
@@ -44,15 +46,17 @@ fn templates_render_as_transformers_renders_them() {
     }
     seen.dedup();
     assert_eq!(seen, TEMPLATES.map(|(name, _)| name));
-    assert_eq!(GOLDEN.lines().count(), 20);
+    assert_eq!(GOLDEN.lines().count(), 24);
 }
 
 #[test]
 fn the_template_of_a_directory_is_the_one_that_transformers_takes() {
-    let dir = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let files = std::cell::RefCell::new(Texts::new());
+    let write = |name: &str, text: &str| {
+        files.borrow_mut().insert(name.to_owned(), text.to_owned());
+    };
     let said = || {
-        let chat = ChatTemplate::read(dir.path(), date()).map_err(|e| format!("{e:#}"));
+        let chat = ChatTemplate::read(&files.borrow(), "M", told()).map_err(|e| format!("{e:#}"));
         chat.and_then(|chat| chat.render(&user("so")).map_err(|e| format!("{e:#}")))
     };
     let none = said().unwrap_err();
@@ -72,7 +76,10 @@ fn the_template_of_a_directory_is_the_one_that_transformers_takes() {
     assert!(said().unwrap_err().contains("the template refuses: no user"), "{:?}", said());
     write(JINJA, "{% if %}");
     let broken = said().unwrap_err();
-    assert!(broken.contains("the chat template of") && broken.contains("syntax"), "{broken}");
+    assert!(broken.contains("the chat template of M") && broken.contains("syntax"), "{broken}");
+    write(CONFIG, "{");
+    assert!(said().unwrap_err().contains("of M: tokenizer_config.json is not JSON"), "{:?}", said());
+    write(CONFIG, "{}");
     write(JINJA, "{{ strftime_now('%Q') }}");
     assert!(said().unwrap_err().contains("strftime_now has the format"), "{:?}", said());
 }

@@ -106,6 +106,7 @@ fn what_cannot_be_rendered_is_named() {
         "{built_in}"
     );
     assert!(refused("/no/such", day).contains("/no/such has no chat template"));
+    assert!(refused("/no/such.gguf", day).contains("/no/such.gguf"));
     assert!(refused("/no/such", "26 July").contains("weak.prompt.date is `26 July`"));
 }
 
