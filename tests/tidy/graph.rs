@@ -114,7 +114,13 @@ impl Graph {
             let normal = node.deps.iter().filter(|dependency| {
                 dependency.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal)
             });
+            // Tests turn features on; what holds is said of programs without.
+            let declared = &metadata[&node.id].dependencies;
+            let is_ours = metadata.workspace_members.contains(&node.id);
+            let optional =
+                |name: &String| is_ours && declared.iter().any(|d| d.name == *name && d.optional);
             let names = normal.map(|dependency| name_of(&dependency.pkg));
+            let names = names.filter(|name| !optional(name));
             edges.entry(name_of(&node.id)).or_default().extend(names);
         }
         let mut features = BTreeSet::new();

@@ -53,8 +53,9 @@ impl ChatTemplate {
         let config = json(files, CONFIG).with_context(origin)?;
         let template = match files.get(JINJA) {
             Some(template) => Some(template.clone()),
-            None => template_of(&config)
-                .or(template_of(&json(files, LEGACY).with_context(origin)?)),
+            None => {
+                template_of(&config).or(template_of(&json(files, LEGACY).with_context(origin)?))
+            }
         };
         let Some(template) = template else {
             bail!(
@@ -69,11 +70,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A template that does not parse.
-    pub fn parse(
-        template: &str,
-        config: &serde_json::Value,
-        told: Told,
-    ) -> anyhow::Result<Self> {
+    pub fn parse(template: &str, config: &serde_json::Value, told: Told) -> anyhow::Result<Self> {
         let mut environment = Environment::new();
         // As `transformers` sets up Jinja.
         environment.set_trim_blocks(true);
@@ -84,7 +81,8 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |text: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, format!("the template refuses: {text}")))
         });
-        environment.add_function("strftime_now", move |format: String| strftime(told.date, &format));
+        environment
+            .add_function("strftime_now", move |format: String| strftime(told.date, &format));
         environment.add_template_owned(NAME, template.to_owned())?;
         let mut variables = special_tokens(config);
         if !told.thinking {

@@ -78,7 +78,11 @@ fn the_template_of_a_directory_is_the_one_that_transformers_takes() {
     let broken = said().unwrap_err();
     assert!(broken.contains("the chat template of M") && broken.contains("syntax"), "{broken}");
     write(CONFIG, "{");
-    assert!(said().unwrap_err().contains("of M: tokenizer_config.json is not JSON"), "{:?}", said());
+    assert!(
+        said().unwrap_err().contains("of M: tokenizer_config.json is not JSON"),
+        "{:?}",
+        said()
+    );
     write(CONFIG, "{}");
     write(JINJA, "{{ strftime_now('%Q') }}");
     assert!(said().unwrap_err().contains("strftime_now has the format"), "{:?}", said());
