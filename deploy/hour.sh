@@ -14,7 +14,8 @@ prometheus=${PROMETHEUS:-prometheus}
 mkdir -p "$dir"
 
 say() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
-run() { printf '$ %s\n' "$*"; "$@"; }
+said() { printf '$ %s\n' "$*"; }
+run() { said "$@"; "$@"; }
 lines() { if [ -f "$1" ]; then wc -l < "$1"; else echo 0; fi; }
 # reaches COUNT: until so many steps are committed, or the run has ended.
 reaches() {
@@ -42,25 +43,41 @@ if [ "$TANDEM_PRESET" != miniature ]; then
   models=(--set "strong.model=$strong" --set "data.path=$dir/gsm8k")
 fi
 
-say launch
 port=${ADMIN_PORT:-9100}
-launch=("$coordinator" launch --config "$TANDEM_PRESET" --actors "${TANDEM_ACTORS:-2}"
-  --learners "${TANDEM_LEARNERS:-1}" --run-dir "$dir/run" --set "admin.listen=127.0.0.1:$port"
-  --set eval.every_steps=10 "${models[@]}")
-run "${launch[@]}" > "$dir/launch.out" 2>&1 &
-launched=$!
-trap 'kill "$launched" ${watching:-} 2> /dev/null || true' EXIT
-reaches 10
-
+trap 'kill ${launched:-} ${watching:-} 2> /dev/null || true' EXIT
 if command -v "$prometheus" > /dev/null; then
   say dashboards
   sed "s/127.0.0.1:9100/127.0.0.1:$port/" deploy/prometheus/prometheus-local.yml > "$dir/prometheus.yml"
   cp deploy/prometheus/rules.yml "$dir"
-  "$prometheus" --config.file="$dir/prometheus.yml" --storage.tsdb.path="$dir/prometheus" \
-    --web.listen-address=127.0.0.1:19091 > "$dir/prometheus.out" 2>&1 &
+  watch=("$prometheus" --config.file="$dir/prometheus.yml" --storage.tsdb.path="$dir/prometheus"
+    --web.listen-address=127.0.0.1:19091)
+  said "${watch[@]}"
+  "${watch[@]}" > "$dir/prometheus.out" 2>&1 &
   watching=$!
-  reaches 30
-  curl -sfG http://127.0.0.1:19091/api/v1/query --data-urlencode 'query=count(up == 1)' | grep -o '"value":.*\]'
+fi
+
+say launch
+launch=("$coordinator" launch --config "$TANDEM_PRESET" --actors "${TANDEM_ACTORS:-2}"
+  --learners "${TANDEM_LEARNERS:-1}" --run-dir "$dir/run" --set "admin.listen=127.0.0.1:$port"
+  --set eval.every_steps=10 "${models[@]}")
+# As many as the rest of the hour needs while it trains.
+if [ "$TANDEM_PRESET" = miniature ]; then launch+=(--steps "${STEPS:-300}"); fi
+said "${launch[@]}"
+"${launch[@]}" > "$dir/launch.out" 2>&1 &
+launched=$!
+reaches 10
+
+if [ -n "${watching:-}" ]; then
+  say "what Prometheus sees"
+  answer() {
+    curl -sfG http://127.0.0.1:19091/api/v1/query --data-urlencode "query=$1" | grep -o '"value":.*\]'
+  }
+  tries=0
+  until answer 'count(up == 1) > 3 and sum(tandem_coordinator_step) > 10'; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 60 ] || { echo "not every process within a minute; see $dir/prometheus.out" >&2; exit 1; }
+    sleep 1
+  done
 fi
 
 say status
@@ -70,7 +87,8 @@ kill -INT "$launched"
 stopped 130
 tail -n 3 "$dir/launch.out"
 say resume
-run "$coordinator" launch --resume --run-dir "$dir/run" > "$dir/resume.out" 2>&1 &
+said "$coordinator" launch --resume --run-dir "$dir/run"
+"$coordinator" launch --resume --run-dir "$dir/run" > "$dir/resume.out" 2>&1 &
 launched=$!
 stopped 0
 tail -n 15 "$dir/resume.out"
