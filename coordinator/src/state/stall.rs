@@ -8,8 +8,8 @@ use types::{GroupId, MemberId};
 use super::{Event, Phase, RunState, Stage};
 use crate::spec::TrainingWork;
 
-/// Groups that a report names.
-const GROUPS_NAMED: usize = 8;
+/// Groups in a row that a report names.
+const HOLDERS_NAMED: usize = 8;
 
 /// What moves while a run gets on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,17 +174,25 @@ impl RunState {
         waits
     }
 
-    /// Groups that are not delivered, with whoever has them; `None` where there are none.
+    /// Groups that are not delivered, those in a row with whoever has them; `None` where there are
+    /// none.
     fn named(&self, purpose: &str, open: &[(GroupId, Option<MemberId>)]) -> Option<String> {
-        let names = open.iter().take(GROUPS_NAMED).map(|(group, holder)| match holder {
-            Some(member) => format!("{group} with {}", self.members.name(*member)),
-            None => format!("{group} with nobody"),
+        let in_a_row: Vec<&[(GroupId, Option<MemberId>)]> =
+            open.chunk_by(|(a, of), (b, with)| a.0 + 1 == b.0 && of == with).collect();
+        let shown = &in_a_row[..in_a_row.len().min(HOLDERS_NAMED)];
+        let names = shown.iter().map(|groups| {
+            let ((first, holder), (last, _)) = (groups[0], groups[groups.len() - 1]);
+            let holder = holder.map_or("nobody".to_owned(), |member| self.members.name(member));
+            match first == last {
+                true => format!("{first} with {holder}"),
+                false => format!("{first} to {last} with {holder}"),
+            }
         });
-        let names: Vec<String> = names.collect();
-        let more = match open.len() - names.len() {
+        let names = names.collect::<Vec<String>>().join(", ");
+        let more = match open.len() - shown.iter().map(|groups| groups.len()).sum::<usize>() {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        (!names.is_empty()).then(|| format!("{purpose} groups {}{more}", names.join(", ")))
+        (!open.is_empty()).then(|| format!("{purpose} groups {names}{more}"))
     }
 }

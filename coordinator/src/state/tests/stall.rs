@@ -41,7 +41,7 @@ fn leases_that_expire_for_ever_fail_the_run_with_the_groups_waited_for() {
     let items = state.lease(&ask(actors[0], 0, 2 * SAMPLES), Duration::ZERO).unwrap();
     state.complete(actors[0], &[done(&items[0])]).unwrap();
     let why = fails_after(&mut state, SECOND, limit);
-    let expected = "no progress for 1800 s: waiting for train groups 1 with nobody, 2 with nobody; \
+    let expected = "no progress for 1800 s: waiting for train groups 1 to 2 with nobody; \
                     dealt again last: train group 1, its lease ran out \
                     (coordinator.lease_deadline_ms) (coordinator.stall_timeout_ms)";
     assert_eq!(why, expected);
@@ -92,20 +92,29 @@ fn every_kind_of_progress_gives_the_run_new_time() {
 
 #[test]
 fn an_evaluation_names_the_first_groups_it_waits_for() {
-    let mut state = state(&settings(), 2);
-    let actors = [0, 1].map(|index| register(&mut state, Role::Actor, index));
-    register(&mut state, Role::WeakServer, 0);
-    register(&mut state, Role::Learner, 0);
-    state.publish(version(0)).unwrap();
-    let limit = state.spec().stall_max;
-    state.tick(Duration::ZERO);
+    let limit = Duration::from_secs(1800);
     let late = limit - Duration::from_millis(500);
-    let items = state.lease(&ask(actors[1], 0, 1), late).unwrap();
-    assert_eq!(items[0].group, GroupId(0));
-    state.tick(limit);
-    let why = failure(&state);
-    assert!(why.contains("evaluation groups 0 with actor-1, 1 with nobody, "), "{why}");
-    assert!(why.contains("7 with nobody and 12 more ("), "{why}");
+    // In turn to either actor.
+    let waiting = |leases: u64| {
+        let mut state = state(&settings(), 2);
+        assert_eq!(state.spec().stall_max, limit);
+        let actors = [0, 1].map(|index| register(&mut state, Role::Actor, index));
+        register(&mut state, Role::WeakServer, 0);
+        register(&mut state, Role::Learner, 0);
+        state.publish(version(0)).unwrap();
+        state.tick(Duration::ZERO);
+        for group in 0..leases {
+            let items = state.lease(&ask(actors[group as usize % 2], 0, 1), late).unwrap();
+            assert_eq!(items[0].group, GroupId(group));
+        }
+        state.tick(limit);
+        failure(&state)
+    };
+    let why = waiting(1);
+    assert!(why.contains("evaluation groups 0 with actor-0, 1 to 19 with nobody ("), "{why}");
+    let why = waiting(10);
+    assert!(why.contains("evaluation groups 0 with actor-0, 1 with actor-1, 2 with "), "{why}");
+    assert!(why.contains("7 with actor-1 and 12 more ("), "{why}");
 }
 
 /// Its watch ends and is not opened again.
