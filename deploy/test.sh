@@ -15,7 +15,7 @@ export DOCKER_CONFIG
 
 export COMPOSE_PROJECT_NAME=tandem-test
 export TANDEM_IMAGE=tandem:test PROMETHEUS_IMAGE=tandem-prometheus:test PROMETHEUS_PORT=19090
-export TANDEM__TRAIN__STEPS=${STEPS:-300} TANDEM_EVAL_EVERY_STEPS=50
+export TANDEM__TRAIN__STEPS=${STEPS:-1500} TANDEM_EVAL_EVERY_STEPS=50
 compose() { docker compose -f deploy/compose.yaml -f deploy/test/compose.yaml "$@"; }
 
 say() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
@@ -55,13 +55,14 @@ DOCKER_BUILDKIT=0 docker build --network none -q -f deploy/Dockerfile -t "$TANDE
 
 say up
 trap 'compose down -v --timeout 30 > /dev/null 2>&1' EXIT
-compose up -d --wait --wait-timeout 180
+compose up -d --wait --wait-timeout 180 || fail "not every service is healthy"
 compose ps
 await 60 "every target is up: coordinator, weak-server, learner, actor" is 'count(up == 1)' 4
 is 'count(up == 0) or vector(0)' 0 || fail "a target is down"
 
 say "four actors while it runs"
-compose up -d --wait --wait-timeout 120 --no-recreate --scale actor=4
+compose up -d --wait --wait-timeout 120 --no-recreate --scale actor=4 ||
+  fail "not every actor is healthy"
 await 60 "seven targets are up" is 'count(up == 1)' 7
 goes_on
 
