@@ -1,8 +1,10 @@
 //! The caller's end of every connection: deadlines, keepalive, encryption and the run's token. The
 //! server's end is `accept`'s.
 
-use std::fmt;
+use std::error::Error;
+use std::iter::successors;
 use std::time::Duration;
+use std::{fmt, io};
 
 use security::{ClientTls, Guard};
 use tonic::metadata::{Ascii, MetadataValue};
@@ -58,6 +60,28 @@ pub enum ChannelError {
     Credentials { source: tonic::transport::Error },
     #[error("no connection to {address}: is that process running, and is the port right?")]
     Connect { address: String, source: tonic::transport::Error },
+    #[error("no encrypted connection to {address}: {fault}")]
+    Handshake { address: String, fault: String },
+}
+
+impl ChannelError {
+    fn of(address: &str, source: tonic::transport::Error) -> Self {
+        let address = address.to_owned();
+        match handshake_fault(&source) {
+            Some(fault) => Self::Handshake { address, fault },
+            None => Self::Connect { address, source },
+        }
+    }
+}
+
+/// What either side held against the other's certificate or protocol: rustls says that as invalid
+/// data.
+fn handshake_fault(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut causes = successors(Some(error), |error| (*error).source());
+    causes.find_map(|cause| {
+        let broken: &io::Error = cause.downcast_ref()?;
+        (broken.kind() == io::ErrorKind::InvalidData).then(|| broken.to_string())
+    })
 }
 
 /// A connection on which every call carries the run's token, if there is one.
@@ -99,7 +123,7 @@ impl Interceptor for Bearer {
 
 /// # Errors
 /// A malformed address, one on another machine without encryption, or nobody answering within the
-/// timeout.
+/// timeout; a peer whose certificate does not hold.
 pub async fn connect(address: &str, settings: &ChannelSettings) -> Result<Line, ChannelError> {
     let tls = settings.guard.client_tls();
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -119,7 +143,7 @@ pub async fn connect(address: &str, settings: &ChannelSettings) -> Result<Line, 
     let channel = endpoint.connect().await;
     channel
         .map(|channel| line(channel, settings))
-        .map_err(|source| ChannelError::Connect { address: address.to_owned(), source })
+        .map_err(|source| ChannelError::of(address, source))
 }
 
 /// A line over a connection that is there already, and that whoever made it answers for.

@@ -1,14 +1,15 @@
-//! A real Prometheus beside a run: it finds every process, every expression of every dashboard has a
-//! value, and a process that hangs is seen.
+//! A real Prometheus, configured as for containers, beside a run with credentials: it finds every
+//! process, every expression of every dashboard has a value, and a process that hangs is seen.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tests::{Prometheus, Run, admin_address, wait_until};
+use tests::{Programs, Prometheus, Run, admin_address, wait_until};
 
 use crate::{LIMIT, small};
 
@@ -80,6 +81,24 @@ fn wait_for_values(prometheus: &Prometheus, mut open: Vec<(String, String)>) {
     }
 }
 
+/// Settings of a run with credentials made in this directory, as compose.yaml has them.
+fn guarded(dir: &Path) -> [String; 5] {
+    let made = Command::new(Programs::get().path("coordinator"))
+        .args(["credentials", "--name", "tandem"])
+        .arg(dir)
+        .output();
+    let made = made.unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let file = |key: &str, name: &str| format!("security.{key}={}", dir.join(name).display());
+    [
+        file("token_file", "token"),
+        file("certificate", "certificate.pem"),
+        file("key", "key.pem"),
+        file("authority", "authority.pem"),
+        "security.peer_name=tandem".to_owned(),
+    ]
+}
+
 fn value(prometheus: &Prometheus, expression: &str) -> Option<f64> {
     prometheus.query(expression).unwrap().first().copied()
 }
@@ -97,9 +116,18 @@ fn every_expression_has_a_value_in_a_run_and_a_process_that_hangs_is_told_of() {
     let rules = rules.replace("for: 30s", "for: 1s");
     let often = ["eval.every_steps=4", "eval.every_problems=8"];
     let often: Vec<_> = often.into_iter().flat_map(|pair| ["--set", pair]).collect();
-    let run = Run::start(&small(&[["--steps", "5000"].as_slice(), &often].concat()));
+    let credentials = tempfile::tempdir().unwrap();
+    let guarded = guarded(credentials.path());
+    let guarded: Vec<&str> = guarded.iter().flat_map(|pair| ["--set", pair]).collect();
+    let more = [["--steps", "5000"].as_slice(), &often, &guarded].concat();
+    let run = Run::start(&small(&more));
     let admin = wait_until("an admin address", LIMIT, || admin_address(&run.log("coordinator")));
-    let Some(prometheus) = Prometheus::start("a live Prometheus", &admin, &rules) else { return };
+    let configuration = fs::read_to_string(deploy("prometheus/prometheus.yml")).unwrap();
+    let configuration = configuration
+        .replace("coordinator:9100", &admin)
+        .replace("/run/tandem", credentials.path().to_str().unwrap());
+    let prometheus = Prometheus::start("a live Prometheus", &configuration, &rules);
+    let Some(prometheus) = prometheus else { return };
 
     let up = || value(&prometheus, r#"sum(up{job="tandem"})"#) == Some(PROCESSES);
     wait_until("all processes under Prometheus", LIMIT, || up().then_some(()));

@@ -256,11 +256,12 @@ fn row_20_a_server_with_an_expired_certificate_is_not_talked_to() {
     };
     let own = Security { client_certificates: false, ..good.clone() };
     let refused = connected(&Security { client_certificates: false, ..expired }, &own);
-    let text = format!("{:?}", refused.unwrap_err());
-    assert!(text.contains("Expired"), "{text}");
+    let text = refused.unwrap_err().to_string();
+    assert!(text.starts_with("no encrypted connection to 127.0.0.1:"), "{text}");
+    assert!(text.contains("certificate expired"), "{text}");
     let elsewhere = Security { peer_name: "another.host".to_owned(), ..own.clone() };
-    let text = format!("{:?}", connected(&own, &elsewhere).unwrap_err());
-    assert!(text.contains("NotValidForName"), "{text}");
+    let text = connected(&own, &elsewhere).unwrap_err().to_string();
+    assert!(text.contains("not valid for name \"another.host\""), "{text}");
     assert!(connected(&own, &own).is_ok());
 }
 

@@ -27,17 +27,18 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Scrapes the coordinator whose admin port this is, and whomever that lists, under these rules.
-    /// Says loudly that a test is skipped where Prometheus is not installed.
+    /// With this configuration, but every second, and these rules as `rules.yml` beside it. Says
+    /// loudly that a test is skipped where Prometheus is not installed.
     ///
     /// # Panics
     /// It does not start.
     #[must_use]
-    pub fn start(test: &str, coordinator: &str, rules: &str) -> Option<Self> {
+    pub fn start(test: &str, configuration: &str, rules: &str) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = |name: &str| dir.path().join(name);
         fs::write(file("rules.yml"), rules).expect("a file in it");
-        fs::write(file("prometheus.yml"), configuration(coordinator)).expect("a file in it");
+        let often = configuration.replace("interval: 5s", "interval: 1s");
+        fs::write(file("prometheus.yml"), often).expect("a file in it");
         let log = fs::File::create(file("log")).expect("a file in it");
         let address = free_address();
         let started = Command::new("prometheus")
@@ -118,22 +119,6 @@ impl Drop for Prometheus {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// As `deploy/prometheus/prometheus-local.yml`, but on other ports and sooner.
-fn configuration(coordinator: &str) -> String {
-    format!(
-        "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
-rule_files: [rules.yml]
-scrape_configs:
-  - job_name: tandem
-    static_configs:
-      - targets: [\"{coordinator}\"]
-        labels: {{role: coordinator, name: coordinator}}
-    http_sd_configs:
-      - {{url: \"http://{coordinator}/sd\", refresh_interval: 1s}}
-"
-    )
 }
 
 fn free_address() -> String {
