@@ -8,8 +8,8 @@ use types::{GroupId, MemberId};
 use super::{Event, Phase, RunState, Stage};
 use crate::spec::TrainingWork;
 
-/// Groups in a row that a report names.
-const HOLDERS_NAMED: usize = 8;
+/// Ranges of groups, each with one holder, that a report names.
+const RANGES_NAMED: usize = 8;
 
 /// What moves while a run gets on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,7 +179,7 @@ impl RunState {
     fn named(&self, purpose: &str, open: &[(GroupId, Option<MemberId>)]) -> Option<String> {
         let in_a_row: Vec<&[(GroupId, Option<MemberId>)]> =
             open.chunk_by(|(a, of), (b, with)| a.0 + 1 == b.0 && of == with).collect();
-        let shown = &in_a_row[..in_a_row.len().min(HOLDERS_NAMED)];
+        let shown = &in_a_row[..in_a_row.len().min(RANGES_NAMED)];
         let names = shown.iter().map(|groups| {
             let ((first, holder), (last, _)) = (groups[0], groups[groups.len() - 1]);
             let holder = holder.map_or("nobody".to_owned(), |member| self.members.name(member));
