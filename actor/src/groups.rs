@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use model::SamplerSettings;
-use proto::{Open, WorkItem};
+use proto::{Open, ReturnReason, WorkItem};
 use settings::CacheOnSwap;
 use tandem::{RandomKey, Schedule, Session, SessionPlan};
 use task::Task;
@@ -149,6 +149,6 @@ impl Group {
 }
 
 /// `item` as it is given back.
-pub(crate) fn failed(item: &WorkItem, detail: String) -> FailedGroup {
-    FailedGroup { group: item.group, epoch: item.epoch, purpose: item.purpose, detail }
+pub(crate) fn failed(item: &WorkItem, reason: ReturnReason, detail: String) -> FailedGroup {
+    FailedGroup { group: item.group, epoch: item.epoch, purpose: item.purpose, reason, detail }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::Decoder;
-use proto::{Open, SpanWritten, WorkItem};
+use proto::{Open, ReturnReason, SpanWritten, WorkItem};
 use types::{Epoch, GroupId, PolicyVersion, Purpose, RolloutGroup, TokenId};
 
 /// Names a rollout while it is being written, in this process only.
@@ -79,6 +79,7 @@ pub struct FailedGroup {
     pub group: GroupId,
     pub epoch: Epoch,
     pub purpose: Purpose,
+    pub reason: ReturnReason,
     pub detail: String,
 }
 

@@ -1,6 +1,7 @@
 //! What fits into one message: groups by their encoded size. A group that fits into none is given
 //! up with the way out, since sending it again would break every connection anew.
 
+use proto::ReturnReason;
 use types::RolloutGroup;
 
 use crate::handover::FailedGroup;
@@ -52,6 +53,7 @@ fn oversized(group: &RolloutGroup, bytes: usize, bytes_max: usize) -> Option<Fai
         group: group.group,
         epoch: group.epoch,
         purpose: group.purpose,
+        reason: ReturnReason::Failed,
         detail: format!(
             "a group of {} samples takes {bytes} bytes, over limits.message_bytes = {bytes_max}: \
              raise it",

@@ -1,7 +1,7 @@
 //! What goes back to the coordinator: evaluated groups, several at a time, and groups given up.
 
 use member::{Tie, may_pass};
-use proto::{CoordinatorClient, ReturnReason, ReturnedGroup, RpcError};
+use proto::{CoordinatorClient, ReturnedGroup, RpcError};
 use runtime::{GaveUp, Shutdown};
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -72,7 +72,7 @@ impl Reporter {
                 group: failed.group,
                 epoch: failed.epoch,
                 purpose: failed.purpose,
-                reason: ReturnReason::Failed,
+                reason: failed.reason,
                 detail: failed.detail.clone(),
             };
             async move { coordinator.return_group(returned).await }

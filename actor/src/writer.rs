@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use model::{Decoder, Draw, Pick, RaggedEngine, RowInput, Rows, SampleError, Sampled, Want};
-use proto::WorkItem;
+use proto::{ReturnReason, WorkItem};
 use settings::CacheOnSwap;
 use tandem::{Turn, WeakSpan};
 use tracing::warn;
@@ -116,19 +116,21 @@ impl Writer {
     pub fn admit(&mut self, item: WorkItem, granted: Instant) {
         self.admitted += u64::from(item.samples);
         let opened = match self.slots.free() < item.samples as usize {
-            false => Group::open(item.clone(), granted, &self.rules),
-            true => Err(anyhow::anyhow!(
-                "no room: {} of its samples' slots are free",
-                self.slots.free()
-            )),
+            false => Group::open(item.clone(), granted, &self.rules)
+                .map_err(|error| (ReturnReason::Impossible, format!("{error:#}"))),
+            true => {
+                let free = self.slots.free();
+                let detail = format!("no room: {free} of its samples' slots are free");
+                Err((ReturnReason::Failed, detail))
+            }
         };
         let (group, sessions) = match opened {
             Ok(opened) => opened,
-            Err(error) => {
+            Err((reason, detail)) => {
                 for _ in 0..item.samples {
                     metrics::count_failed(item.purpose, false);
                 }
-                return self.give_up(&item, format!("{error:#}"));
+                return self.give_up(&item, reason, detail);
             }
         };
         let lease = group.lease();
@@ -288,14 +290,14 @@ impl Writer {
             let handoff = slot.session.authors().contains(&Author::Weak);
             metrics::count_failed(item.purpose, handoff);
         }
-        self.give_up(item, detail.to_owned());
+        self.give_up(item, ReturnReason::Failed, detail.to_owned());
     }
 
-    fn give_up(&mut self, item: &WorkItem, detail: String) {
+    fn give_up(&mut self, item: &WorkItem, reason: ReturnReason, detail: String) {
         warn!(group = %item.group, epoch = %item.epoch, detail, "group given up");
         let labels = [("purpose", item.purpose.name()), ("outcome", "failed")];
         metrics::GROUPS.increment(1, &labels);
-        self.output.ended.push(Ended::Failed(failed(item, detail)));
+        self.output.ended.push(Ended::Failed(failed(item, reason, detail)));
     }
 
     /// Frees a slot and forgets its cache, here and at the weak server.

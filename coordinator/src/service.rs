@@ -139,7 +139,7 @@ impl Coordinator for Service {
         let returned = ReturnedGroup::try_from(request.into_inner()).map_err(invalid(RPC))?;
         let (group, reason) = (returned.group, returned.reason.name());
         match returned.reason {
-            ReturnReason::Failed | ReturnReason::Refused => {
+            ReturnReason::Failed | ReturnReason::Impossible | ReturnReason::Refused => {
                 tracing::warn!(%group, reason, detail = returned.detail, "group returned");
             }
             ReturnReason::Stale | ReturnReason::Replaced => {

@@ -358,6 +358,13 @@ impl RunState {
         if reopened.is_some() {
             match returned.reason {
                 ReturnReason::Failed => counts.failed += 1,
+                ReturnReason::Impossible => {
+                    counts.failed += 1;
+                    let (purpose, group) = (returned.purpose.name(), returned.group);
+                    let why = &returned.detail;
+                    self.fail(format!("{purpose} group {group} cannot be written: {why}"));
+                    return Ok(());
+                }
                 ReturnReason::Stale => counts.stale += 1,
                 ReturnReason::Refused => counts.refused += 1,
                 ReturnReason::Replaced => {

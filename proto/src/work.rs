@@ -129,6 +129,8 @@ pub struct Completion {
 pub enum ReturnReason {
     /// The actor could not finish it.
     Failed,
+    /// No actor of this run can write it, whatever it tries.
+    Impossible,
     /// Too old when its step's batch formed.
     Stale,
     /// The learner's replay disagreed.
@@ -142,6 +144,7 @@ impl ReturnReason {
     pub fn name(self) -> &'static str {
         match self {
             Self::Failed => "failed",
+            Self::Impossible => "impossible",
             Self::Stale => "stale",
             Self::Refused => "refused",
             Self::Replaced => "replaced",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use member::Tie;
-use proto::ErrorCode;
+use proto::{ErrorCode, ReturnReason};
 use runtime::{Shutdown, TaskGroup, within};
 use tokio::sync::mpsc;
 use types::{Epoch, MemberId};
@@ -49,7 +49,8 @@ fn evaluated(number: u64) -> Report {
 
 fn given_up(number: u64) -> Report {
     let (epoch, purpose, detail) = (Epoch(1), Purpose::Train, "gone".to_owned());
-    Report::Failed(FailedGroup { group: GroupId(number), epoch, purpose, detail })
+    let (group, reason) = (GroupId(number), ReturnReason::Failed);
+    Report::Failed(FailedGroup { group, epoch, purpose, reason, detail })
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What the writer writes: equal to the reference, truthfully labelled, whole.
 
 use model::{RaggedEngine, RowInput, Want};
+use proto::ReturnReason;
 use types::Author;
 
 use super::*;
@@ -210,14 +211,19 @@ fn impossible_work_is_given_back_with_the_way_out() {
         let ended = writer.take_output().ended;
         let [Ended::Failed(failed)] = &ended[..] else { panic!("{ended:?}") };
         assert_eq!((writer.waiting().free, failed.epoch), (8, Epoch(1)));
-        failed.detail.clone()
+        (failed.reason, failed.detail.clone())
     };
-    let long = refused(|item| item.sampling.max_tokens = 500);
-    assert!(long.contains("actor.slot_tokens = 128: raise it"), "{long}");
-    assert!(refused(|item| item.schedule = "often".to_owned()).contains("often"));
-    assert!(refused(|item| item.problem.question = "what ?".to_owned()).contains("problem"));
-    assert!(refused(|item| item.samples = 9).contains("no room"));
-    assert!(refused(|item| item.samples = 0).contains("no samples"));
+    let impossible = |change: fn(&mut WorkItem), why: &str| {
+        let (reason, detail) = refused(change);
+        assert!(reason == ReturnReason::Impossible && detail.contains(why), "{reason:?} {detail}");
+    };
+    impossible(|item| item.sampling.max_tokens = 500, "actor.slot_tokens = 128: raise it");
+    impossible(|item| item.schedule = "often".to_owned(), "often");
+    impossible(|item| item.problem.question = "what ?".to_owned(), "problem");
+    impossible(|item| item.samples = 0, "no samples");
+    // Another actor may have the room.
+    let (reason, detail) = refused(|item| item.samples = 9);
+    assert!(reason == ReturnReason::Failed && detail.contains("no room"), "{reason:?} {detail}");
 }
 
 #[test]

@@ -244,6 +244,18 @@ fn a_group_that_keeps_failing_fails_the_run_by_name() {
 }
 
 #[test]
+fn a_group_that_no_actor_can_write_fails_the_run_at_once() {
+    let (mut state, actors, _) = training(2);
+    let items = state.lease(&ask(actors[0], 0, 2 * SAMPLES), Duration::ZERO).unwrap();
+    let detail = "problem 1: its prompt is too long".to_owned();
+    let reason = ReturnReason::Impossible;
+    let given_up = ReturnedGroup { detail, ..returned(actors[0], &items[1], reason) };
+    state.return_group(&given_up).unwrap();
+    let expected = "train group 1 cannot be written: problem 1: its prompt is too long";
+    assert_eq!(*state.phase(), Phase::Failed(expected.to_owned()));
+}
+
+#[test]
 fn an_actor_that_is_gone_gives_its_groups_to_others() {
     let (mut state, actors, _) = training(2);
     let (zero, later) = (Duration::ZERO, Duration::from_secs(11));

@@ -208,6 +208,7 @@ impl From<ReturnedGroup> for wire::ReturnRequest {
     fn from(r: ReturnedGroup) -> Self {
         let reason = match r.reason {
             ReturnReason::Failed => wire::ReturnReason::Failed,
+            ReturnReason::Impossible => wire::ReturnReason::Impossible,
             ReturnReason::Stale => wire::ReturnReason::Stale,
             ReturnReason::Refused => wire::ReturnReason::Refused,
             ReturnReason::Replaced => wire::ReturnReason::Replaced,
@@ -229,6 +230,7 @@ impl TryFrom<wire::ReturnRequest> for ReturnedGroup {
     fn try_from(r: wire::ReturnRequest) -> Result<Self, ConvertError> {
         let reason = match wire::ReturnReason::try_from(r.reason) {
             Ok(wire::ReturnReason::Failed) => ReturnReason::Failed,
+            Ok(wire::ReturnReason::Impossible) => ReturnReason::Impossible,
             Ok(wire::ReturnReason::Stale) => ReturnReason::Stale,
             Ok(wire::ReturnReason::Refused) => ReturnReason::Refused,
             Ok(wire::ReturnReason::Replaced) => ReturnReason::Replaced,
