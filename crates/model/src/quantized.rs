@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::op::BackpropOp;
 use candle_core::quantized::{GgmlDType, QMatMul, QuantizedType};
-use candle_core::{Device, Module, Result, Storage, Tensor, bail};
+use candle_core::{Context, DType, Device, Module, Result, Storage, Tensor, bail};
 
 use crate::gguf::RawTensor;
 use crate::ops::with_elements;
@@ -47,7 +47,7 @@ impl QuantizedMatrix {
         }
         let blocks = match device {
             Device::Cpu => Blocks::on_cpu(raw, columns),
-            other => Blocks::Device(QMatMul::from_qtensor(raw.build(other)?)?),
+            other => Blocks::on_device(raw, other)?,
         };
         Ok(Self { rows, all_rows: rows, columns, blocks: Arc::new(blocks) })
     }
@@ -122,6 +122,22 @@ impl QuantizedMatrix {
 }
 
 impl Blocks {
+    /// # Errors
+    /// A build without kernels for such a matrix: better known now than in the middle of a rollout.
+    fn on_device(raw: RawTensor, device: &Device) -> Result<Self> {
+        let (kind, columns) = (raw.dtype, raw.shape[1]);
+        let matrix = QMatMul::from_qtensor(raw.build(device)?)?;
+        let probe = Tensor::zeros((1, columns), DType::F32, device)?;
+        let outcome = matrix.forward(&probe).and_then(|_| device.synchronize());
+        outcome.with_context(|| {
+            format!(
+                "this program multiplies no {kind:?} matrix on the GPU: build it with a whole CUDA \
+                 toolkit, or name a model whose weights are not quantised"
+            )
+        })?;
+        Ok(Self::Device(matrix))
+    }
+
     #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "candle knows it"))]
     fn on_cpu(raw: RawTensor, columns: usize) -> Self {
         #[cfg(target_arch = "x86_64")]

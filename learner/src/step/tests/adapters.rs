@@ -108,6 +108,21 @@ fn a_checkpoint_of_other_adapters_is_refused_by_its_settings() {
 }
 
 #[test]
+fn a_checkpoint_of_adapters_to_other_weights_is_refused_by_the_weight() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = adapted(false);
+    let checkpoint = saved(&world, &mut trainer(&world), dir.path());
+    let mut other = adapted(false);
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let moved = (&other.files.tensors[name] + 0.25).unwrap();
+    other.files.tensors.insert(name.to_owned(), moved);
+    let refused = trainer(&other).restore(&checkpoint).unwrap_err();
+    let text = format!("{refused:#}");
+    assert!(text.starts_with("the adapters of step 0 were trained on other weights"), "{text}");
+    assert!(text.contains(&format!("{name} is off by 0.25")), "{text}");
+}
+
+#[test]
 fn targets_choose_the_layers() {
     let world = Miniature::with(|s| {
         s.train.lora.rank = 2;
