@@ -129,6 +129,7 @@ fn run(
     (source, spec): (Source, RunSpec),
     (history, starts): (History, bool),
 ) -> anyhow::Result<u8> {
+    let spec = if starts { spec } else { spec.served(settings) };
     let shown = run_dir.shown().to_string();
     let ran = host::run(settings, &run_dir.log("coordinator"), async |host| {
         eprintln!("run directory {}, metrics of this process on {}", shown, host.admin_address);

@@ -138,7 +138,7 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     driver.trackers.close(status(&driven));
     let ended = match (&driven, starts) {
         // Whoever started the others may start this process again, and they wait for it.
-        (Ok(Ending::Stopped(_)), false) => Ok(Ended::default()),
+        (Ok(Ending::Stopped(_)) | Err(_), false) => Ok(Ended::default()),
         _ => driver.wind_down(&stop_plan).await,
     };
     driver.trackers.finish(settings).await;

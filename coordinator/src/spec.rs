@@ -36,8 +36,11 @@ pub struct RunSpec {
     pub actors_min: u32,
     /// Leases are numbered from here on: those of an earlier coordinator have other numbers.
     pub first_lease: u64,
-    /// Everyone and the first weights must be here by then.
+    /// Everyone and the first weights must be here by then; where others start the processes, the
+    /// weights so long after the last of them.
     pub start_max: Duration,
+    /// Others start the processes, which takes so long at most.
+    pub gather_max: Option<Duration>,
     /// A run in which nothing moves for so long fails.
     pub stall_max: Duration,
     /// A group that is dealt more often fails the run.
@@ -98,6 +101,13 @@ impl RunSpec {
         })
     }
 
+    /// The same where others start the processes.
+    #[must_use]
+    pub fn served(self, settings: &Settings) -> Self {
+        let gather_max = Duration::from_millis(settings.coordinator.gather_timeout_ms.into());
+        Self { gather_max: Some(gather_max), ..self }
+    }
+
     /// Supervised fine-tuning: the learner alone.
     #[must_use]
     pub fn sft(settings: &Settings) -> Self {
@@ -140,6 +150,7 @@ impl RunSpec {
             actors_min: limits.actors_min,
             first_lease: 0,
             start_max: millis(limits.start_timeout_ms),
+            gather_max: None,
             stall_max: millis(limits.stall_timeout_ms),
             group_deals_max: limits.group_deals_max,
         }

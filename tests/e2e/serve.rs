@@ -114,6 +114,29 @@ fn row_6_members_outlive_a_coordinator_that_is_gone_for_half_a_minute() {
 }
 
 #[test]
+fn a_coordinator_that_fails_is_waited_for_by_those_that_others_started() {
+    let address = free_address();
+    let listen = format!("coordinator.listen={address}");
+    let more = ["--set", "coordinator.gather_timeout_ms=2000"];
+    let serve = serve(&listen, &more);
+    let mut run = Run::start(&serve);
+    let early = Others::start(&run, &address, &["weak-server-0"]);
+    let ended = run.wait(LIMIT);
+    ended.expect_code(1);
+    let missing = "waiting for actor-0 to register; actor-1 to register; learner-0 to register";
+    for part in [missing, "(coordinator.gather_timeout_ms)", "`coordinator serve --run-dir"] {
+        assert!(ended.stderr.contains(part), "no `{part}` in:\n{}", ended.stderr);
+    }
+    early.expect_alive();
+
+    let late = Others::start(&run, &address, &["learner-0", "actor-0", "actor-1"]);
+    run.start_again(&serve);
+    run.wait(LIMIT).expect_code(0);
+    early.expect_ended(&run);
+    late.expect_ended(&run);
+}
+
+#[test]
 fn prometheus_is_told_of_members_that_are_missing_but_not_of_those_that_left() {
     let address = free_address();
     let listen = format!("coordinator.listen={address}");

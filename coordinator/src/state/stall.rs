@@ -15,6 +15,8 @@ const RANGES_NAMED: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Marks {
     phase: Phase,
+    /// Everyone is there.
+    gathered: bool,
     committed: u32,
     train_completed: u64,
     eval_completed: u64,
@@ -81,8 +83,10 @@ impl RunState {
 
     /// Fails a run in which nothing has moved for too long, and says what it waited for.
     pub(super) fn check_progress(&mut self, now: Duration) {
+        let gathered = self.members.missing(&self.spec.members).is_empty();
         let marks = Marks {
             phase: self.phase.clone(),
+            gathered,
             committed: self.committed,
             train_completed: self.train_counts.completed,
             eval_completed: self.eval_counts.completed,
@@ -91,12 +95,14 @@ impl RunState {
             self.progress = Progress { marks: Some(marks), since: now, last_return: None };
         }
         let waited = self.idle(now);
-        let (limit, setting) = match self.phase {
-            Phase::Starting => (self.spec.start_max, "coordinator.start_timeout_ms"),
-            Phase::Evaluating(_) | Phase::Training => {
+        let gather_max = self.spec.gather_max.filter(|_| !gathered);
+        let (limit, setting) = match (&self.phase, gather_max) {
+            (Phase::Starting, Some(limit)) => (limit, "coordinator.gather_timeout_ms"),
+            (Phase::Starting, None) => (self.spec.start_max, "coordinator.start_timeout_ms"),
+            (Phase::Evaluating(_) | Phase::Training, _) => {
                 (self.spec.stall_max, "coordinator.stall_timeout_ms")
             }
-            Phase::Done | Phase::Failed(_) => return,
+            (Phase::Done | Phase::Failed(_), _) => return,
         };
         if waited >= limit {
             let (seconds, waits) = (limit.as_secs_f64(), self.waits_for().join("; "));

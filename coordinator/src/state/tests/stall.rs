@@ -35,6 +35,30 @@ fn a_run_that_never_starts_names_who_is_missing() {
 }
 
 #[test]
+fn others_have_an_hour_to_start_the_processes_and_the_weights_a_minute_after_the_last() {
+    let mut state = state(&settings(), 1);
+    state.spec.gather_max = Some(Duration::from_secs(3_600));
+    register(&mut state, Role::Actor, 0);
+    register(&mut state, Role::WeakServer, 0);
+    state.tick(Duration::from_secs(3_599));
+    assert_eq!(*state.phase(), Phase::Starting);
+    register(&mut state, Role::Learner, 0);
+    let gathered = Duration::from_secs(3_600);
+    state.tick(gathered);
+    let limit = state.spec().start_max;
+    let why = fails_after(&mut state, gathered, limit);
+    let expected =
+        "no progress for 60 s: waiting for the first weights (coordinator.start_timeout_ms)";
+    assert_eq!(why, expected);
+
+    let mut state = super::state(&settings(), 1);
+    state.spec.gather_max = Some(gathered);
+    let why = fails_after(&mut state, Duration::ZERO, gathered);
+    assert!(why.starts_with("no progress for 3600 s: waiting for actor-0 to register;"), "{why}");
+    assert!(why.ends_with("(coordinator.gather_timeout_ms)"), "{why}");
+}
+
+#[test]
 fn leases_that_expire_for_ever_fail_the_run_with_the_groups_waited_for() {
     let (mut state, actors, _) = training(1);
     let limit = state.spec().stall_max;

@@ -51,6 +51,7 @@ fn at_least_one(s: &Settings, faults: &mut Vec<String>) {
         ("coordinator.keepalive_ms", s.coordinator.keepalive_ms),
         ("coordinator.return_timeout_ms", s.coordinator.return_timeout_ms),
         ("coordinator.start_timeout_ms", s.coordinator.start_timeout_ms),
+        ("coordinator.gather_timeout_ms", s.coordinator.gather_timeout_ms),
         ("coordinator.stall_timeout_ms", s.coordinator.stall_timeout_ms),
         ("coordinator.journal_timeout_ms", s.coordinator.journal_timeout_ms),
         ("store.timeout_ms", s.store.timeout_ms),

@@ -26,6 +26,7 @@ fn counts_and_times_of_zero_are_named() {
         "limits.connect_timeout_ms",
         "limits.call_timeout_ms",
         "coordinator.start_timeout_ms",
+        "coordinator.gather_timeout_ms",
         "coordinator.stall_timeout_ms",
         "coordinator.journal_timeout_ms",
         "weak_server.reply_messages",
