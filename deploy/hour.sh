@@ -36,7 +36,10 @@ run "$coordinator" doctor --write-env "$dir/.env" || echo "(something above stan
 . "$dir/.env"
 
 models=()
-if [ "$TANDEM_PRESET" != miniature ]; then
+preset=$TANDEM_PRESET
+if [ "$preset" != miniature ]; then
+  # The smallest is enough for an hour.
+  preset=gsm8k-qwen2.5-0.5b
   say "models and problems"
   strong=$(run "$coordinator" model get Qwen/Qwen2.5-0.5B-Instruct | tail -n 1)
   run "$coordinator" data get gsm8k --out "$dir/gsm8k"
@@ -57,11 +60,11 @@ if command -v "$prometheus" > /dev/null; then
 fi
 
 say launch
-launch=("$coordinator" launch --config "$TANDEM_PRESET" --actors "${TANDEM_ACTORS:-2}"
+launch=("$coordinator" launch --config "$preset" --actors "${TANDEM_ACTORS:-2}"
   --learners "${TANDEM_LEARNERS:-1}" --run-dir "$dir/run" --set "admin.listen=127.0.0.1:$port"
   --set eval.every_steps=10 "${models[@]}")
 # As many as the rest of the hour needs while it trains.
-if [ "$TANDEM_PRESET" = miniature ]; then launch+=(--steps "${STEPS:-300}"); fi
+if [ "$preset" = miniature ]; then launch+=(--steps "${STEPS:-300}"); fi
 said "${launch[@]}"
 "${launch[@]}" > "$dir/launch.out" 2>&1 &
 launched=$!

@@ -32,11 +32,9 @@ pub fn free_admin_port(settings: &Settings) -> Option<String> {
 /// every handoff. Actors are spread over the servers in turn, and may all come to one that is left.
 #[must_use]
 pub fn weak_room(settings: &Settings, members: MemberCounts) -> Vec<String> {
-    let (all, servers) = (members.actors, members.weak_servers.max(1));
-    let actors = all.div_ceil(servers);
-    let (slots, weak) = (actors.saturating_mul(settings.actor.slots), &settings.weak_server);
+    let (slots, weak) = (slots_of_a_server(settings, members), &settings.weak_server);
     // An actor that comes back may still hold its old stream.
-    let streams = all.saturating_mul(2);
+    let streams = members.actors.saturating_mul(2);
     let needed = [
         ("sessions", weak.sessions, slots),
         ("queue_requests", weak.queue_requests, slots),
@@ -44,6 +42,17 @@ pub fn weak_room(settings: &Settings, members: MemberCounts) -> Vec<String> {
     ];
     let short = needed.into_iter().filter(|(_, set, needed)| needed > set);
     short.map(|(key, _, needed)| format!("weak_server.{key}={needed}")).collect()
+}
+
+/// The sessions that a weak-server then has.
+#[must_use]
+pub fn weak_sessions(settings: &Settings, members: MemberCounts) -> u32 {
+    settings.weak_server.sessions.max(slots_of_a_server(settings, members))
+}
+
+fn slots_of_a_server(settings: &Settings, members: MemberCounts) -> u32 {
+    let actors = members.actors.div_ceil(members.weak_servers.max(1));
+    actors.saturating_mul(settings.actor.slots)
 }
 
 /// `KEY=VALUE` with a text as TOML writes it.

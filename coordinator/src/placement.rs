@@ -7,7 +7,7 @@ mod gpus;
 mod memory;
 mod shape;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -16,6 +16,7 @@ use proto::Role;
 use settings::Settings;
 
 use crate::membership::MemberCounts;
+use crate::overrides;
 use crate::plan::Plan;
 pub use gpus::Gpu;
 pub(crate) use gpus::VISIBLE;
@@ -177,7 +178,9 @@ pub fn plan(settings: &Settings, counts: MemberCounts, trains: bool) -> anyhow::
     if gpus.is_empty() {
         return Ok(plan);
     }
-    let demand = Demand::of_settings(settings, counts.learners)?;
+    let mut roomy = settings.clone();
+    roomy.weak_server.sessions = overrides::weak_sessions(settings, counts);
+    let demand = Demand::of_settings(&roomy, counts.learners)?;
     let placement = place(counts, &gpus, &demand, settings.placement.reserve_share)?;
     let devices: BTreeMap<_, _> = placement
         .placed

@@ -18,8 +18,8 @@ use grpo::{
     policy_loss, sft_loss, strong_tokens,
 };
 use member::NotFinite;
-use model::{Decoder, LoraSettings, ModelFiles, Scoring, Texts, to_safetensors};
-use settings::{Lora, Objective, Precision, Ratio, Settings, Train};
+use model::{Decoder, LoraSettings, ModelFiles, Scoring, Tensors, Texts, to_safetensors};
+use settings::{Lora, Objective, Ratio, Settings, Train};
 use types::{Rollout, TokenId};
 
 use crate::checkpoint::{Checkpoint, Contents, LoraState, State};
@@ -27,6 +27,9 @@ use crate::collective::{Collective, shard};
 use pass::Pass;
 use start::Start;
 use update::Update;
+
+/// Merged weights differ by no more between devices, which only sum a few products in another order.
+const MERGED_OFF_MAX: f32 = 1e-4;
 
 /// The strong model in training. One thread owns it.
 pub struct Trainer {
@@ -74,8 +77,6 @@ impl Trainer {
         collective: Box<dyn Collective>,
     ) -> anyhow::Result<Self> {
         let train = settings.train.clone();
-        let loss = loss_settings(settings);
-        loss.check()?;
         let needs_reference = train.kl > 0.0 && train.objective != Objective::Sft;
         let lora = lora_settings(&train);
         let Start { policy, base, variables } = match &lora {
@@ -94,11 +95,9 @@ impl Trainer {
             true => shard(all, collective.rank(), collective.world()),
             false => 0..all,
         };
-        let computing = match settings.compute.precision {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-            Precision::F16 => DType::F16,
-        };
+        let computing = task::dtype(settings.compute.precision, policy.device());
+        let loss = loss_settings(settings, computing);
+        loss.check()?;
         let reference = base.filter(|_| needs_reference).map(|base| base.computing_in(computing));
         Ok(Self {
             policy: policy.computing_in(computing),
@@ -118,8 +117,8 @@ impl Trainer {
     /// Goes on from a checkpoint; the KL term keeps looking at the run's start.
     ///
     /// # Errors
-    /// A checkpoint of another model, or of other adapters; nothing is changed then but, at worst,
-    /// some weights.
+    /// A checkpoint of another model, of other adapters, or of adapters to other weights; nothing is
+    /// changed then but, at worst, some weights.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> anyhow::Result<()> {
         let Checkpoint { state, files, optimizer, adapters } = checkpoint;
         ensure!(
@@ -141,7 +140,27 @@ impl Trainer {
             let tensor = tensor.with_context(|| format!("the checkpoint lacks {name}"))?;
             var.set(&tensor.to_device(var.device())?)?;
         }
+        if adapters.is_some() {
+            self.check_base(&files.tensors).with_context(|| {
+                format!("the adapters of step {} were trained on other weights", state.step)
+            })?;
+        }
         self.steps_taken = state.step;
+        Ok(())
+    }
+
+    /// A checkpoint of adapters holds them merged, too.
+    fn check_base(&self, checkpoint: &Tensors) -> anyhow::Result<()> {
+        for (name, ours) in self.policy.merged()? {
+            let theirs = checkpoint.get(&name);
+            let theirs = theirs.with_context(|| format!("the checkpoint lacks {name}"))?;
+            let off = (&ours - theirs.to_device(ours.device())?)?.abs()?.max_all()?;
+            let off = off.to_scalar::<f32>()?;
+            ensure!(
+                off <= MERGED_OFF_MAX,
+                "{name} is off by {off}: name the strong.model of the run's start, as it was then"
+            );
+        }
         Ok(())
     }
 
@@ -417,7 +436,7 @@ fn lora_settings(train: &Train) -> Option<LoraSettings> {
     (rank > 0).then_some(LoraSettings { rank: rank as usize, alpha, targets })
 }
 
-fn loss_settings(settings: &Settings) -> LossSettings {
+fn loss_settings(settings: &Settings, computing: DType) -> LossSettings {
     let train = &settings.train;
     let ratio = match (train.objective, train.ratio) {
         (Objective::Reinforce, _) => RatioLevel::Off,
@@ -425,8 +444,7 @@ fn loss_settings(settings: &Settings) -> LossSettings {
         (_, Ratio::Sequence) => RatioLevel::Sequence,
     };
     // Old weights, or sampler and learner that round differently.
-    let inexact =
-        settings.staleness.max_versions > 0 || settings.compute.precision != Precision::F32;
+    let inexact = settings.staleness.max_versions > 0 || computing != DType::F32;
     LossSettings {
         clip_low: train.clip_low,
         clip_high: train.clip_high,

@@ -2,8 +2,10 @@
 
 use super::machine::{Gpu, Machine};
 
-/// From this memory on the larger preset fits on a GPU (config/gsm8k-qwen2.5-1.5b-weak-0.5b.toml).
-const LARGE_MIB: u64 = 39_000;
+/// From this memory on the larger preset fits on one GPU, as the driver reports cards of 48 GB.
+const LARGE_MIB: u64 = 46_000;
+const LARGE: &str = "gsm8k-qwen2.5-1.5b-weak-0.5b";
+const SMALL: &str = "gsm8k-qwen2.5-0.5b";
 /// Drivers from here on run CUDA 13.
 const CUDA_13_DRIVER: u32 = 580;
 
@@ -21,8 +23,8 @@ impl Choice {
             ]);
         };
         let preset = match least.mib {
-            LARGE_MIB.. => "gsm8k-qwen2.5-1.5b-weak-0.5b",
-            _ => "gsm8k-qwen2.5-0.5b",
+            LARGE_MIB.. => LARGE,
+            _ => SMALL,
         };
         let cuda = if least.driver >= CUDA_13_DRIVER { "13.0.1" } else { "12.8.1" };
         let (actors, learners) = divide(gpus.len());
@@ -74,7 +76,13 @@ pub(super) fn completed(before: &str, choice: &Choice, password: &str) -> String
 
 #[cfg(test)]
 mod tests {
+    use settings::Layers;
+
     use super::*;
+    use crate::membership::MemberCounts;
+    use crate::overrides::weak_sessions;
+    use crate::placement::tests::qwen;
+    use crate::placement::{self, Demand, Methods, place};
 
     fn machine(gpus: &[(u64, u32, u32)]) -> Machine {
         let gpu = |(mib, capability, driver): &(u64, u32, u32)| Gpu {
@@ -100,6 +108,37 @@ mod tests {
         assert!(text.contains("TANDEM_ACTORS=4 TANDEM_LEARNERS=3"), "{text}");
         let text = Choice::of(&machine(&[])).describe();
         assert_eq!(text, "COMPOSE_FILE=compose.yaml TANDEM_PRESET=miniature");
+    }
+
+    #[test]
+    fn what_is_chosen_fits() {
+        // An A10, an A100 of 40 GB, an L40S, an A100 of 80 GB, an H200.
+        for (mib, preset) in
+            [(23_028, SMALL), (40_960, SMALL), (46_068, LARGE), (81_920, LARGE), (143_771, LARGE)]
+        {
+            for count in [1, 2, 4, 8] {
+                let gpus = vec![(mib, 90, 570); count];
+                let text = Choice::of(&machine(&gpus)).describe();
+                assert!(text.contains(&format!("TANDEM_PRESET={preset} ")), "{text}");
+                let layers = Layers {
+                    file: Some(preset.into()),
+                    set: Vec::new(),
+                    environment: Some(Vec::new()),
+                };
+                let mut settings = layers.load().unwrap();
+                let (actors, learners) = divide(count);
+                let (actors, learners) = (actors as u32, learners as u32);
+                let counts = MemberCounts { actors, weak_servers: 1, learners };
+                settings.weak_server.sessions = weak_sessions(&settings, counts);
+                let strong = qwen(if preset == LARGE { "1.5B" } else { "0.5B" });
+                let methods = Methods::of_settings(&settings, learners);
+                let demand = Demand::new(&settings, strong, qwen("0.5B"), methods);
+                let of = |at: usize| placement::Gpu { id: at.to_string(), bytes: mib << 20 };
+                let gpus: Vec<placement::Gpu> = (0..count).map(of).collect();
+                let placed = place(counts, &gpus, &demand, settings.placement.reserve_share);
+                placed.unwrap_or_else(|error| panic!("{preset} on {count} x {mib}: {error}"));
+            }
+        }
     }
 
     #[test]

@@ -63,6 +63,18 @@ pub struct Demand {
 }
 
 impl Methods {
+    #[must_use]
+    pub fn of_settings(settings: &Settings, learners: u32) -> Self {
+        let train = &settings.train;
+        Self {
+            half: settings.compute.precision.on(true) != Precision::F32,
+            reference: train.kl > 0.0,
+            recompute_blocks: train.recompute_blocks,
+            optimizer_shards: if train.shard_optimizer { u64::from(learners) } else { 1 },
+            lora_rank: u64::from(train.lora.rank),
+        }
+    }
+
     fn width(&self) -> u64 {
         if self.half { 2 } else { F32 }
     }
@@ -83,15 +95,7 @@ impl Demand {
     pub fn of_settings(settings: &Settings, learners: u32) -> anyhow::Result<Self> {
         let strong = model(&settings.strong.model).context("strong.model")?;
         let weak = model(settings.weak_model()).context("weak.model")?;
-        let train = &settings.train;
-        let methods = Methods {
-            half: settings.compute.precision != Precision::F32,
-            reference: train.kl > 0.0,
-            recompute_blocks: train.recompute_blocks,
-            optimizer_shards: if train.shard_optimizer { u64::from(learners) } else { 1 },
-            lora_rank: u64::from(train.lora.rank),
-        };
-        Ok(Self::new(settings, strong, weak, methods))
+        Ok(Self::new(settings, strong, weak, Methods::of_settings(settings, learners)))
     }
 
     /// The whole of it; every process also has the driver's context.

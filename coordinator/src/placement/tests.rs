@@ -8,7 +8,7 @@ use settings::Settings;
 use super::*;
 
 /// Qwen2.5's published shapes.
-fn qwen(size: &str) -> Model {
+pub(crate) fn qwen(size: &str) -> Model {
     let (vocab, hidden, layers, heads, kv_heads, inner, tied) = match size {
         "0.5B" => (151_936, 896, 24, 14, 2, 4_864, true),
         "1.5B" => (151_936, 1_536, 28, 12, 2, 8_960, true),

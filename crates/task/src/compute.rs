@@ -6,6 +6,16 @@ use device::{Wish, open};
 use model::{DType, Device, Placement};
 use settings::{DeviceChoice, Precision, Settings};
 
+/// What a precision is on this device.
+#[must_use]
+pub fn dtype(precision: Precision, device: &Device) -> DType {
+    match precision.on(!device.is_cpu()) {
+        Precision::Bf16 => DType::BF16,
+        Precision::F16 => DType::F16,
+        Precision::F32 | Precision::Auto => DType::F32,
+    }
+}
+
 /// The device of a process, for all of its threads.
 #[derive(Clone, Debug)]
 pub struct Compute {
@@ -25,11 +35,7 @@ impl Compute {
             DeviceChoice::Cuda => Wish::Cuda,
         };
         let choice = open(wish).context("compute.device")?;
-        let dtype = match settings.compute.precision {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-            Precision::F16 => DType::F16,
-        };
+        let dtype = dtype(settings.compute.precision, &choice.device);
         if choice.device.is_cpu() && dtype != DType::F32 {
             bail!(
                 "compute.precision is {} but the CPU computes in f32 ({}): set it to \"f32\"",
@@ -72,6 +78,7 @@ mod tests {
         };
         let compute = with(Precision::F32).unwrap();
         assert_eq!((compute.device_name(), compute.placement.dtype), ("cpu", DType::F32));
+        assert_eq!(with(Precision::Auto).unwrap().placement.dtype, DType::F32);
         let error = format!("{:#}", with(Precision::Bf16).expect_err("refused"));
         assert!(error.contains("compute.precision is bf16"), "{error}");
     }

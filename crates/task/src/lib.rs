@@ -7,7 +7,7 @@ mod prompt;
 mod stops;
 
 pub use chat::{ChatTemplate, Message, Told};
-pub use compute::Compute;
+pub use compute::{Compute, dtype};
 pub use stops::{check_tokenizers, shared_stops};
 
 use std::sync::Arc;
