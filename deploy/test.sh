@@ -93,7 +93,9 @@ jq -e --argjson steps "$TANDEM__TRAIN__STEPS" \
   "$work/summary.json" > /dev/null || fail "not what a whole run gives"
 
 say "up again leaves a complete run as it is"
-docker start -a "$coordinator" | tail -n 1
+if again=$(compose up -d --no-recreate 2>&1); then fail "it started what a complete run does not need"; fi
+grep -F 'exited (0)' <<< "$again" || fail "$again"
+compose logs --no-log-prefix --tail 1 coordinator | grep 'is complete' || fail "the coordinator does not say so"
 [ "$(docker inspect -f '{{.State.ExitCode}}' "$coordinator")" = 0 ] || fail "it did not end well"
 
 say down

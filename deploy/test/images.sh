@@ -14,7 +14,7 @@ if ! have tandem-base:test; then
   . /etc/os-release
   mirror=$(deploy/test/mirror.sh)
   rm -rf "$work/base"
-  mmdebstrap --variant=minbase --mode=root --include=ca-certificates,prometheus,gcc,g++,libc6-dev \
+  mmdebstrap --variant=minbase --mode=root --include=prometheus,gcc,g++,libc6-dev \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     "$VERSION_CODENAME" "$work/base" "$mirror"
   tar -C "$work/base" -c . | docker import - tandem-base:test
@@ -30,6 +30,8 @@ if ! have "$builder"; then
   toolchain=$(rustc --print sysroot)
   rm -rf "$work/builder"
   mkdir -p "$work/builder/usr/local/rust" "$work/builder/usr/local/cargo"
+  # The base has none, as slim images.
+  install -D /etc/ssl/certs/ca-certificates.crt "$work/builder/etc/ssl/certs/ca-certificates.crt"
   cp -a "$toolchain"/bin "$toolchain"/lib "$work/builder/usr/local/rust"
   cargo vendor --quiet --locked "$work/builder/usr/local/crates" > /dev/null
   cat > "$work/builder/usr/local/cargo/config.toml" << END

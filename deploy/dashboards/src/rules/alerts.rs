@@ -4,7 +4,7 @@
 use actor::metrics as of_actor;
 use coordinator::metrics as of_run;
 use learner::metrics as of_learner;
-use telemetry::{Counter, Metric};
+use telemetry::{Counter, Gauge, Metric};
 use weak_server::metrics as of_weak;
 
 use super::Alert;
@@ -77,18 +77,44 @@ fn not_finite() -> String {
     .join("\nor\n")
 }
 
+/// Without a coordinator the list of the others is an old one.
+fn process_down() -> String {
+    let of = |role: &str| format!(r#"up{{job="tandem",role{role}"coordinator"}}"#);
+    format!("{} == 0\nand on (job)\n{} == 1", of("!="), of("="))
+}
+
+/// One that is through with its run ends, too.
+fn coordinator_down() -> String {
+    let last = |gauge: &Gauge| format!("last_over_time({}[1d])", gauge.name());
+    format!(
+        "up{{job=\"tandem\",role=\"coordinator\"}} == 0\nunless on (job)\n{} >= {}",
+        last(&of_run::STEP),
+        last(&of_run::STEPS_DUE)
+    )
+}
+
 fn of_processes() -> Vec<Alert> {
     let free = |name: &str| format!("{name} < {DISK_FREE_MIN_BYTES}");
     let disks = [&of_run::DISK_FREE, &of_learner::DISK_FREE].map(|disk| free(disk.name()));
     vec![
         Alert {
             name: "TandemProcessDown",
-            expression: r#"up{job="tandem"} == 0"#.to_owned(),
+            expression: process_down(),
             lasts: "30s",
             severity: CRITICAL,
             summary: "{{ $labels.name }} does not answer.",
             description: "It has ended, hangs, or cannot be reached at {{ $labels.instance }}. A \
                           process that is missing is listed for a minute after its leases ended.",
+        },
+        Alert {
+            name: "TandemCoordinatorDown",
+            expression: coordinator_down(),
+            lasts: "1m",
+            severity: WARNING,
+            summary: "The coordinator does not answer, and not every step is committed.",
+            description: "It has ended, hangs, or cannot be reached at {{ $labels.instance }}. The \
+                          others wait for it for coordinator.return_timeout_ms; `coordinator serve`, \
+                          or `launch --resume`, goes on with the run.",
         },
         Alert {
             name: "TandemProcessesFailing",

@@ -105,6 +105,11 @@ fn of_numbers() -> Vec<Case> {
 
 fn of_processes() -> Vec<Case> {
     let up = r#"up{job="tandem",role="actor",name="actor-0",instance="10.0.0.7:9100"}"#;
+    let coordinator = r#"up{job="tandem",role="coordinator",name="coordinator",instance="c:9100"}"#;
+    let steps = |metric: &dyn Metric, values| {
+        let labels = r#"role="coordinator",name="coordinator",instance="c:9100""#;
+        series(metric, labels, values)
+    };
     let failing = |program: &str, how: &str| {
         let labels = format!(r#"program="{program}",how="{how}""#);
         series(&of_run::DEPARTURES, &labels, "0x5 4x15")
@@ -113,16 +118,34 @@ fn of_processes() -> Vec<Case> {
         series(metric, &format!(r#"name="{name}""#), "2147483648x5 1073741823x10")
     };
     vec![
+        // At first the coordinator does not answer either.
         Case {
             alert: "TandemProcessDown",
-            series: vec![(up.to_owned(), "1x5 0x10")],
-            quiet_at: "5m",
-            raised_at: "8m",
+            series: vec![(up.to_owned(), "1x2 0x18"), (coordinator.to_owned(), "0x8 1x12")],
+            quiet_at: "8m",
+            raised_at: "12m",
             labels: &[
                 ("job", "tandem"),
                 ("role", "actor"),
                 ("name", "actor-0"),
                 ("instance", "10.0.0.7:9100"),
+            ],
+        },
+        // At first its run is complete.
+        Case {
+            alert: "TandemCoordinatorDown",
+            series: vec![
+                (coordinator.to_owned(), "1x2 0x18"),
+                steps(&of_run::STEP, "20x8 15x12"),
+                steps(&of_run::STEPS_DUE, "20x20"),
+            ],
+            quiet_at: "8m",
+            raised_at: "12m",
+            labels: &[
+                ("job", "tandem"),
+                ("role", "coordinator"),
+                ("name", "coordinator"),
+                ("instance", "c:9100"),
             ],
         },
         // Those that were told to end do not fail.
