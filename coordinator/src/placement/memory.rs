@@ -129,11 +129,11 @@ impl Demand {
     }
 }
 
-/// With P parameters, of which T are trained (all, or the adapters'), w bytes a computed number and
-/// S shards of the optimiser:
-/// weights w·P; f32 masters 4·T / S where w is 2, otherwise the weights are the masters; moments
-/// 8·T / S; sums of gradients 4·T; reference w·P, which adapters need not have since the base is
-/// one. Without adapters and shards that is 18 bytes a parameter in 16 bits and 16 in f32.
+/// With P parameters, T trained ones (all, or the adapters' own beside them), w bytes a computed number
+/// and S shards of the optimiser:
+/// f32 masters 4·P on every rank, and 4·T of adapters; where w is 2 their rounded copies 2·P; moments
+/// 8·T / S; sums of gradients 4·T; reference 4·P, which adapters need not have since the base is one.
+/// Without adapters and shards that is 18 bytes a parameter in 16 bits and 16 in f32.
 ///
 /// Activations of N = `train.micro_batch_tokens` tokens over L layers of a numbers a token and
 /// layer (`Shape::activations`): w·N·(L + 1)·a, the one for the gradients on their way; by blocks
@@ -144,9 +144,7 @@ fn learner(settings: &Settings, shape: &Shape, methods: Methods) -> Parts {
     let adapters = methods.lora_rank > 0;
     let trained = if adapters { adapter_parameters(shape, methods.lora_rank) } else { parameters };
     let shards = methods.optimizer_shards.max(1);
-    // Adapters are parameters of their own beside the base.
-    let own_masters = methods.half || adapters;
-    let masters = if own_masters { F32 * trained / shards } else { 0 };
+    let own = if adapters { trained } else { 0 };
     let reference = methods.reference && !adapters;
     let tokens = u64::from(settings.train.micro_batch_tokens);
     let activations = match methods.recompute_blocks {
@@ -155,11 +153,11 @@ fn learner(settings: &Settings, shape: &Shape, methods: Methods) -> Parts {
     };
     let chunk = u64::from(settings.train.logprob_chunk_tokens);
     Parts(vec![
-        ("weights", width * parameters),
-        ("masters", masters),
+        ("masters", F32 * (parameters + own)),
+        ("rounded", if methods.half { width * parameters } else { 0 }),
         ("moments", 2 * F32 * trained / shards),
         ("gradients", F32 * trained),
-        ("reference", if reference { width * parameters } else { 0 }),
+        ("reference", if reference { F32 * parameters } else { 0 }),
         ("activations", width * tokens * activations),
         ("logits", 2 * F32 * chunk * shape.vocab),
     ])
