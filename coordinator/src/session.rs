@@ -146,8 +146,11 @@ pub async fn run(job: Job<'_>, host: &Host) -> anyhow::Result<Finished> {
     let served = service_tasks.join(SERVICE_GRACE).await;
     hub.keep_files(&[]);
     let ending = match (driven, served) {
-        (Err(failure), Ok(())) => return Err(failure),
-        (Err(failure), Err(service)) => return Err(service.context(failure.to_string())),
+        (Err(failure), Err(service)) if starts => {
+            return Err(service.context(format!("{failure:#}")));
+        }
+        // The others were told nothing, so that their streams are open yet.
+        (Err(failure), _) => return Err(failure),
         (Ok(ending), _) => ending,
     };
     Ok(Finished { hub, ending, complaints: complaints(&ended?) })

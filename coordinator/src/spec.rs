@@ -36,8 +36,7 @@ pub struct RunSpec {
     pub actors_min: u32,
     /// Leases are numbered from here on: those of an earlier coordinator have other numbers.
     pub first_lease: u64,
-    /// Everyone and the first weights must be here by then; where others start the processes, the
-    /// weights so long after the last of them.
+    /// So long after another process came the run must have begun, with the first weights.
     pub start_max: Duration,
     /// Others start the processes, which takes so long at most.
     pub gather_max: Option<Duration>,

@@ -1,6 +1,6 @@
 //! What compose is told about a machine. How the machine was looked at is `machine`'s.
 
-use super::machine::{Gpu, Machine};
+use super::machine::{CAPABILITY_MIN, Gpu, Machine};
 
 /// From this memory on the larger preset fits on one GPU, as the driver reports cards of 48 GB.
 const LARGE_MIB: u64 = 46_000;
@@ -22,13 +22,16 @@ impl Choice {
                 ("TANDEM_PRESET", "miniature".to_owned()),
             ]);
         };
+        // Without bf16 everything is twice as large.
+        let narrow = gpus.iter().all(|gpu| gpu.capability >= CAPABILITY_MIN);
         let preset = match least.mib {
-            LARGE_MIB.. => LARGE,
+            LARGE_MIB.. if narrow => LARGE,
             _ => SMALL,
         };
         let cuda = if least.driver >= CUDA_13_DRIVER { "13.0.1" } else { "12.8.1" };
         let (actors, learners) = divide(gpus.len());
-        Self(vec![
+        let precision = (!narrow).then(|| ("TANDEM__COMPUTE__PRECISION", "f32".to_owned()));
+        let variables = vec![
             ("COMPOSE_FILE", "compose.gpu.yaml".to_owned()),
             ("CUDA_VERSION", cuda.to_owned()),
             ("CUDA_COMPUTE_CAP", capability(gpus)),
@@ -36,7 +39,8 @@ impl Choice {
             ("TANDEM_ACTORS", actors.to_string()),
             ("TANDEM_LEARNERS", learners.to_string()),
             ("TANDEM_WEAK_SERVERS", "1".to_owned()),
-        ])
+        ];
+        Self(variables.into_iter().chain(precision).collect())
     }
 
     pub(super) fn describe(&self) -> String {
@@ -79,6 +83,7 @@ mod tests {
     use settings::Layers;
 
     use super::*;
+    use crate::doctor::machine::{SMALL_F32_MIB, SMALL_MIB};
     use crate::membership::MemberCounts;
     use crate::overrides::weak_sessions;
     use crate::placement::tests::qwen;
@@ -112,17 +117,27 @@ mod tests {
 
     #[test]
     fn what_is_chosen_fits() {
-        // An A10, an A100 of 40 GB, an L40S, an A100 of 80 GB, an H200.
-        for (mib, preset) in
-            [(23_028, SMALL), (40_960, SMALL), (46_068, LARGE), (81_920, LARGE), (143_771, LARGE)]
-        {
+        // The least that is called enough, an A10, an A100 of 40 GB, an L40S, an A100 of 80 GB, an H200;
+        // without bf16 the least, and an RTX 8000.
+        for (mib, capability, preset) in [
+            (SMALL_MIB, 80, SMALL),
+            (23_028, 86, SMALL),
+            (40_960, 80, SMALL),
+            (46_068, 89, LARGE),
+            (81_920, 80, LARGE),
+            (143_771, 90, LARGE),
+            (SMALL_F32_MIB, 70, SMALL),
+            (49_152, 75, SMALL),
+        ] {
             for count in [1, 2, 4, 8] {
-                let gpus = vec![(mib, 90, 570); count];
+                let gpus = vec![(mib, capability, 570); count];
                 let text = Choice::of(&machine(&gpus)).describe();
                 assert!(text.contains(&format!("TANDEM_PRESET={preset} ")), "{text}");
+                let precision = if capability < 80 { "f32" } else { "auto" };
+                assert_eq!(text.ends_with(" TANDEM__COMPUTE__PRECISION=f32"), capability < 80);
                 let layers = Layers {
                     file: Some(preset.into()),
-                    set: Vec::new(),
+                    set: vec![format!("compute.precision={precision}")],
                     environment: Some(Vec::new()),
                 };
                 let mut settings = layers.load().unwrap();

@@ -14,7 +14,10 @@ use crate::program;
 const GPU_QUERY: [&str; 2] =
     ["--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits"];
 /// bf16 is computed from here on.
-const CAPABILITY_MIN: u32 = 80;
+pub(super) const CAPABILITY_MIN: u32 = 80;
+/// What config/gsm8k-qwen2.5-0.5b.toml takes with all processes on one GPU, in 16 bits and in f32.
+pub(super) const SMALL_MIB: u64 = 18_000;
+pub(super) const SMALL_F32_MIB: u64 = 24_000;
 const GIB: u64 = 1 << 30;
 /// What NCCL takes for each rank, by its documentation, with room to spare.
 const SHARED_BYTES_MIN: u64 = GIB;
@@ -85,7 +88,8 @@ impl Machine {
         let (gpus, driver) = driver(answer.map_err(|error| format!("{error:#}")));
         let mut findings = vec![driver];
         if !gpus.is_empty() {
-            findings.extend([capability(&gpus), nccl(&library_dirs()), shared_memory()]);
+            findings.extend([capability(&gpus), memory(&gpus), nccl(&library_dirs())]);
+            findings.push(shared_memory());
         }
         findings.push(containers(!gpus.is_empty(), limit));
         findings.push(disk(settings));
@@ -145,6 +149,20 @@ fn capability(gpus: &[Gpu]) -> Finding {
         return Finding::new("compute capability", Verdict::Note, detail);
     }
     Finding::new("compute capability", Verdict::Good, format!("{shown}, CUDA_COMPUTE_CAP={least}"))
+}
+
+/// Of the least GPU, where all processes may have to share it.
+fn memory(gpus: &[Gpu]) -> Finding {
+    let found = |verdict, detail: String| Finding::new("GPU memory", verdict, detail);
+    let narrow = gpus.iter().all(|gpu| gpu.capability >= CAPABILITY_MIN);
+    let needed = if narrow { SMALL_MIB } else { SMALL_F32_MIB };
+    let least = gpus.iter().map(|gpu| gpu.mib).min().unwrap_or_default();
+    if least >= needed {
+        return found(Verdict::Good, format!("{least} MiB"));
+    }
+    let way = "the smallest preset for all weights takes more on one GPU: use more GPUs, adapters \
+               (train.lora.rank) or fewer actor.slots";
+    found(Verdict::Note, format!("{least} MiB, below {needed}: {way}"))
 }
 
 fn library_dirs() -> Vec<PathBuf> {

@@ -15,8 +15,9 @@ const RANGES_NAMED: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Marks {
     phase: Phase,
-    /// Everyone is there.
-    gathered: bool,
+    /// Of a run that starts: the fewest processes that were not there, so that one which comes and
+    /// goes moves nothing.
+    missing: usize,
     committed: u32,
     train_completed: u64,
     eval_completed: u64,
@@ -83,10 +84,14 @@ impl RunState {
 
     /// Fails a run in which nothing has moved for too long, and says what it waited for.
     pub(super) fn check_progress(&mut self, now: Duration) {
-        let gathered = self.members.missing(&self.spec.members).is_empty();
+        let missing = match self.phase {
+            Phase::Starting => self.members.missing(&self.spec.members).len(),
+            _ => 0,
+        };
+        let least = self.progress.marks.as_ref().filter(|marks| marks.phase == self.phase);
         let marks = Marks {
             phase: self.phase.clone(),
-            gathered,
+            missing: least.map_or(missing, |marks| marks.missing.min(missing)),
             committed: self.committed,
             train_completed: self.train_counts.completed,
             eval_completed: self.eval_counts.completed,
@@ -95,7 +100,7 @@ impl RunState {
             self.progress = Progress { marks: Some(marks), since: now, last_return: None };
         }
         let waited = self.idle(now);
-        let gather_max = self.spec.gather_max.filter(|_| !gathered);
+        let gather_max = self.spec.gather_max.filter(|_| missing > 0);
         let (limit, setting) = match (&self.phase, gather_max) {
             (Phase::Starting, Some(limit)) => (limit, "coordinator.gather_timeout_ms"),
             (Phase::Starting, None) => (self.spec.start_max, "coordinator.start_timeout_ms"),

@@ -99,10 +99,10 @@ impl Decoder {
     }
 
     /// The tensors of a model without adapters that computes the same; what has no adapter is
-    /// shared.
+    /// shared, the others are on the CPU.
     ///
     /// # Errors
-    /// No memory on the device.
+    /// No memory.
     pub fn merged(&self) -> Result<Tensors, ModelError> {
         let mut tensors = self.tensors().clone();
         let mut adapted = Vec::new();
@@ -112,7 +112,8 @@ impl Decoder {
             }
         });
         for (name, linear) in adapted {
-            tensors.insert(name, linear.merged()?);
+            // One at a time: a device need not hold all of them beside the base.
+            tensors.insert(name, linear.merged()?.to_device(&Device::Cpu)?);
         }
         Ok(tensors)
     }

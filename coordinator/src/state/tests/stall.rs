@@ -51,9 +51,22 @@ fn others_have_an_hour_to_start_the_processes_and_the_weights_a_minute_after_the
         "no progress for 60 s: waiting for the first weights (coordinator.start_timeout_ms)";
     assert_eq!(why, expected);
 
+    // One that comes and goes changes nothing.
     let mut state = super::state(&settings(), 1);
     state.spec.gather_max = Some(gathered);
-    let why = fails_after(&mut state, Duration::ZERO, gathered);
+    let passing = register(&mut state, Role::Actor, 0);
+    state.tick(Duration::ZERO);
+    for minute in 1..60 {
+        state.lose(passing, Duration::from_secs(60 * minute - 1));
+        state.tick(Duration::from_secs(60 * minute - 1));
+        assert_eq!(register(&mut state, Role::Actor, 0), passing);
+        state.tick(Duration::from_secs(60 * minute));
+    }
+    state.lose(passing, Duration::from_secs(3_599));
+    state.tick(Duration::from_secs(3_599));
+    assert_eq!(*state.phase(), Phase::Starting);
+    state.tick(gathered);
+    let why = failure(&state);
     assert!(why.starts_with("no progress for 3600 s: waiting for actor-0 to register;"), "{why}");
     assert!(why.ends_with("(coordinator.gather_timeout_ms)"), "{why}");
 }

@@ -24,7 +24,7 @@ section! {
         keepalive_ms: u32 = 1_000,
         /// For so long members try to reach a coordinator that is gone, and keep what they have.
         return_timeout_ms: u32 = 120_000,
-        /// From the start, or from when the last process is there, until the run must begin.
+        /// Since another process came, until the run must begin.
         start_timeout_ms: u32 = 60_000,
         /// For so long `serve` waits for processes that others start.
         gather_timeout_ms: u32 = 3_600_000,

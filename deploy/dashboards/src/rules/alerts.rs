@@ -85,9 +85,9 @@ fn process_down() -> String {
 
 /// One that is through with its run ends, too.
 fn coordinator_down() -> String {
-    let last = |gauge: &Gauge| format!("last_over_time({}[1d])", gauge.name());
+    let last = |gauge: &Gauge| format!("last_over_time({}[30d])", gauge.name());
     format!(
-        "up{{job=\"tandem\",role=\"coordinator\"}} == 0\nunless on (job)\n{} >= {}",
+        "up{{job=\"tandem\",role=\"coordinator\"}} == 0\nunless on (job, instance, name)\n{} >= {}",
         last(&of_run::STEP),
         last(&of_run::STEPS_DUE)
     )
@@ -111,9 +111,9 @@ fn of_processes() -> Vec<Alert> {
             expression: coordinator_down(),
             lasts: "1m",
             severity: WARNING,
-            summary: "The coordinator does not answer, and not every step is committed.",
-            description: "It has ended, hangs, or cannot be reached at {{ $labels.instance }}. The \
-                          others wait for it for coordinator.return_timeout_ms; `coordinator serve`, \
+            summary: "The coordinator does not answer, and when it last did there were steps to go.",
+            description: "It has ended, hangs, or cannot be reached at {{ $labels.instance }}; or \
+                          the run ended before its last step was scraped. The others wait for it for coordinator.return_timeout_ms; `coordinator serve`, \
                           or `launch --resume`, goes on with the run.",
         },
         Alert {
