@@ -54,12 +54,12 @@ fn others_have_an_hour_to_start_the_processes_and_the_weights_a_minute_after_the
     // One that comes and goes changes nothing.
     let mut state = super::state(&settings(), 1);
     state.spec.gather_max = Some(gathered);
-    let passing = register(&mut state, Role::Actor, 0);
+    let mut passing = register(&mut state, Role::Actor, 0);
     state.tick(Duration::ZERO);
     for minute in 1..60 {
         state.lose(passing, Duration::from_secs(60 * minute - 1));
         state.tick(Duration::from_secs(60 * minute - 1));
-        assert_eq!(register(&mut state, Role::Actor, 0), passing);
+        passing = register(&mut state, Role::Actor, 0);
         state.tick(Duration::from_secs(60 * minute));
     }
     state.lose(passing, Duration::from_secs(3_599));
