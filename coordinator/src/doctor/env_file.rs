@@ -1,6 +1,6 @@
 //! What compose is told about a machine. How the machine was looked at is `machine`'s.
 
-use super::machine::{CAPABILITY_MIN, Gpu, Machine};
+use super::machine::{Gpu, Machine, have_bf16};
 
 /// From this memory on the larger preset fits on one GPU, as the driver reports cards of 48 GB.
 const LARGE_MIB: u64 = 46_000;
@@ -22,15 +22,14 @@ impl Choice {
                 ("TANDEM_PRESET", "miniature".to_owned()),
             ]);
         };
-        // Without bf16 everything is twice as large.
-        let narrow = gpus.iter().all(|gpu| gpu.capability >= CAPABILITY_MIN);
+        let bf16 = have_bf16(gpus);
         let preset = match least.mib {
-            LARGE_MIB.. if narrow => LARGE,
+            LARGE_MIB.. if bf16 => LARGE,
             _ => SMALL,
         };
         let cuda = if least.driver >= CUDA_13_DRIVER { "13.0.1" } else { "12.8.1" };
         let (actors, learners) = divide(gpus.len());
-        let precision = (!narrow).then(|| ("TANDEM__COMPUTE__PRECISION", "f32".to_owned()));
+        let precision = (!bf16).then(|| ("TANDEM__COMPUTE__PRECISION", "f32".to_owned()));
         let variables = vec![
             ("COMPOSE_FILE", "compose.gpu.yaml".to_owned()),
             ("CUDA_VERSION", cuda.to_owned()),

@@ -14,7 +14,7 @@ use crate::program;
 const GPU_QUERY: [&str; 2] =
     ["--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits"];
 /// bf16 is computed from here on.
-pub(super) const CAPABILITY_MIN: u32 = 80;
+const CAPABILITY_MIN: u32 = 80;
 /// What config/gsm8k-qwen2.5-0.5b.toml takes with all processes on one GPU, in 16 bits and in f32.
 pub(super) const SMALL_MIB: u64 = 18_000;
 pub(super) const SMALL_F32_MIB: u64 = 24_000;
@@ -144,18 +144,22 @@ fn gpu(line: &str) -> Option<Gpu> {
 fn capability(gpus: &[Gpu]) -> Finding {
     let least = gpus.iter().map(|gpu| gpu.capability).min().unwrap_or_default();
     let shown = format!("{}.{}", least / 10, least % 10);
-    if least < CAPABILITY_MIN {
+    if !have_bf16(gpus) {
         let detail = format!("{shown}, and bf16 needs 8.0: set compute.precision=f32");
         return Finding::new("compute capability", Verdict::Note, detail);
     }
     Finding::new("compute capability", Verdict::Good, format!("{shown}, CUDA_COMPUTE_CAP={least}"))
 }
 
+/// All of them; without it everything is computed in f32.
+pub(super) fn have_bf16(gpus: &[Gpu]) -> bool {
+    gpus.iter().all(|gpu| gpu.capability >= CAPABILITY_MIN)
+}
+
 /// Of the least GPU, where all processes may have to share it.
 fn memory(gpus: &[Gpu]) -> Finding {
     let found = |verdict, detail: String| Finding::new("GPU memory", verdict, detail);
-    let narrow = gpus.iter().all(|gpu| gpu.capability >= CAPABILITY_MIN);
-    let needed = if narrow { SMALL_MIB } else { SMALL_F32_MIB };
+    let needed = if have_bf16(gpus) { SMALL_MIB } else { SMALL_F32_MIB };
     let least = gpus.iter().map(|gpu| gpu.mib).min().unwrap_or_default();
     if least >= needed {
         return found(Verdict::Good, format!("{least} MiB"));
