@@ -258,22 +258,26 @@ impl TrainLoop {
         let version = PolicyVersion { step: trainer.steps_taken(), ..self.version };
         let leads = trainer.collective().rank() == 0;
         if leads {
-            let weights = Arc::new(trainer.weights()?);
+            let (due, actors) = (self.is_due(version.step), self.has_actors());
+            let weights = (due || actors).then(|| trainer.weights()).transpose()?.map(Arc::new);
             let started = Instant::now();
-            if self.is_due(version.step) {
-                self.begin_checkpoint(trainer, version, &weights)?;
+            if let (true, Some(weights)) = (due, &weights) {
+                self.begin_checkpoint(trainer, version, weights)?;
             }
             computed.phases.checkpoint = started.elapsed();
             if let Batch::Groups(groups) = &computed.batch {
                 self.files.rollouts.write(version.step, groups)?;
             }
             let started = Instant::now();
-            let published = self.publish(version, &weights);
+            let published = match &weights {
+                Some(weights) if actors => self.publish(version, weights),
+                _ => Ok(()),
+            };
             computed.phases.publish = started.elapsed();
             let checkpoint = self.checkpoint_to_name(version.step, &mut computed.phases)?;
             let committed = published.and_then(|()| self.commit(&computed, version, checkpoint));
             if let Err(error) = committed {
-                let kept = self.keep_uncommitted(trainer, version, &weights);
+                let kept = self.keep_uncommitted(trainer, version, weights);
                 kept.with_context(|| format!("after {error:#}"))?;
                 return self.unless_stopping(Err(error));
             }
@@ -342,16 +346,22 @@ impl TrainLoop {
         &mut self,
         trainer: &mut Trainer,
         version: PolicyVersion,
-        weights: &Arc<Vec<u8>>,
+        weights: Option<Arc<Vec<u8>>>,
     ) -> anyhow::Result<()> {
         self.files.checkpoints.settle()?;
         let store = self.files.checkpoints.store();
         let kept = [self.version.step, version.step].map(|of| store.has(of));
         if trainer.has_all() && kept == [false, false] {
-            self.begin_checkpoint(trainer, version, weights)?;
+            let weights = weights.map_or_else(|| trainer.weights().map(Arc::new), Ok)?;
+            self.begin_checkpoint(trainer, version, &weights)?;
             self.files.checkpoints.settle()?;
         }
         Ok(())
+    }
+
+    /// Whether anybody reads what is published after the start.
+    fn has_actors(&self) -> bool {
+        matches!(self.source, Source::Groups(_))
     }
 
     fn is_due(&self, step: u32) -> bool {

@@ -35,7 +35,8 @@ impl RunState {
             phase: self.phase.describe(),
             committed: self.committed,
             steps: self.spec.training.as_ref().map_or(0, |training| training.steps),
-            version: self.published,
+            // Of a run without actors only the start is published.
+            version: self.published.filter(|_| self.spec.members.actors > 0),
             idle: self.idle(now),
             waits: self.waits_for(),
             members: members.collect(),

@@ -438,12 +438,13 @@ fn a_stuck_step_is_no_progress_and_a_finished_run_may_idle() {
     assert_eq!(bench.health.check(later), Ok(()));
 }
 
-#[test]
-fn supervised_steps_run_through_the_same_loop() {
-    let bench = Bench::new(Miniature::with(|s| {
+/// Two steps on worked examples.
+fn supervised(takes_commits: u32) -> (anyhow::Result<Ended>, Bench) {
+    let world = Miniature::with(|s| {
         s.train.objective = Objective::Sft;
         s.train.steps = 2;
-    }));
+    });
+    let bench = Bench { takes_commits, ..Bench::new(world) };
     let (feed, _wants, sender) = ExampleFeed::new(2);
     for step in 0..2 {
         let problems = (0..4).map(|id| bench.world.problem(id));
@@ -452,12 +453,27 @@ fn supervised_steps_run_through_the_same_loop() {
         let batch = ExampleBatch { generation, step, examples, of_all_ranks };
         sender.try_send(batch).unwrap();
     }
-    bench.run(Source::Examples(feed), Box::new(|_| ()));
+    let outcome = bench.outcome(Source::Examples(feed), Box::new(|_| ()));
+    (outcome, bench)
+}
+
+#[test]
+fn supervised_steps_run_through_the_same_loop() {
+    let (outcome, bench) = supervised(2);
+    assert_eq!(outcome.unwrap(), Ended::Done);
     let seen = bench.seen.lock().unwrap();
-    assert_eq!((seen.published.len(), seen.committed.len()), (3, 2));
+    let versions: Vec<u32> = seen.published.iter().map(|(version, _)| version.step).collect();
+    assert_eq!((versions, seen.committed.len()), (vec![0], 2), "nobody reads later versions");
     let losses: Vec<f64> = seen.committed.iter().map(|record| record.values["loss"]).collect();
     assert!(losses[1] < losses[0], "{losses:?}");
     assert!(seen.committed.iter().all(|record| record.groups_trained == 4));
     assert_eq!(bench.files("checkpoints"), ["step-000002"]);
     assert!(bench.files("rollouts").is_empty());
+}
+
+#[test]
+fn a_supervised_step_that_is_not_committed_is_kept() {
+    let (outcome, bench) = supervised(0);
+    assert!(outcome.unwrap_err().to_string().contains("the coordinator is gone"));
+    assert_eq!(bench.files("checkpoints"), ["step-000001"]);
 }
