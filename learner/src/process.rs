@@ -113,13 +113,18 @@ fn train_loop(
     })
 }
 
-/// The strong model as the run starts from it, in f32: masters are never rounded.
+/// The strong model as the run starts from it, in f32: masters are never rounded. Beside adapters
+/// its matrices stay in 16 bits where the file has them so and that is what is computed in.
 ///
 /// # Errors
 /// Files missing, damaged, or at odds with each other.
 pub fn load_start(settings: &Settings, compute: &Compute) -> anyhow::Result<ModelFiles> {
     let source = ModelSource::parse(&settings.strong.model).context("strong.model")?;
-    source.load(settings.seed, &compute.masters()).context("strong.model")
+    let placement = match settings.train.lora.rank {
+        0 => compute.masters(),
+        _ => compute.frozen(),
+    };
+    source.load(settings.seed, &placement).context("strong.model")
 }
 
 /// Union of both models' ends, the strong model's canonical one first.

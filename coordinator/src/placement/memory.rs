@@ -38,6 +38,8 @@ pub struct Model {
     pub shape: Shape,
     /// Of a quantised file; `None`: as large as its parameters.
     pub file_bytes: Option<u64>,
+    /// What its file has its matrices in, where that is known.
+    pub stored: Option<Precision>,
 }
 
 /// How the learner trains.
@@ -52,6 +54,8 @@ pub struct Methods {
     pub optimizer_shards: u64,
     /// Rank of adapters; 0: all weights are trained.
     pub lora_rank: u64,
+    /// Beside adapters the base stays as its file has it, which is what is computed in.
+    pub narrow_base: bool,
 }
 
 /// Everything that one process of each role holds.
@@ -64,10 +68,12 @@ pub struct Demand {
 
 impl Methods {
     #[must_use]
-    pub fn of_settings(settings: &Settings, learners: u32) -> Self {
+    pub fn of_settings(settings: &Settings, learners: u32, strong: Model) -> Self {
         let train = &settings.train;
+        let precision = settings.compute.precision.on(true);
         Self {
-            half: settings.compute.precision.on(true) != Precision::F32,
+            half: precision != Precision::F32,
+            narrow_base: strong.stored == Some(precision),
             reference: train.kl > 0.0,
             recompute_blocks: train.recompute_blocks,
             optimizer_shards: if train.shard_optimizer { u64::from(learners) } else { 1 },
@@ -95,7 +101,7 @@ impl Demand {
     pub fn of_settings(settings: &Settings, learners: u32) -> anyhow::Result<Self> {
         let strong = model(&settings.strong.model).context("strong.model")?;
         let weak = model(settings.weak_model()).context("weak.model")?;
-        Ok(Self::new(settings, strong, weak, Methods::of_settings(settings, learners)))
+        Ok(Self::new(settings, strong, weak, Methods::of_settings(settings, learners, strong)))
     }
 
     /// The whole of it; every process also has the driver's context.
@@ -133,7 +139,8 @@ impl Demand {
 /// and S shards of the optimiser:
 /// f32 masters 4·P on every rank, and 4·T of adapters; where w is 2 their rounded copies 2·P; moments
 /// 8·T / S; sums of gradients 4·T; reference 4·P, which adapters need not have since the base is one.
-/// Without adapters and shards that is 18 bytes a parameter in 16 bits and 16 in f32.
+/// Without adapters and shards that is 18 bytes a parameter in 16 bits and 16 in f32. Beside adapters,
+/// a base whose file has it in what is computed in takes w·P alone.
 ///
 /// Activations of N = `train.micro_batch_tokens` tokens over L layers of a numbers a token and
 /// layer (`Shape::activations`): w·N·(L + 1)·a, the one for the gradients on their way; by blocks
@@ -144,7 +151,12 @@ fn learner(settings: &Settings, shape: &Shape, methods: Methods) -> Parts {
     let adapters = methods.lora_rank > 0;
     let trained = if adapters { adapter_parameters(shape, methods.lora_rank) } else { parameters };
     let shards = methods.optimizer_shards.max(1);
-    let own = if adapters { trained } else { 0 };
+    let (base, rounded) = match (adapters && methods.narrow_base, methods.half) {
+        (true, _) => (width, 0),
+        (false, true) => (F32, width),
+        (false, false) => (F32, 0),
+    };
+    let own = if adapters { F32 * trained } else { 0 };
     let reference = methods.reference && !adapters;
     let tokens = u64::from(settings.train.micro_batch_tokens);
     let activations = match methods.recompute_blocks {
@@ -153,8 +165,8 @@ fn learner(settings: &Settings, shape: &Shape, methods: Methods) -> Parts {
     };
     let chunk = u64::from(settings.train.logprob_chunk_tokens);
     Parts(vec![
-        ("masters", F32 * (parameters + own)),
-        ("rounded", if methods.half { width * parameters } else { 0 }),
+        ("masters", base * parameters + own),
+        ("rounded", rounded * parameters),
         ("moments", 2 * F32 * trained / shards),
         ("gradients", F32 * trained),
         ("reference", if reference { F32 * parameters } else { 0 }),
@@ -178,16 +190,28 @@ fn model(name: &str) -> anyhow::Result<Model> {
         let role = Role::ALL.into_iter().find(|r| built_in == format!("miniature-{}", r.name()));
         let role = role.with_context(|| format!("there is no model {name}"))?;
         let shape = Shape::parse(&miniature::config_json(role), name)?;
-        return Ok(Model { shape, file_bytes: None });
+        return Ok(Model { shape, file_bytes: None, stored: Some(Precision::F32) });
     }
     let path = PathBuf::from(name);
     if path.extension().is_some_and(|extension| extension == "gguf") {
         let bytes = std::fs::metadata(&path).with_context(|| missing(&path))?.len();
-        return Ok(Model { shape: gguf::shape(&path)?, file_bytes: Some(bytes) });
+        return Ok(Model { shape: gguf::shape(&path)?, file_bytes: Some(bytes), stored: None });
     }
     let path = path.join("config.json");
     let text = std::fs::read_to_string(&path).with_context(|| missing(&path))?;
-    Ok(Model { shape: Shape::parse(&text, &path.display().to_string())?, file_bytes: None })
+    let shape = Shape::parse(&text, &path.display().to_string())?;
+    Ok(Model { shape, file_bytes: None, stored: stored(&text) })
+}
+
+/// By a `config.json`; newer ones call it `dtype`.
+fn stored(config: &str) -> Option<Precision> {
+    let config: serde_json::Value = serde_json::from_str(config).ok()?;
+    match config["torch_dtype"].as_str().or(config["dtype"].as_str())? {
+        "bfloat16" => Some(Precision::Bf16),
+        "float16" => Some(Precision::F16),
+        "float32" => Some(Precision::F32),
+        _ => None,
+    }
 }
 
 fn missing(path: &Path) -> String {

@@ -38,15 +38,15 @@ impl Linear {
         Self { weight, bias, adapter: None }
     }
 
-    /// The weight with its adapter in it, without a graph.
+    /// The weight with its adapter in it, of the adapter's type, without a graph.
     pub(crate) fn merged(&self) -> Result<Tensor> {
         let weight = self.weight.dense()?.detach();
         let Some(Adapter { a, b, scale }) = &self.adapter else { return Ok(weight) };
-        weight + (b.detach().matmul(&a.detach())? * *scale)?
+        weight.to_dtype(a.dtype())? + (b.detach().matmul(&a.detach())? * *scale)?
     }
 
-    /// A copy that later writes do not reach, with the outputs of all parts in order. Quantised
-    /// weights are never written and therefore shared.
+    /// With the outputs of all parts in order; later writes to variables do not reach it. What is
+    /// never written, such as quantised weights, is shared.
     pub(crate) fn joined(parts: &[&Self]) -> Result<Self> {
         let weight = |part: &&Self| match &part.adapter {
             Some(_) => Ok(Weight::Dense(part.merged()?)),
@@ -158,7 +158,8 @@ fn quantized(x: &Tensor, parts: &[Arc<QuantizedMatrix>], bias: Option<&Tensor>) 
 
 fn join(tensors: &[&Tensor]) -> Result<Tensor> {
     match tensors {
-        [only] => only.detach().copy(),
+        [only] if only.track_op() => only.detach().copy(),
+        [only] => Ok((*only).clone()),
         all => Ok(Tensor::cat(all, 0)?.detach()),
     }
 }

@@ -98,22 +98,31 @@ impl Decoder {
         self.with_linears(Tensors::new(), |_, linear| linear.adapter = None)
     }
 
-    /// The tensors of a model without adapters that computes the same; what has no adapter is
-    /// shared, the others are on the CPU.
+    /// The tensors of a model without adapters that computes the same, all of the decoder's type;
+    /// what has no adapter and is of that type is shared, the others are on the CPU.
     ///
     /// # Errors
     /// No memory.
     pub fn merged(&self) -> Result<Tensors, ModelError> {
-        let mut tensors = self.tensors().clone();
         let mut adapted = Vec::new();
         self.with_linears(Tensors::new(), |layer, linear| {
             if linear.adapter.is_some() {
                 adapted.push((format!("{layer}.weight"), linear.clone()));
             }
         });
+        // One at a time: a device need not hold all of them beside the base.
+        let mut tensors = Tensors::new();
         for (name, linear) in adapted {
-            // One at a time: a device need not hold all of them beside the base.
             tensors.insert(name, linear.merged()?.to_device(&Device::Cpu)?);
+        }
+        for (name, tensor) in self.tensors() {
+            if tensors.contains_key(name) {
+                continue;
+            }
+            let shared = tensor.dtype() == self.dtype();
+            let place = if shared { tensor.device() } else { &Device::Cpu };
+            let tensor = tensor.to_device(place)?.to_dtype(self.dtype())?;
+            tensors.insert(name.clone(), tensor);
         }
         Ok(tensors)
     }

@@ -22,12 +22,14 @@ pub type Tensors = BTreeMap<String, Tensor>;
 pub struct Placement {
     pub dtype: DType,
     pub device: Device,
+    /// Matrices that a file has in this type are left in it.
+    pub kept: Option<DType>,
 }
 
 impl Placement {
     #[must_use]
     pub fn cpu(dtype: DType) -> Self {
-        Self { dtype, device: Device::Cpu }
+        Self { dtype, device: Device::Cpu, kept: None }
     }
 }
 
@@ -237,7 +239,9 @@ fn to_tensor(
         return Err(ModelError::NotFinite { file, tensor, index });
     }
     let tensor = Tensor::from_raw_buffer(bytes, dtype, view.shape(), &Device::Cpu)?;
-    Ok(tensor.to_dtype(placement.dtype)?.to_device(&placement.device)?)
+    let keep = placement.kept == Some(dtype) && view.shape().len() == 2;
+    let to = if keep { dtype } else { placement.dtype };
+    Ok(tensor.to_dtype(to)?.to_device(&placement.device)?)
 }
 
 fn file_dtype(dtype: DType) -> Result<FileDtype, ModelError> {

@@ -43,7 +43,10 @@ impl Compute {
                 choice.why
             );
         }
-        Ok(Self { placement: Placement { dtype, device: choice.device }, why: choice.why })
+        Ok(Self {
+            placement: Placement { dtype, device: choice.device, kept: None },
+            why: choice.why,
+        })
     }
 
     /// `cpu` or `cuda`.
@@ -60,7 +63,14 @@ impl Compute {
     /// The same device in f32, for what is never rounded.
     #[must_use]
     pub fn masters(&self) -> Placement {
-        Placement { dtype: DType::F32, device: self.placement.device.clone() }
+        Placement { device: self.placement.device.clone(), ..Placement::cpu(DType::F32) }
+    }
+
+    /// As `masters`, for weights that are not trained: what a file has in the precision that is
+    /// computed in needs no wider copy.
+    #[must_use]
+    pub fn frozen(&self) -> Placement {
+        Placement { kept: Some(self.placement.dtype), ..self.masters() }
     }
 }
 

@@ -30,8 +30,12 @@ impl Start {
         seed: u64,
     ) -> anyhow::Result<Self> {
         let ModelFiles { config, tensors, .. } = files;
-        let variables = variables(lora.start(&config, seed)?)?;
+        let adapters = lora.start(&config, seed)?;
         let base = Decoder::new(config, tensors)?;
+        let beside =
+            |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(base.device())?));
+        let adapters: candle_core::Result<Tensors> = adapters.into_iter().map(beside).collect();
+        let variables = variables(adapters?)?;
         let policy = base.with_adapters(tracked(&variables), lora)?;
         Ok(Self { policy, base: Some(base), variables })
     }

@@ -65,7 +65,7 @@ pub(crate) fn read_quantized(
     device: &Device,
 ) -> Result<Decoder, ModelError> {
     let architecture = Architecture::read(file)?;
-    let placement = Placement { dtype: DType::F32, device: device.clone() };
+    let placement = Placement { device: device.clone(), ..Placement::cpu(DType::F32) };
     let (mut vectors, mut matrices) = (Tensors::new(), Matrices::new());
     for (name, shape) in config.tensors() {
         let raw = read(file, (architecture, config), &name, &shape)?;

@@ -67,7 +67,7 @@ fn rows_that_pad_the_vocabulary_are_no_logits() {
     let cut: Vec<Vec<f64>> = whole.iter().map(|logits| logits[..8].to_vec()).collect();
     let found = open(dir.path()).unwrap().decoder().unwrap();
     assert!(tiny::distance(&tiny::train_logits(&found, &text), &cut) < 1e-6);
-    let mut engine = RaggedEngine::new(&found, 1, 8).unwrap();
+    let mut engine = RaggedEngine::new(found.clone(), 1, 8).unwrap();
     let logits = tiny::feed(&mut engine, 0, &text);
     assert!(tiny::distance(&logits, &cut) < 1e-5);
     assert_eq!(engine.step(&[]).unwrap().logits().unwrap().dims(), [0, 8]);
@@ -80,7 +80,7 @@ fn rows_that_pad_the_vocabulary_are_no_logits() {
     let tied = Decoder::new(config.clone(), tiny::tensors(&config, DType::F32)).unwrap();
     let whole = tiny::train_logits(&tiny::decoder(kind, DType::F32), &text);
     let cut: Vec<Vec<f64>> = whole.iter().map(|logits| logits[..8].to_vec()).collect();
-    let mut engine = RaggedEngine::new(&tied, 1, 8).unwrap();
+    let mut engine = RaggedEngine::new(tied.clone(), 1, 8).unwrap();
     assert!(tiny::distance(&tiny::feed(&mut engine, 0, &text), &cut) < 1e-5);
 }
 
@@ -211,6 +211,14 @@ fn types_are_converted_and_announced() {
     assert_eq!(wide[name].to_vec1::<f64>().unwrap(), exact);
     let all = from_safetensors(&bytes, "b", &Placement::cpu(DType::BF16)).unwrap();
     assert_eq!(to_safetensors(&all).unwrap(), bytes);
+    // Matrices, and not vectors, stay where they are in the type that is to be kept.
+    let kept = |dtype| Placement { kept: Some(dtype), ..Placement::cpu(DType::F32) };
+    for (name, tensor) in load(&config, &bytes, "b", &kept(DType::BF16)).unwrap() {
+        let expected = if tensor.dims().len() == 2 { DType::BF16 } else { DType::F32 };
+        assert_eq!(tensor.dtype(), expected, "{name}");
+    }
+    let none = load(&config, &bytes, "b", &kept(DType::F16)).unwrap();
+    assert!(none.values().all(|tensor| tensor.dtype() == DType::F32));
     let ids = Tensors::from([("x".to_owned(), Tensor::new(&[1i64], &Device::Cpu).unwrap())]);
     assert!(to_safetensors(&ids).unwrap_err().to_string().contains("I64"));
 }
