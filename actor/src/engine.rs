@@ -118,7 +118,7 @@ impl Engine {
     fn obey(&mut self, command: Command) -> anyhow::Result<()> {
         match command {
             Command::Weights { decoder, version } => {
-                self.writer.set_weights(&decoder, version)?;
+                self.writer.set_weights(decoder, version)?;
                 metrics::WEIGHT_SWAPS.increment(1, &[]);
                 metrics::POLICY_GENERATION.set(f64::from(version.generation.0), &[]);
                 metrics::POLICY_STEP.set(f64::from(version.step), &[]);

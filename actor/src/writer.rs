@@ -90,7 +90,7 @@ impl Writer {
     ///
     /// # Errors
     /// A cache that the model's positions do not cover, or weights of another configuration.
-    pub fn set_weights(&mut self, decoder: &Decoder, version: PolicyVersion) -> anyhow::Result<()> {
+    pub fn set_weights(&mut self, decoder: Decoder, version: PolicyVersion) -> anyhow::Result<()> {
         match &mut self.device {
             Some(device) => {
                 let rows = match self.rules.cache_on_swap {

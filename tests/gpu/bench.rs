@@ -88,7 +88,7 @@ impl Bench {
     }
 
     fn decode(&self, decoder: &Decoder, rows: usize) -> anyhow::Result<()> {
-        let mut engine = RaggedEngine::new(decoder, rows, PROMPT + STEPS + 8)?;
+        let mut engine = RaggedEngine::new(decoder.clone(), rows, PROMPT + STEPS + 8)?;
         let settings = SamplerSettings {
             temperature: 1.0,
             top_p: 1.0,

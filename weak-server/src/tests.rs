@@ -190,7 +190,7 @@ async fn a_message_over_the_bound_ends_its_stream_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_does_not_read_is_closed_and_the_engine_goes_on() {
     let tasks = TaskGroup::new(Shutdown::new());
-    let cache = RaggedEngine::new(&decoder(), LIMITS.sessions, fixtures::CAPACITY).unwrap();
+    let cache = RaggedEngine::new(decoder(), LIMITS.sessions, fixtures::CAPACITY).unwrap();
     let batcher = Batcher::new(LIMITS, rulebook());
     let engine = engine::start(&tasks, cache, batcher, 64, Health::of_progress(AMPLE)).unwrap();
     let mut ends = Vec::new();
@@ -269,7 +269,7 @@ async fn a_stuck_engine_is_unhealthy_until_it_goes_on() {
         Ok(())
     });
 
-    let cache = RaggedEngine::new(&decoder(), LIMITS.sessions, fixtures::CAPACITY).unwrap();
+    let cache = RaggedEngine::new(decoder(), LIMITS.sessions, fixtures::CAPACITY).unwrap();
     let engine =
         engine::start(&tasks, cache, Batcher::new(LIMITS, rulebook()), 64, health).unwrap();
     until_healthz(address, "HTTP/1.1 200").await;

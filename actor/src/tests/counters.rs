@@ -65,7 +65,7 @@ fn each_outcome_of_the_weak_models_own_rollouts_is_counted_once() {
 fn the_strong_model_alone_counts_without_handoff_under_its_purpose() {
     let lines = counted(|| {
         let mut writer = Writer::new(rules(), 8);
-        writer.set_weights(&strong(1), V0).unwrap();
+        writer.set_weights(strong(1), V0).unwrap();
         let mut work = WorkItem { purpose: Purpose::Eval, ..item("token:0", 8, 5) };
         let stops = rules().task.stops().to_vec();
         // Three tokens without an end, as often as there are samples.

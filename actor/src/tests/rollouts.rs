@@ -23,7 +23,7 @@ fn with_one_slot_every_schedule_gives_the_reference() {
     let mut ends = 0;
     for (group, schedule) in (0..).zip(SCHEDULES) {
         let mut writer = Writer::new(rules(), 1);
-        writer.set_weights(&strong, V0).unwrap();
+        writer.set_weights(strong.clone(), V0).unwrap();
         let item = item(schedule, group, 1);
         writer.admit(item.clone(), Instant::now());
         let group = only_group(drive(&mut writer, &weak, |_, _| {}));
@@ -38,7 +38,7 @@ fn with_one_slot_every_schedule_gives_the_reference() {
 fn groups_side_by_side_share_prompts_and_give_the_reference() {
     let (strong, weak) = (strong(3), NaiveWeak::new(4));
     let mut writer = Writer::new(rules(), 20);
-    writer.set_weights(&strong, V0).unwrap();
+    writer.set_weights(strong.clone(), V0).unwrap();
     let items = [item("word:0.25", 10, 8), item("line:0.5", 11, 8), item("token:0", 12, 1)];
     let prompt = rules().task.strong_prompt(&items[0].problem).unwrap().len();
     // A group's first tick reads its prompt once, for all samples that begin.
@@ -68,12 +68,12 @@ fn groups_side_by_side_share_prompts_and_give_the_reference() {
 fn new_weights_in_mid_rollout_label_and_recompute_every_token_truthfully() {
     let (old, new, weak) = (strong(5), strong(6), NaiveWeak::new(7));
     let mut writer = Writer::new(rules(), 8);
-    writer.set_weights(&old, V0).unwrap();
+    writer.set_weights(old.clone(), V0).unwrap();
     let item = item("word:0.25", 20, 8);
     writer.admit(item.clone(), Instant::now());
     let ended = drive(&mut writer, &weak, |writer, tick| {
         if tick == 9 {
-            writer.set_weights(&new, V1).unwrap();
+            writer.set_weights(new.clone(), V1).unwrap();
         }
     });
     let group = only_group(ended);
@@ -106,11 +106,11 @@ fn continued(
 ) -> Session {
     let (group, mut sessions) = Group::open(item.clone(), Instant::now(), &rules()).unwrap();
     let mut session = sessions.remove(sample);
-    let mut engine = RaggedEngine::new(old, 1, 128).unwrap();
+    let mut engine = RaggedEngine::new(old.clone(), 1, 128).unwrap();
     while let Turn::Strong { position } = session.turn() {
         let version = if swapped(position) { V1 } else { V0 };
         if swapped(position) {
-            engine.set_decoder(new, model::Rows::Kept).unwrap();
+            engine.set_decoder(new.clone(), model::Rows::Kept).unwrap();
         }
         let text = [&session.plan().prompt, session.response()].concat();
         let tokens = &text[engine.len(0)..];
@@ -128,13 +128,13 @@ fn a_cache_that_is_kept_is_gone_on_from_by_the_new_weights() {
     let (old, new) = (strong(5), strong(6));
     let keep = Rules { cache_on_swap: settings::CacheOnSwap::Keep, ..rules() };
     let mut writer = Writer::new(keep, 8);
-    writer.set_weights(&old, V0).unwrap();
+    writer.set_weights(old.clone(), V0).unwrap();
     let item = item("token:0", 20, 8);
     writer.admit(item.clone(), Instant::now());
     let mut read = Vec::new();
     while writer.waiting().free < 8 {
         if read.len() == 5 {
-            writer.set_weights(&new, V1).unwrap();
+            writer.set_weights(new.clone(), V1).unwrap();
         }
         read.push(writer.tick().unwrap());
     }
@@ -161,7 +161,7 @@ fn a_cache_that_is_kept_is_gone_on_from_by_the_new_weights() {
 fn the_weak_model_alone_costs_the_strong_one_nothing_and_the_other_way_round() {
     let (strong, weak) = (strong(1), NaiveWeak::new(2));
     let mut writer = Writer::new(rules(), 4);
-    writer.set_weights(&strong, V0).unwrap();
+    writer.set_weights(strong.clone(), V0).unwrap();
     writer.admit(item("token:1", 30, 4), Instant::now());
     assert_eq!(writer.waiting(), crate::Waiting { free: 0, strong: 0, weak: 4 });
     assert_eq!(writer.tick().unwrap().tokens, 0);
@@ -184,7 +184,7 @@ fn the_weak_model_alone_costs_the_strong_one_nothing_and_the_other_way_round() {
 fn a_failed_rollout_gives_its_group_up_and_frees_its_slots() {
     let (strong, weak) = (strong(1), NaiveWeak::new(2));
     let mut writer = Writer::new(rules(), 8);
-    writer.set_weights(&strong, V0).unwrap();
+    writer.set_weights(strong.clone(), V0).unwrap();
     writer.admit(item("token:1", 40, 3), Instant::now());
     writer.admit(item("token:1", 41, 3), Instant::now());
     let asks = writer.take_output().asks;
@@ -231,7 +231,7 @@ fn a_bound_of_tokens_changes_no_rollout_and_is_never_exceeded() {
     let (strong, weak) = (strong(3), NaiveWeak::new(4));
     for batch_tokens in [1, 4, 11] {
         let mut writer = Writer::new(Rules { batch_tokens, ..rules() }, 6);
-        writer.set_weights(&strong, V0).unwrap();
+        writer.set_weights(strong.clone(), V0).unwrap();
         let item = item("word:0.25", 10, 4);
         writer.admit(item.clone(), Instant::now());
         let (mut swaps, mut ended, mut most) = (0, Vec::new(), 0);
@@ -243,7 +243,7 @@ fn a_bound_of_tokens_changes_no_rollout_and_is_never_exceeded() {
             output.asks.iter().for_each(|ask| writer.answer(weak.outcome(ask)));
             // Every cache is read again, the same weights being put in place.
             if most > 0 && tick.rows > 1 && swaps < 2 {
-                writer.set_weights(&strong, V0).unwrap();
+                writer.set_weights(strong.clone(), V0).unwrap();
                 swaps += 1;
             }
         }
@@ -262,7 +262,7 @@ fn a_bound_of_tokens_changes_no_rollout_and_is_never_exceeded() {
 fn a_lease_that_has_ended_gives_its_slots_back_and_says_so() {
     let (strong, weak) = (strong(1), NaiveWeak::new(2));
     let mut writer = Writer::new(rules(), 8);
-    writer.set_weights(&strong, V0).unwrap();
+    writer.set_weights(strong.clone(), V0).unwrap();
     let start = Instant::now();
     writer.admit(item("token:1", 40, 3), start);
     writer.admit(item("token:1", 41, 3), start + Duration::from_secs(1));

@@ -12,6 +12,26 @@ template <class T> __device__ void accumulate(float *sum, const T *x, u64 count)
   }
 FOR_EVERY_TYPE(ACCUMULATE)
 
+// Row r of `sum` += the rows of `x` that are for it, one block for each r. `spans` says of each r which it
+// is, and from where to where in `order` its rows of `x` are, which are added in that order.
+template <class T>
+__device__ void accumulate_rows(float *sum, const T *x, const u32 *order, const u32 *spans, u32 width) {
+  const u32 *span = spans + 3 * (u64)blockIdx.x;
+  float *to = sum + (u64)span[0] * width;
+  for (u32 column = threadIdx.x; column < width; column += blockDim.x) {
+    float all = to[column];
+    for (u32 i = span[1]; i < span[2]; i++) all += get(x[(u64)order[i] * width + column]);
+    to[column] = all;
+  }
+}
+
+#define ACCUMULATE_ROWS(NAME, T)                                                                    \
+  extern "C" __global__ void accumulate_rows_##NAME(float *sum, const T *x, const u32 *order,       \
+                                                    const u32 *spans, u32 width) {                  \
+    accumulate_rows<T>(sum, x, order, spans, width);                                                \
+  }
+FOR_EVERY_TYPE(ACCUMULATE_ROWS)
+
 // One f64 a block.
 extern "C" __global__ void sum_of_squares(double *sums, const float *x, u64 count) {
   u64 stride = (u64)gridDim.x * blockDim.x;

@@ -88,8 +88,9 @@ __device__ void block_scan(double *sums, double own) {
 
 // One draw a block of 2^k threads. `vocab` ids of each row of `width` logits can be drawn: the rest
 // is padding. Temperature 0 is greedy.
-extern "C" __global__ void draw_tokens(Drawn *drawn, const float *logits, const Draw *draws, const u32 *banned,
-                                       const u32 *stops, u32 stop_count, u32 width, u32 vocab, double temperature) {
+extern "C" __global__ void __launch_bounds__(WARPS_MAX * WARP, 1)
+    draw_tokens(Drawn *drawn, const float *logits, const Draw *draws, const u32 *banned, const u32 *stops,
+                u32 stop_count, u32 width, u32 vocab, double temperature) {
   __shared__ double sums[WARPS_MAX * WARP];
   __shared__ double end;
   __shared__ u32 owner, last;
@@ -164,8 +165,9 @@ extern "C" __global__ void draw_tokens(Drawn *drawn, const float *logits, const 
 // Turns rows of logits, in place, into the gradient of the targets' log-probabilities towards them,
 // times `slopes`. A target among two or more stops counts the probability of all of them. Padding
 // gets none.
-extern "C" __global__ void score_slopes(float *logits, const u32 *targets, const float *slopes, const u32 *stops,
-                                        u32 stop_count, u32 width, u32 vocab, double temperature) {
+extern "C" __global__ void __launch_bounds__(WARPS_MAX * WARP, 1)
+    score_slopes(float *logits, const u32 *targets, const float *slopes, const u32 *stops, u32 stop_count, u32 width,
+                 u32 vocab, double temperature) {
   float *row = logits + (size_t)blockIdx.x * width;
   u32 target = targets[blockIdx.x];
   Law law = {row, nullptr, stops, vocab, stop_count, false, temperature, 0.0, 0.0};

@@ -2,14 +2,17 @@
 //! what stands for memory, so that the tests run the very calls that CUDA gets. What the kernels
 //! compute is written beside them, in `kernels/`.
 
+mod flat;
+
+use flat::flat;
+pub use flat::{AccumulateRows, AdamW, RowSpans, accumulate, scale, sum_of_squares};
+
 /// Threads of a block that adds up a row.
 const ROW_BLOCK: u32 = 256;
 /// Threads of an attention block: four warps, each with its own keys.
 const ATTENTION_BLOCK: u32 = 128;
 /// Threads of a block that draws one token; a power of two, at most 1,024.
 pub const DRAW_BLOCK: u32 = 1024;
-/// Blocks of a pass over a flat buffer: all that a large device runs at once.
-const FLAT_BLOCKS_MAX: u64 = 1024;
 
 /// Largest head that the attention kernels hold.
 const HEAD_DIM_MAX: usize = 256;
@@ -417,65 +420,4 @@ impl<P> CopyRow<P> {
         call.grid.1 = self.kv_heads;
         call
     }
-}
-
-/// `sum += x`, f32.
-#[must_use]
-pub fn accumulate<P>(sum: Piece<P>, x: Elements<P>) -> Call<P> {
-    let args = vec![Arg::Memory(sum.start), Arg::Memory(x.start), Arg::U64(sum.count)];
-    flat(x.numbers.of("accumulate"), sum.count, args)
-}
-
-/// One f64 a block into `sums`, which has room for [`Call::grid`].
-#[must_use]
-pub fn sum_of_squares<P>(sums: P, x: Piece<P>) -> Call<P> {
-    let args = vec![Arg::Memory(sums), Arg::Memory(x.start), Arg::U64(x.count)];
-    flat("sum_of_squares".to_owned(), x.count, args)
-}
-
-/// `x *= by`, f32.
-#[must_use]
-pub fn scale<P>(x: Piece<P>, by: f32) -> Call<P> {
-    let args = vec![Arg::Memory(x.start), Arg::U64(x.count), Arg::F32(by)];
-    flat("scale".to_owned(), x.count, args)
-}
-
-/// One update of a variable, all f32.
-#[derive(Clone, Copy, Debug)]
-pub struct AdamW<P> {
-    pub weights: Piece<P>,
-    pub first: P,
-    pub second: P,
-    pub gradients: P,
-    /// β and 1 − β of both moments.
-    pub betas: [f32; 4],
-    /// 1 / (1 − βᵗ) of both moments.
-    pub scales: [f32; 2],
-    pub rate: f32,
-    /// Learning rate × weight decay.
-    pub decay: f32,
-    pub eps: f32,
-}
-
-impl<P> AdamW<P> {
-    #[must_use]
-    pub fn call(self) -> Call<P> {
-        let count = self.weights.count;
-        let mut args = vec![
-            Arg::Memory(self.weights.start),
-            Arg::Memory(self.first),
-            Arg::Memory(self.second),
-            Arg::Memory(self.gradients),
-            Arg::U64(count),
-        ];
-        args.extend(self.betas.map(Arg::F32));
-        args.extend(self.scales.map(Arg::F32));
-        args.extend([Arg::F32(self.rate), Arg::F32(self.decay), Arg::F32(self.eps)]);
-        flat("adamw".to_owned(), count, args)
-    }
-}
-
-fn flat<P>(kernel: String, count: u64, args: Vec<Arg<P>>) -> Call<P> {
-    let blocks = count.div_ceil(u64::from(ROW_BLOCK)).clamp(1, FLAT_BLOCKS_MAX) as u32;
-    Call { kernel, grid: (blocks, 1), threads: ROW_BLOCK, args }
 }

@@ -117,8 +117,9 @@ pub fn of_tensor(tensor: &Tensor) -> Result<Pointer> {
 /// No memory on the device, or an element type that no kernel has.
 pub fn empty(device: &CudaDevice, dtype: DType, count: usize) -> Result<CudaStorage> {
     fn of<T: CudaDType + DeviceRepr>(device: &CudaDevice, count: usize) -> Result<CudaStorage> {
+        // Some drivers refuse to allocate nothing.
         // SAFETY: the elements are plain numbers, and the caller's kernel writes all of them.
-        let slice = unsafe { device.alloc::<T>(count) }?;
+        let slice = unsafe { device.alloc::<T>(count.max(1)) }?;
         Ok(CudaStorage::wrap_cuda_slice(slice, device.clone()))
     }
     match dtype {

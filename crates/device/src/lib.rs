@@ -10,9 +10,9 @@ mod launch;
 mod sources;
 
 pub use calls::{
-    AdamW, Arg, Attend, AttendBackwardKeys, AttendBackwardQueries, AttentionShape, Call, CopyRow,
-    DRAW_BLOCK, DrawTokens, Elements, Gated, Numbers, Piece, RmsNorm, ScoreSlopes, StoreKeys,
-    accumulate, scale, sum_of_squares,
+    AccumulateRows, AdamW, Arg, Attend, AttendBackwardKeys, AttendBackwardQueries, AttentionShape,
+    Call, CopyRow, DRAW_BLOCK, DrawTokens, Elements, Gated, Numbers, Piece, RmsNorm, RowSpans,
+    ScoreSlopes, StoreKeys, accumulate, scale, sum_of_squares,
 };
 pub use choice::{Choice, Wish, open};
 #[cfg(feature = "cuda")]

@@ -99,6 +99,29 @@ impl Flat {
         }
     }
 
+    /// Adds row i of a part on a CUDA device to the i-th of `rows` of the table from `start` on.
+    ///
+    /// # Errors
+    /// The numbers are on the host.
+    pub(crate) fn add_rows_on_device(
+        &mut self,
+        start: usize,
+        rows: &[u32],
+        part: &Tensor,
+    ) -> Result<(), Error> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(flat) if !rows.is_empty() => Ok(flat.add_rows(start, rows, part)?),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => Ok(()),
+            Self::Host(_) => {
+                let (device, count) = (part.device(), rows.len());
+                let what = format!("{count} rows from {device:?} at {start} of a sum on the host");
+                Err(candle_core::Error::Msg(what).into())
+            }
+        }
+    }
+
     /// Σ of squares of a part, in f64; not finite where a number is not.
     pub(crate) fn squares(&self, part: &Range<usize>) -> Result<f64, Error> {
         match self {
@@ -145,7 +168,10 @@ pub(crate) mod cuda {
     use std::ops::Range;
 
     use candle_core::{DType, Device, Layout, Result, Tensor, bail};
-    use device::{Elements, Numbers, Piece, Pointer, accumulate, scale, sum_of_squares};
+    use device::{
+        AccumulateRows, Elements, Numbers, Piece, Pointer, RowSpans, accumulate, scale,
+        sum_of_squares,
+    };
 
     #[derive(Debug)]
     pub(crate) struct CudaFlat(Tensor);
@@ -186,15 +212,28 @@ pub(crate) mod cuda {
 
         pub(crate) fn add(&mut self, start: usize, part: &Tensor) -> Result<()> {
             let part = part.contiguous()?;
-            let numbers = match part.dtype() {
-                DType::F32 => Numbers::F32,
-                DType::BF16 => Numbers::Bf16,
-                DType::F16 => Numbers::F16,
-                other => bail!("gradients of {other:?} are not added up on cuda"),
-            };
             let sum = Piece { start: self.at(start)?, count: part.elem_count() as u64 };
-            let x = Elements { start: device::of_tensor(&part)?, numbers };
-            device::launch(self.0.device().as_cuda_device()?, &accumulate(sum, x))
+            device::launch(self.0.device().as_cuda_device()?, &accumulate(sum, elements(&part)?))
+        }
+
+        /// `rows` is not empty; `part` has as many.
+        pub(crate) fn add_rows(&mut self, start: usize, rows: &[u32], part: &Tensor) -> Result<()> {
+            let part = part.contiguous()?;
+            let cuda = self.0.device().as_cuda_device()?;
+            let RowSpans { order, spans } = RowSpans::of(rows);
+            let tables =
+                [device::upload(cuda, &order)?, device::upload(cuda, spans.as_flattened())?];
+            let at = |at: usize, len| device::pointer(&tables[at], &Layout::contiguous(len));
+            let call = AccumulateRows {
+                sum: self.at(start)?,
+                x: elements(&part)?,
+                order: at(0, order.len())?,
+                spans: at(1, 3 * spans.len())?,
+                count: u32::try_from(spans.len()).map_err(candle_core::Error::wrap)?,
+                width: u32::try_from(part.elem_count() / rows.len())
+                    .map_err(candle_core::Error::wrap)?,
+            };
+            device::launch(cuda, &call.call())
         }
 
         pub(crate) fn squares(&self, part: &Range<usize>) -> Result<f64> {
@@ -218,5 +257,16 @@ pub(crate) mod cuda {
             }
             device::launch(self.0.device().as_cuda_device()?, &scale(x, by))
         }
+    }
+
+    /// Of a contiguous part.
+    fn elements(part: &Tensor) -> Result<Elements<Pointer>> {
+        let numbers = match part.dtype() {
+            DType::F32 => Numbers::F32,
+            DType::BF16 => Numbers::Bf16,
+            DType::F16 => Numbers::F16,
+            other => bail!("gradients of {other:?} are not added up on cuda"),
+        };
+        Ok(Elements { start: device::of_tensor(part)?, numbers })
     }
 }

@@ -85,10 +85,7 @@ impl Gradients {
                 Ok(())
             });
         }
-        let part = part.to_dtype(DType::F32)?.reshape((rows.len(), width))?;
-        let rows = Tensor::new(rows, part.device())?;
-        let whole = Tensor::zeros((count, width), DType::F32, part.device())?;
-        self.flat.add(range, &whole.index_add(&rows, &part, 0)?)
+        self.flat.add_rows_on_device(range.start, rows, part)
     }
 
     /// A variable's place, and how many numbers one of its rows has.

@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         _ => source.load_frozen(0, &placement)?,
     };
-    let mut engine = RaggedEngine::new(&decoder, ROWS, CAPACITY)?;
+    let mut engine = RaggedEngine::new(decoder.clone(), ROWS, CAPACITY)?;
     println!("loaded in {:.1} s; {}", start.elapsed().as_secs_f64(), memory()?);
     let stops = decoder.config().stops.clone();
     drop(decoder);

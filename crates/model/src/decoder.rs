@@ -86,6 +86,13 @@ impl Decoder {
         Self(Arc::new(Parts { computing: dtype, ..(*self.0).clone() }))
     }
 
+    /// What the engine multiplies with. Where this is the last decoder of its weights, each is held
+    /// here only.
+    pub(crate) fn into_weights(self) -> (Vec<Layer>, Weight, Norm, Linear) {
+        let Parts { layers, embedding, norm, head, .. } = Arc::unwrap_or_clone(self.0);
+        (layers, embedding, norm, head)
+    }
+
     #[must_use]
     pub fn computing(&self) -> DType {
         self.0.computing

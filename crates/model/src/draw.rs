@@ -81,7 +81,8 @@ fn on_device(
     for (place, draw) in draws.iter().enumerate() {
         outcomes.push(match check(draw, vocab) {
             Ok(()) if draw.settings.top_p < 1.0 => {
-                on_host(&logits.get(draw.row)?.to_vec1::<f32>()?, draw)
+                // Of a part of a tensor all of it would come to the host.
+                on_host(&logits.get(draw.row)?.force_contiguous()?.to_vec1::<f32>()?, draw)
             }
             Ok(()) => {
                 left.push(*draw);

@@ -278,7 +278,7 @@ impl Member {
     fn wait(&self) -> anyhow::Result<()> {
         let until = Instant::now() + self.plan.deadline;
         let done = self.device.cuda_stream().record_event(None)?;
-        while !done.is_complete() {
+        while !done.try_is_complete().context("the device has failed")? {
             if Instant::now() >= until {
                 bail!(
                     "not all of the {} ranks came within {} ms",

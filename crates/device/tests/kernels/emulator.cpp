@@ -16,7 +16,7 @@ int main(int count, char **given) {
   std::string name = given[1];
   bool known = false;
 #define KERNEL(NAME) if (name == #NAME) { known = true; call(NAME); }
-  TYPES_OF(rms_norm) TYPES_OF(gated) TYPES_OF(accumulate)
+  TYPES_OF(rms_norm) TYPES_OF(gated) TYPES_OF(accumulate) TYPES_OF(accumulate_rows)
   TYPES_OF(attention_store) TYPES_OF(attention) TYPES_OF(attention_backward_q) TYPES_OF(attention_backward_kv)
   KERNEL(draw_tokens) KERNEL(score_slopes) KERNEL(copy_row) KERNEL(sum_of_squares) KERNEL(scale) KERNEL(adamw)
   if (!known) fail("no such kernel");

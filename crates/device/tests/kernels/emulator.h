@@ -11,6 +11,7 @@
 #include <vector>
 
 #define __global__
+#define __launch_bounds__(threads, blocks)
 #define __device__
 #define __shared__ static
 

@@ -1,6 +1,8 @@
 //! Passes over flat buffers against the same sums done plainly.
 
-use device::{AdamW, Elements, Numbers, Piece, accumulate, scale, sum_of_squares};
+use device::{
+    AccumulateRows, AdamW, Elements, Numbers, Piece, RowSpans, accumulate, scale, sum_of_squares,
+};
 use half::bf16;
 
 use crate::emulator::Memory;
@@ -26,6 +28,43 @@ fn gradients_add_up_whatever_their_type() {
         })
         .collect();
     close(&memory.read_f32(to), &expected, 1e-6);
+}
+
+#[test]
+fn rows_are_added_where_they_belong_in_their_order() {
+    let width = 300; // no multiple of a block
+    // Sums of these depend on their order: f32 has no 1e8 + 1.
+    let terms = [1e8f32, 1.0, -1e8, 0.5, 2.0];
+    let rows = [3, 0, 3, 3, 0];
+    let spans = RowSpans::of(&rows);
+    assert_eq!(spans.order, [1, 4, 0, 2, 3]);
+    assert_eq!(spans.spans, [[0, 0, 2], [3, 2, 5]]);
+    let x: Vec<f32> = terms.iter().flat_map(|term| vec![*term; width]).collect();
+    let before = numbers(8, 4 * width);
+    let mut expected = before.clone();
+    for (row, term) in rows.iter().zip(terms) {
+        expected[*row as usize * width..][..width].iter_mut().for_each(|sum| *sum += term);
+    }
+    let bits: Vec<u16> = x.iter().map(|x| bf16::from_f32(*x).to_bits()).collect();
+    for numbers in [Numbers::F32, Numbers::Bf16] {
+        let mut memory = Memory::default();
+        let sum = memory.f32(&before);
+        let start = if numbers == Numbers::F32 { memory.f32(&x) } else { memory.u16(&bits) };
+        let (order, at) = (memory.u32(&spans.order), memory.u32(spans.spans.as_flattened()));
+        let count = spans.spans.len() as u32;
+        let x = Elements { start, numbers };
+        let width = width as u32;
+        memory.run(&AccumulateRows { sum, x, order, spans: at, count, width }.call());
+        let found = memory.read_f32(sum);
+        if numbers == Numbers::F32 {
+            assert_eq!(found, expected);
+        } else {
+            let untouched = width as usize..3 * width as usize;
+            assert_eq!(found[untouched.clone()], before[untouched]);
+            assert!((found[0] - expected[0]).abs() < 1e-6, "{} and {}", found[0], expected[0]);
+        }
+    }
+    assert_eq!(RowSpans::of(&[]), RowSpans::default());
 }
 
 #[test]

@@ -86,7 +86,6 @@ impl CudaCache {
         let (width, bytes) = (size(qkv.dim(1)?)?, qkv.dtype().size_in_bytes());
         let tokens = self.stored_at(chunks)?;
         let count = size(tokens.len() / 2)?;
-        let readers_at = self.read_at(readers)?;
         let CacheLayer { keys, values, angles, window } = &self.layers[layer];
         let shape = AttentionShape { window: *window, ..self.shape };
         let (keys, values) = (device::of_tensor(keys)?, device::of_tensor(values)?);
@@ -103,6 +102,10 @@ impl CudaCache {
             angles,
         };
         device::launch(device, &store.call(shape))?;
+        if readers.is_empty() {
+            return Tensor::zeros((0, heads * dim), qkv.dtype(), &Device::Cpu);
+        }
+        let readers_at = self.read_at(readers)?;
         let out = device::empty(device, qkv.dtype(), readers.len() * heads * dim)?;
         let attend = Attend {
             out: whole(&out)?,

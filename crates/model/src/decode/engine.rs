@@ -64,7 +64,7 @@ struct Plan {
 impl RaggedEngine {
     /// # Errors
     /// A capacity that the model's positions do not cover, a type or device that is not built.
-    pub fn new(decoder: &Decoder, rows: usize, capacity: usize) -> Result<Self, ModelError> {
+    pub fn new(decoder: Decoder, rows: usize, capacity: usize) -> Result<Self, ModelError> {
         let config = decoder.config().clone();
         let longest = config.max_position_embeddings;
         if rows == 0 || capacity == 0 || capacity > longest {
@@ -141,7 +141,7 @@ impl RaggedEngine {
     ///
     /// # Errors
     /// A decoder of another configuration, type or device; the engine is then unchanged.
-    pub fn set_decoder(&mut self, decoder: &Decoder, rows: Rows) -> Result<(), ModelError> {
+    pub fn set_decoder(&mut self, decoder: Decoder, rows: Rows) -> Result<(), ModelError> {
         let same_device = decoder.device().same_device(&self.placement.1);
         if *decoder.config() != self.config || decoder.dtype() != self.placement.0 || !same_device {
             return Err(ModelError::Input(
@@ -223,7 +223,7 @@ impl RaggedEngine {
         let Self { config, weights, placement: (_, device), cache, .. } = self;
         let ids = Tensor::new(plan.ids.as_slice(), device)?;
         let mut h = enter(weights.embedding.lookup(&ids)?, config)?; // [N,d]
-        let kept = match plan.wanted.len() < plan.all.len() {
+        let kept = match !plan.wanted.is_empty() && plan.wanted.len() < plan.all.len() {
             true => Some(Tensor::from_iter(plan.wanted.iter().map(|r| r.token as u32), device)?),
             false => None,
         };
@@ -245,9 +245,10 @@ impl RaggedEngine {
         Ok(weights.norm.forward(&h)?)
     }
 
+    /// Not on a device, which may refuse to hold nothing.
     fn no_states(&self) -> Result<Tensor, ModelError> {
-        let (dtype, device) = &self.placement;
-        Ok(Tensor::zeros((0, self.config.hidden_size), *dtype, device)?)
+        let dtype = self.placement.0;
+        Ok(Tensor::zeros((0, self.config.hidden_size), dtype, &Device::Cpu)?)
     }
 
     fn check_row(&self, row: usize) -> Result<(), ModelError> {

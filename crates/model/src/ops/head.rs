@@ -212,7 +212,9 @@ impl HeadPlan {
             let x = x.narrow(0, rows.start, rows.len())?;
             for first in (0..self.ids).step_by(block_rows) {
                 let count = block_rows.min(self.ids - first);
-                add(first, &grad.narrow(1, first, count)?.t()?.matmul(&x)?)?;
+                // cuBLAS is given no matrix whose rows are further apart than they are long.
+                let piece = grad.narrow(1, first, count)?.contiguous()?; // [n,count]
+                add(first, &piece.t()?.matmul(&x)?)?;
             }
         }
         match grad_x.len() {

@@ -16,7 +16,7 @@ fn check(dtype: DType, tolerance: f64) {
             assert!(off < tolerance, "{what}, {kind:?}: {off:e} apart");
         };
 
-        let mut engine = RaggedEngine::new(&decoder, 4, 40).unwrap();
+        let mut engine = RaggedEngine::new(decoder.clone(), 4, 40).unwrap();
         close(&feed(&mut engine, 2, &texts[0]), &truth[0], "prefill");
 
         // Three rows of different length, each by chunks of its own size.
@@ -70,7 +70,7 @@ fn wanted_positions_and_padding_leave_the_rest_unchanged() {
     let (a, b) = (tiny::ids(1, 6), tiny::ids(2, 3));
     let (whole_a, whole_b) = (tiny::train_logits(&decoder, &a), tiny::train_logits(&decoder, &b));
 
-    let mut engine = RaggedEngine::new(&decoder, 3, 8).unwrap();
+    let mut engine = RaggedEngine::new(decoder.clone(), 3, 8).unwrap();
     let out = engine.step(&[
         RowInput { row: 2, tokens: &a[..4], want: Want::Nothing },
         RowInput { row: 0, tokens: &b, want: Want::Last },

@@ -12,7 +12,7 @@ fn input(row: usize, tokens: &[u32]) -> RowInput<'_> {
 #[test]
 fn impossible_steps_are_refused_and_change_nothing() {
     let decoder = tiny::decoder(tiny::LLAMA, DType::F32);
-    let mut engine = RaggedEngine::new(&decoder, 2, 6).unwrap();
+    let mut engine = RaggedEngine::new(decoder.clone(), 2, 6).unwrap();
     assert_eq!((engine.rows(), engine.capacity(), engine.is_empty()), (2, 6, true));
     feed(&mut engine, 1, &[1, 2, 3, 4]);
     let refused: [(&[RowInput<'_>], &str); 5] = [
@@ -33,10 +33,10 @@ fn impossible_steps_are_refused_and_change_nothing() {
     assert_eq!(engine.step(&[]).unwrap().logits().unwrap().dims(), [0, 23]);
     engine.step(&[input(1, &[1, 2])]).unwrap();
     assert_eq!(engine.len(1), 6);
-    let error = RaggedEngine::new(&decoder, 2, 65).err().unwrap().to_string();
+    let error = RaggedEngine::new(decoder.clone(), 2, 65).err().unwrap().to_string();
     assert!(error.contains("max_position_embeddings = 64"), "{error}");
     let half = tiny::decoder(tiny::LLAMA, DType::F16);
-    let error = RaggedEngine::new(&half, 2, 6).err().unwrap().to_string();
+    let error = RaggedEngine::new(half.clone(), 2, 6).err().unwrap().to_string();
     assert!(error.contains("not F16"), "{error}");
 }
 
@@ -52,7 +52,7 @@ fn new_weights_clear_the_rows_and_writes_to_variables_wait_for_them() {
     let decoder = Decoder::new(config, tensors).unwrap();
     let text = tiny::ids(3, 7);
     let before = tiny::train_logits(&decoder, &text);
-    let mut engine = RaggedEngine::new(&decoder, 1, 8).unwrap();
+    let mut engine = RaggedEngine::new(decoder.clone(), 1, 8).unwrap();
     for (_, var) in &vars {
         var.set(&var.affine(0.9, 0.01).unwrap()).unwrap();
     }
@@ -60,11 +60,11 @@ fn new_weights_clear_the_rows_and_writes_to_variables_wait_for_them() {
     assert!(distance(&before, &after) > 1e-3);
     assert!(distance(&tiny::train_logits(&start, &text), &before) < 1e-12);
     assert!(distance(&feed(&mut engine, 0, &text), &before) < 1e-9);
-    engine.set_decoder(&decoder, Rows::Cleared).unwrap();
+    engine.set_decoder(decoder.clone(), Rows::Cleared).unwrap();
     assert_eq!(engine.len(0), 0);
     assert!(distance(&feed(&mut engine, 0, &text), &after) < 1e-9);
     let other = tiny::decoder(tiny::LLAMA, DType::F64);
-    let refused = engine.set_decoder(&other, Rows::Cleared).unwrap_err().to_string();
+    let refused = engine.set_decoder(other.clone(), Rows::Cleared).unwrap_err().to_string();
     assert!(refused.contains("another configuration"), "{refused}");
     assert_eq!(engine.len(0), 7);
 }
@@ -79,10 +79,10 @@ fn rows_that_are_kept_stay_what_the_old_weights_made_them() {
     let text = tiny::ids(3, 7);
     let read = &text[..6];
     let after = |swaps: &[(&Decoder, Rows)]| {
-        let mut engine = RaggedEngine::new(&old, 1, 8).unwrap();
+        let mut engine = RaggedEngine::new(old.clone(), 1, 8).unwrap();
         feed(&mut engine, 0, read);
         for (decoder, rows) in swaps {
-            engine.set_decoder(decoder, *rows).unwrap();
+            engine.set_decoder((*decoder).clone(), *rows).unwrap();
         }
         let lacks = &text[engine.len(0)..];
         feed(&mut engine, 0, lacks)[lacks.len() - 1..].to_vec()

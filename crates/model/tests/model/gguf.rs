@@ -28,7 +28,7 @@ fn refusal(dir: &TempDir) -> String {
 }
 
 fn logits(decoder: &Decoder, text: &[u32]) -> Vec<Vec<f64>> {
-    feed(&mut RaggedEngine::new(decoder, 1, 16).unwrap(), 0, text)
+    feed(&mut RaggedEngine::new(decoder.clone(), 1, 16).unwrap(), 0, text)
 }
 
 const TEXT: [u32; 9] = [2, 5, 9, 7, 8, 5, 10, 4, 6];

@@ -80,7 +80,7 @@ fn merged_weights_compute_the_same_and_the_rest_is_shared() {
         assert_eq!(tensor.id() != base.tensors()[name].id(), changed, "{name}");
     }
     // Decoding has them merged as well.
-    let mut engine = RaggedEngine::new(&adapted, 1, 16).unwrap();
+    let mut engine = RaggedEngine::new(adapted.clone(), 1, 16).unwrap();
     assert!(tiny::distance(&tiny::feed(&mut engine, 0, &text), &expected) < 1e-9);
     let alone = adapted.without_adapters();
     let alone = tiny::train_logits(&alone, &text);

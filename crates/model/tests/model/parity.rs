@@ -116,7 +116,7 @@ fn logits_and_greedy_tokens_are_those_of_transformers() {
         let decoder = load(&dir).decoder().unwrap();
         let off = apart(&trained(&decoder, &texts), &logits);
         assert!(off < TOLERANCE, "{case}: the training forward is {off:e} apart");
-        let mut engine = RaggedEngine::new(&decoder, texts.len(), 96).unwrap();
+        let mut engine = RaggedEngine::new(decoder.clone(), texts.len(), 96).unwrap();
         let own = decoded(&mut engine, &texts);
         let off = apart(&own, &logits);
         assert!(off < TOLERANCE, "{case}: ragged decode is {off:e} apart");

@@ -46,7 +46,7 @@ fn write(models: &[ModelFiles; 2]) -> Vec<Text> {
     let stops = models[STRONG].config.stops.clone();
     let settings =
         SamplerSettings { temperature: 1.0, top_p: 1.0, banned: vec![], stops: stops.clone() };
-    let engine = |files: &ModelFiles| RaggedEngine::new(&files.decoder().unwrap(), ROWS, 128);
+    let engine = |files: &ModelFiles| RaggedEngine::new(files.decoder().unwrap(), ROWS, 128);
     let mut engines = [&models[STRONG], &models[WEAK]].map(|files| engine(files).unwrap());
     let prompt = |i| draw(Split::HeldOut, 5, i, Style::Plain).question;
     let mut texts: Vec<Text> = (0..ROWS as u64)
@@ -106,7 +106,7 @@ fn train(decoder: &Decoder, texts: &[Text], author: usize) -> (Vec<Vec<f64>>, Ve
 
 /// The same logits from a prefill of each whole text.
 fn prefill(decoder: &Decoder, texts: &[Text], author: usize) -> Vec<Vec<f64>> {
-    let mut engine = RaggedEngine::new(decoder, 1, 128).unwrap();
+    let mut engine = RaggedEngine::new(decoder.clone(), 1, 128).unwrap();
     let of = |text: &Text| {
         engine.clear(0).unwrap();
         let all = tiny::feed(&mut engine, 0, &text.tokens);
