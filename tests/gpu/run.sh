@@ -5,11 +5,15 @@
 # The kernels of candle are compiled by a CUDA toolkit: CUDA_HOME, or one that the script at
 # TANDEM_CUDA_HOME_SCRIPT lays out (`lite`: the quantised kernels are left out). A machine without a
 # Rust toolchain gets what `tests/gpu/run.sh --build` has left in target/gpu, and runs that.
-# Python with torch, where there is one, is the peer.
+# Python with torch, where there is one, is the peer. The recipe needs TANDEM_GPU_MODEL, a directory of
+# Gemma-3-270M, and TANDEM_TEST_GSM8K.
+# TANDEM_TEST_DEVICE=cpu rehearses all of it without a GPU, with a tiny shape and a tiny model. With
+# TANDEM_GPU_SHAPES=tiny and the device out of software that software/build.sh makes, the GPU's code too.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:-target/gpu/out}
 bin=target/gpu/bin
+export TANDEM_TEST_DEVICE=${TANDEM_TEST_DEVICE:-cuda} NCCL_DEBUG=WARN
 
 build() {
   cargo fetch --locked
@@ -33,8 +37,35 @@ step() {
   "$@" 2>&1 | tee "$out/$name.txt"
 }
 
+# The miniature for 20 steps, then the recipe.
+train() {
+  local run model=${TANDEM_GPU_MODEL:-} precision=bf16 smaller=()
+  run=$(mktemp -d)
+  if [ "$TANDEM_TEST_DEVICE" = cpu ]; then precision=f32; fi
+  local compute=(--set "compute.device=$TANDEM_TEST_DEVICE" --set "compute.precision=$precision")
+  step miniature "$bin/coordinator" launch --actors 1 --steps 20 --run-dir "$run/miniature" "${compute[@]}"
+  if [ "${shapes[*]}" = tiny ] && [ -n "${TANDEM_TEST_GSM8K:-}" ]; then
+    model=$run/tiny
+    "$bin/coordinator" model tiny --tokenizer-from "$TANDEM_TEST_GSM8K" --out "$model"
+    smaller=(--set recipe.sft_steps=2 --set recipe.probe_problems=4 --set train.steps=2 --set eval.problems=4
+      --set train.problems_per_step=4 --set sampling.max_tokens=16)
+  fi
+  if [ -z "$model" ] || [ -z "${TANDEM_TEST_GSM8K:-}" ]; then
+    echo "recipe not run: set TANDEM_GPU_MODEL to a directory of Gemma-3-270M and TANDEM_TEST_GSM8K to one of GSM8K" |
+      tee "$out/recipe.txt"
+    return
+  fi
+  step recipe "$bin/coordinator" recipe gsm8k-jargon --strong "$model" --weak "$model" --out "$run/recipe" \
+    --set "data.path=$TANDEM_TEST_GSM8K" "${compute[@]}" "${smaller[@]}"
+}
+
 if [ "${1:-}" = --build ]; then build; exit; fi
-command -v nvidia-smi >/dev/null || { echo "no NVIDIA driver here: this needs a GPU" >&2; exit 1; }
+shapes=tiny precision=f32
+if [ "$TANDEM_TEST_DEVICE" = cuda ]; then
+  command -v nvidia-smi >/dev/null || { echo "no NVIDIA driver here: this needs a GPU" >&2; exit 1; }
+  shapes="qwen2.5-0.5b qwen2.5-1.5b" precision=bf16
+fi
+read -ra shapes <<<"${TANDEM_GPU_SHAPES:-$shapes}"
 [ -x "$bin/gpu-checks" ] || build
 mkdir -p "$out"
 
@@ -46,26 +77,18 @@ print(":".join(sorted(found)))
 PY
 )
 export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-export TANDEM_TEST_DEVICE=cuda NCCL_DEBUG=WARN
 
-step machine nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
+if [ "$TANDEM_TEST_DEVICE" = cuda ]; then
+  step machine nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
+fi
 step checks "$bin/gpu-checks" --nocapture --test-threads=1
-for shape in qwen2.5-0.5b qwen2.5-1.5b; do
-  step "tandem-$shape" "$bin/gpu-bench" "$shape" bf16 cuda
+for shape in "${shapes[@]}"; do
+  step "tandem-$shape" "$bin/gpu-bench" "$shape" "$precision" "$TANDEM_TEST_DEVICE"
   if python3 -c 'import torch' 2>/dev/null; then
-    step "torch-$shape" python3 tests/gpu/peer.py "$shape" bf16 cuda
+    step "torch-$shape" python3 tests/gpu/peer.py "$shape" "$precision" "$TANDEM_TEST_DEVICE"
   else
     echo "no torch here: $shape has no peer" | tee "$out/torch-$shape.txt"
   fi
 done
-run=$(mktemp -d)/miniature
-step miniature "$bin/coordinator" launch --actors 1 --steps 20 --run-dir "$run" \
-  --set compute.device=cuda --set compute.precision=bf16
-# The recipe with a real checkpoint, where this build has the command and the model is there.
-if [ -n "${TANDEM_GPU_MODEL:-}" ] && "$bin/coordinator" recipe --help >/dev/null 2>&1; then
-  step recipe "$bin/coordinator" recipe gsm8k-jargon --strong "$TANDEM_GPU_MODEL" --weak "$TANDEM_GPU_MODEL" \
-    --run-dir "$(dirname "$run")/recipe" --set compute.device=cuda --set compute.precision=bf16
-else
-  echo "recipe not run: set TANDEM_GPU_MODEL to a Gemma-3-270M directory" | tee "$out/recipe.txt"
-fi
+train
 printf '\nall done; the output is in %s\n' "$out"

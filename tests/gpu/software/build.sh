@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Builds a CUDA device out of software: libraries in the place of the driver's, cuBLAS, cuRAND, NVRTC and
+# NCCL, which run the very kernels of candle and of crates/device on the CPU. Slow and strict; for checks of
+# the code around the kernels where there is no GPU. Usage: build.sh DIR, then LD_LIBRARY_PATH=DIR, and
+# PATH=DIR:$PATH with SOFTWARE_GPUS=N for a program that asks how many there are.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+out=${1:?usage: build.sh DIR}
+mkdir -p "$out"
+candle=$(ls -d "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/candle-kernels-*/src | sort -V | tail -1)
+own=$here/../../../crates/device/kernels
+flags=(-std=c++20 -O2 -march=native -fopenmp-simd -fPIC -w -I"$here/include" -I"$here" -I"$candle")
+
+# A source with a function behind it that adds all of its kernels.
+unit() {
+  local name=$1 source=$2
+  {
+    echo '#include "language.h"'
+    echo '#include "driver.h"'
+    printf '%s\n' "$source"
+  } >"$out/$name.cpp"
+  {
+    echo "__attribute__((constructor)) static void add_all_of_$name() {"
+    "${CXX:-c++}" "${flags[@]}" -E -P "$out/$name.cpp" | tr -s '\n' ' ' |
+      grep -oE 'extern "C" +void +[a-z0-9_]+ *\(' | grep -oE '[a-z0-9_]+ *\($' | tr -d ' (' |
+      sed 's/.*/  ADD_KERNEL(&)/'
+    echo "}"
+  } >>"$out/$name.cpp"
+  "${CXX:-c++}" "${flags[@]}" -c -o "$out/$name.o" "$out/$name.cpp" &
+}
+
+for name in affine binary cast fill indexing reduce ternary unary; do
+  unit "$name" "#include \"$candle/$name.cu\""
+done
+unit tandem "$(
+  echo 'static inline float widen_f16(unsigned short bits) { return HalfFormat::widen(bits); }'
+  echo 'static inline unsigned short round_f16(float x) { return HalfFormat::round(x); }'
+  for name in numbers layers attention sampler optimizer; do echo "#include \"$own/$name.cu\""; done
+)"
+for name in blocks memory driver blas others nccl; do
+  "${CXX:-c++}" "${flags[@]}" -c -o "$out/$name.o" "$here/$name.cpp" &
+done
+for job in $(jobs -p); do wait "$job"; done
+# candle's helpers are in each of its sources, the same in all.
+"${CXX:-c++}" -shared -Wl,--allow-multiple-definition -o "$out/libcuda.so.1" "$out"/*.o -lrt
+cp "$here/nvidia-smi" "$out"
+for name in libcublas.so.13 libcublasLt.so.13 libcurand.so.10 libnvrtc.so.13 libnccl.so.2; do
+  ln -sf libcuda.so.1 "$out/$name"
+done

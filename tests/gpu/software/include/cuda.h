@@ -1,0 +1,2 @@
+// In the place of the toolkit's.
+#include "../language.h"
