@@ -94,14 +94,17 @@ fn emulator() -> &'static Path {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("kernels.cu"), KERNELS).unwrap();
         let path = dir.path().join("emulator");
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels");
+        let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let software = own.join("software");
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
         let status = Command::new(&compiler)
-            .args(["-std=c++20", "-O1", "-pthread", "-Wall", "-Werror", "-I"])
+            .args(["-std=c++20", "-O1", "-Wall", "-Werror", "-I"])
             .arg(dir.path())
+            .arg("-I")
+            .arg(&software)
             .arg("-o")
             .arg(&path)
-            .arg(sources.join("emulator.cpp"))
+            .args([own.join("tests/kernels/emulator.cpp"), software.join("blocks.cpp")])
             .status()
             .unwrap_or_else(|e| panic!("cannot start {compiler} ({e}): install a C++ compiler"));
         assert!(status.success(), "{compiler} does not compile the kernels");

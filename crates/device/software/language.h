@@ -41,10 +41,10 @@ static inline void __syncwarp(unsigned = 0xffffffffu) { wait_for_warp(); }
 
 template <class T> static inline T __shfl_xor_sync(unsigned, T x, int mask, int = 32) {
   static_assert(sizeof(T) <= LANE_BYTES);
-  std::memcpy(lane(this_lane()), &x, sizeof x);
+  unsigned half = next_half();
+  std::memcpy(lane(this_lane(), half), &x, sizeof x);
   wait_for_warp();
-  std::memcpy(&x, lane(this_lane() ^ mask), sizeof x);
-  wait_for_warp();
+  std::memcpy(&x, lane(this_lane() ^ mask, half), sizeof x);
   return x;
 }
 

@@ -8,8 +8,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=${1:?usage: build.sh DIR}
 mkdir -p "$out"
 candle=$(ls -d "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/candle-kernels-*/src | sort -V | tail -1)
-own=$here/../../../crates/device/kernels
-flags=(-std=c++20 -O2 -march=native -fopenmp-simd -fPIC -w -I"$here/include" -I"$here" -I"$candle")
+own=$here/../kernels
+flags=(-std=c++20 -O3 -flto=auto -march=native -fopenmp-simd -fPIC -w -I"$here/include" -I"$here" -I"$candle")
 
 # A source with a function behind it that adds all of its kernels.
 unit() {
@@ -33,8 +33,7 @@ for name in affine binary cast fill indexing reduce ternary unary; do
   unit "$name" "#include \"$candle/$name.cu\""
 done
 unit tandem "$(
-  echo 'static inline float widen_f16(unsigned short bits) { return HalfFormat::widen(bits); }'
-  echo 'static inline unsigned short round_f16(float x) { return HalfFormat::round(x); }'
+  echo '#include "own.h"'
   for name in numbers layers attention sampler optimizer; do echo "#include \"$own/$name.cu\""; done
 )"
 for name in blocks memory driver blas others nccl; do
@@ -42,7 +41,7 @@ for name in blocks memory driver blas others nccl; do
 done
 for job in $(jobs -p); do wait "$job"; done
 # candle's helpers are in each of its sources, the same in all.
-"${CXX:-c++}" -shared -Wl,--allow-multiple-definition -o "$out/libcuda.so.1" "$out"/*.o -lrt
+"${CXX:-c++}" -shared -O3 -flto=auto -Wl,--allow-multiple-definition -o "$out/libcuda.so.1" "$out"/*.o -lrt
 cp "$here/nvidia-smi" "$out"
 for name in libcublas.so.13 libcublasLt.so.13 libcurand.so.10 libnvrtc.so.13 libnccl.so.2; do
   ln -sf libcuda.so.1 "$out/$name"

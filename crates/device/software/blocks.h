@@ -11,9 +11,11 @@ constexpr unsigned LANE_BYTES = 16;
 
 void wait_for_block();
 void wait_for_warp();
-// Of the thread that runs, in its warp; and the memory through which the lanes of its warp exchange.
+// Of the thread that runs, in its warp; and the memory through which the lanes of its warp exchange, in two
+// halves that are used in turn.
 unsigned this_lane();
-void *lane(unsigned lane);
+unsigned next_half();
+void *lane(unsigned lane, unsigned half);
 
 // Runs `body` once for every thread of every block, the blocks one after the other.
 void run_blocks(Dim grid, Dim block, const std::function<void()> &body);

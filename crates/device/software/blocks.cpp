@@ -1,9 +1,7 @@
 // A block's threads as contexts of one thread of the machine. A context runs one thread of the block
 // after the other, as long as none waits; one that waits keeps its context, and others go on in new ones.
-#undef _FORTIFY_SOURCE
 #include "blocks.h"
 
-#include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -30,11 +28,12 @@ struct Barrier {
 struct Context {
   std::unique_ptr<char[]> stack{new char[STACK_BYTES]};
   ucontext_t start;
-  jmp_buf place;
+  void *place[5]; // as the compiler's own setjmp has it
   bool begun = false;
   unsigned thread = 0;
   Barrier *barrier = nullptr; // what it waits for, while it does
   unsigned generation = 0;
+  unsigned exchanges = 0; // with the other lanes of its warp
 };
 
 std::mutex one_kernel_at_a_time;
@@ -42,7 +41,7 @@ std::vector<std::unique_ptr<Context>> contexts;
 std::vector<Context *> idle;
 std::deque<Context *> waiting;
 Context *current;
-jmp_buf scheduler;
+void *scheduler[5];
 unsigned next_thread, thread_count;
 Barrier block_barrier;
 std::vector<Barrier> warp_barriers;
@@ -55,8 +54,10 @@ void stand_at(unsigned thread) {
   threadIdx.z = thread / blockDim.x / blockDim.y;
 }
 
+__attribute__((noinline)) void go_on();
+
 void leave() {
-  if (!_setjmp(current->place)) _longjmp(scheduler, 1);
+  if (!__builtin_setjmp(current->place)) go_on();
   stand_at(current->thread);
 }
 
@@ -65,6 +66,7 @@ void work() {
     while (next_thread < thread_count) {
       Context *self = current;
       self->thread = next_thread++;
+      self->exchanges = 0;
       stand_at(self->thread);
       (*kernel)();
       Barrier &warp = warp_barriers[self->thread / WARP];
@@ -74,7 +76,7 @@ void work() {
       }
     }
     idle.push_back(current);
-    if (!_setjmp(current->place)) _longjmp(scheduler, 1);
+    if (!__builtin_setjmp(current->place)) go_on();
   }
 }
 
@@ -112,15 +114,11 @@ Context *choose() {
   std::abort();
 }
 
-void run_block() {
-  next_thread = 0;
-  block_barrier.begin(thread_count);
-  for (unsigned warp = 0; warp * WARP < thread_count; warp++)
-    warp_barriers[warp].begin(std::min(WARP, thread_count - warp * WARP));
-  _setjmp(scheduler);
+// Goes to whoever may go on, or back to the one who began the block.
+void go_on() {
   current = choose();
-  if (!current) return;
-  if (current->begun) _longjmp(current->place, 1);
+  if (!current) __builtin_longjmp(scheduler, 1);
+  if (current->begun) __builtin_longjmp(current->place, 1);
   current->begun = true;
   getcontext(&current->start);
   current->start.uc_stack.ss_sp = current->stack.get();
@@ -129,12 +127,24 @@ void run_block() {
   makecontext(&current->start, work, 0);
   setcontext(&current->start);
 }
+
+void run_block() {
+  next_thread = 0;
+  block_barrier.begin(thread_count);
+  for (unsigned warp = 0; warp * WARP < thread_count; warp++)
+    warp_barriers[warp].begin(std::min(WARP, thread_count - warp * WARP));
+  if (!__builtin_setjmp(scheduler)) go_on();
+}
 } // namespace
 
 void wait_for_block() { wait(block_barrier); }
 void wait_for_warp() { wait(warp_barriers[current->thread / WARP]); }
 unsigned this_lane() { return current->thread % WARP; }
-void *lane(unsigned lane) { return &lanes[(current->thread / WARP * WARP + lane) * LANE_BYTES]; }
+// A lane that is ahead writes into the other half: none is ahead by two exchanges.
+void *lane(unsigned lane, unsigned half) {
+  return &lanes[((current->thread / WARP * WARP + lane) * 2 + half) * LANE_BYTES];
+}
+unsigned next_half() { return current->exchanges++ % 2; }
 
 void run_blocks(Dim grid, Dim block, const std::function<void()> &body) {
   std::lock_guard<std::mutex> guard(one_kernel_at_a_time);
@@ -142,7 +152,7 @@ void run_blocks(Dim grid, Dim block, const std::function<void()> &body) {
   thread_count = block.x * block.y * block.z;
   unsigned warps = (thread_count + WARP - 1) / WARP;
   warp_barriers.resize(warps);
-  lanes.resize(warps * WARP * LANE_BYTES);
+  lanes.resize(warps * WARP * 2 * LANE_BYTES);
   for (unsigned z = 0; z < grid.z; z++)
     for (unsigned y = 0; y < grid.y; y++)
       for (unsigned x = 0; x < grid.x; x++) {
