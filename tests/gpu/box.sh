@@ -4,7 +4,10 @@
 # TANDEM_TEST_DEVICE=cpu rehearses it without GPUs.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-[ "${1:-}" = --gpus ] && [ "${2:-0}" -ge 2 ] || { echo "usage: tests/gpu/box.sh --gpus N (2 or more)" >&2; exit 2; }
+if [ "${1:-}" != --gpus ] || [ "${2:-0}" -lt 2 ]; then
+  echo "usage: tests/gpu/box.sh --gpus N (2 or more)" >&2
+  exit 2
+fi
 gpus=$2
 device=${TANDEM_TEST_DEVICE:-cuda}
 if [ "$device" = cuda ]; then

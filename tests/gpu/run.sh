@@ -8,7 +8,8 @@
 # Python with torch, where there is one, is the peer. The recipe needs TANDEM_GPU_MODEL, a directory of
 # Gemma-3-270M, and TANDEM_TEST_GSM8K.
 # TANDEM_TEST_DEVICE=cpu rehearses all of it without a GPU, with a tiny shape and a tiny model. With
-# TANDEM_GPU_SHAPES=tiny and the device out of software that crates/device/software/build.sh makes, the GPU's code too.
+# TANDEM_GPU_SHAPES=tiny and the device out of software (crates/device/software/build.sh) the GPU's code runs
+# too; TANDEM__EVAL__PROBLEMS=16 then makes it a matter of minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:-target/gpu/out}
@@ -39,12 +40,11 @@ step() {
 
 # The miniature for 20 steps, then the recipe.
 train() {
-  local run model=${TANDEM_GPU_MODEL:-} precision=bf16 few=() smaller=()
+  local run model=${TANDEM_GPU_MODEL:-} precision=bf16 smaller=()
   run=$(mktemp -d)
   if [ "$TANDEM_TEST_DEVICE" = cpu ]; then precision=f32; fi
   local compute=(--set "compute.device=$TANDEM_TEST_DEVICE" --set "compute.precision=$precision")
-  if [ "${shapes[*]}" = tiny ]; then few=(--set eval.problems=16); fi
-  step miniature "$bin/coordinator" launch --actors 1 --steps 20 --run-dir "$run/miniature" "${compute[@]}" "${few[@]}"
+  step miniature "$bin/coordinator" launch --actors 1 --steps 20 --run-dir "$run/miniature" "${compute[@]}"
   if [ "${shapes[*]}" = tiny ] && [ -n "${TANDEM_TEST_GSM8K:-}" ]; then
     model=$run/tiny
     "$bin/coordinator" model tiny --tokenizer-from "$TANDEM_TEST_GSM8K" --out "$model"

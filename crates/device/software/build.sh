@@ -7,26 +7,26 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:?usage: build.sh DIR}
 mkdir -p "$out"
-candle=$(ls -d "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/candle-kernels-*/src | sort -V | tail -1)
+version=$(sed -n '/^name = "candle-kernels"$/{n;s/version = "\(.*\)"/\1/p}' "$here/../../../Cargo.lock")
+sources=("${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"candle-kernels-$version/src")
+candle=${sources[0]}
+[ -d "$candle" ] || { echo "the sources of candle-kernels $version are not there: run \`cargo fetch\`" >&2; exit 1; }
 own=$here/../kernels
 flags=(-std=c++20 -O3 -flto=auto -march=native -fopenmp-simd -fPIC -w -I"$here/include" -I"$here" -I"$candle")
 
 # A source with a function behind it that adds all of its kernels.
 unit() {
-  local name=$1 source=$2
+  local file=$out/$1.cpp names
+  printf '#include "language.h"\n#include "driver.h"\n%s\n' "$2" >"$file"
+  names=$("${CXX:-c++}" "${flags[@]}" -E -P "$file" | tr -s '\n' ' ' |
+    grep -oE 'extern "C" +void +[a-z0-9_]+ *\(' | grep -oE '[a-z0-9_]+ *\($' | tr -d ' (')
   {
-    echo '#include "language.h"'
-    echo '#include "driver.h"'
-    printf '%s\n' "$source"
-  } >"$out/$name.cpp"
-  {
-    echo "__attribute__((constructor)) static void add_all_of_$name() {"
-    "${CXX:-c++}" "${flags[@]}" -E -P "$out/$name.cpp" | tr -s '\n' ' ' |
-      grep -oE 'extern "C" +void +[a-z0-9_]+ *\(' | grep -oE '[a-z0-9_]+ *\($' | tr -d ' (' |
-      sed 's/.*/  ADD_KERNEL(&)/'
+    echo "__attribute__((constructor)) static void add_all_of_$1() {"
+    # shellcheck disable=SC2086
+    printf '  ADD_KERNEL(%s)\n' $names
     echo "}"
-  } >>"$out/$name.cpp"
-  "${CXX:-c++}" "${flags[@]}" -c -o "$out/$name.o" "$out/$name.cpp" &
+  } >>"$file"
+  "${CXX:-c++}" "${flags[@]}" -c -o "$out/$1.o" "$file" &
 }
 
 for name in affine binary cast fill indexing reduce ternary unary; do
