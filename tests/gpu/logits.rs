@@ -1,7 +1,7 @@
 //! Logits of the training forward and of the ragged engine on the device and on the CPU.
 
 use candle_core::{DType, Device, Tensor};
-use model::{Decoder, RaggedEngine, RowInput, Scoring, Tensors, Want};
+use model::{Decoder, ModelSource, Placement, RaggedEngine, RowInput, Scoring, Tensors, Want};
 
 use crate::tiny::{self, configs, decoder, distance, ids, values};
 
@@ -54,6 +54,57 @@ fn both_forwards_agree_with_the_cpus() {
     }
 }
 
+/// Log-probabilities of a text's tokens after the first, by the engine with these weights.
+fn sampled(decoder: &Decoder, text: &[u32], stops: &[u32]) -> Tensor {
+    let mut engine = RaggedEngine::new(decoder.clone(), 1, 64).unwrap();
+    let read = &text[..text.len() - 1];
+    let input = RowInput { row: 0, tokens: read, want: Want::All };
+    let logits = engine.step(&[input]).unwrap().logits().unwrap();
+    let targets = Tensor::new(&text[1..], decoder.device()).unwrap();
+    model::logprobs(&logits, &targets, 1.0, stops).unwrap()
+}
+
+fn in_bf16(decoder: &Decoder, device: &Device) -> Decoder {
+    let half = |(name, tensor): (&String, &Tensor)| {
+        (name.clone(), tensor.to_dtype(DType::BF16).unwrap().to_device(device).unwrap())
+    };
+    let tensors: Tensors = decoder.tensors().iter().map(half).collect();
+    Decoder::new(decoder.config().clone(), tensors).unwrap()
+}
+
+fn mean_difference(a: &Tensor, b: &Tensor) -> f32 {
+    let (a, b) = (tiny::values(a), tiny::values(b));
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(&b).map(|(a, b)| (a - b).abs()).sum::<f32>() / a.len() as f32
+}
+
+/// What rounding to 8 bits does to these models, of a log-probability; what computes something else is
+/// off by more than a fifth.
+const ROUNDING: f32 = 0.01;
+
+#[test]
+fn half_precision_is_the_cpus_f32_but_for_rounding() {
+    let device = crate::device();
+    if device.is_cpu() {
+        return; // it computes in f32 only
+    }
+    let source = ModelSource::parse("builtin:miniature-strong").unwrap();
+    let trained = source.load(0, &Placement::cpu(DType::F32)).unwrap().decoder().unwrap();
+    let mut models: Vec<Decoder> = configs().iter().map(|c| decoder(c, &Device::Cpu)).collect();
+    models.push(trained);
+    for here in models {
+        let config = here.config();
+        let text: Vec<u32> = ids(6, 60).iter().map(|id| id % 140).collect();
+        let there = in_bf16(&here, &device);
+        let wide = sampled(&here, &text, &config.stops);
+        let half = sampled(&there, &text, &config.stops);
+        let share =
+            mean_difference(&wide, &half) / mean_difference(&wide, &wide.zeros_like().unwrap());
+        println!("{:?}, {} ids: {share:.6} off f32", config.family, config.ids);
+        assert!(share <= ROUNDING, "{:?}: {share}", config.family);
+    }
+}
+
 /// The actor samples by the engine with rounded weights, the learner scores by the training forward
 /// with rounded uses of its masters. The bound is what the issue of this comparison allows.
 #[test]
@@ -64,26 +115,15 @@ fn actor_and_learner_agree_in_half_precision() {
     }
     for config in configs() {
         let masters = decoder(&config, &device);
-        let rounded: Tensors = masters
-            .tensors()
-            .iter()
-            .map(|(name, tensor)| (name.clone(), tensor.to_dtype(DType::BF16).unwrap()))
-            .collect();
-        let actor = Decoder::new(config.clone(), rounded).unwrap();
-        let learner = masters.computing_in(DType::BF16);
         let text = ids(6, 60);
-        let mut engine = RaggedEngine::new(actor.clone(), 1, 64).unwrap();
-        let input = RowInput { row: 0, tokens: &text[..59], want: Want::All };
-        let logits = engine.step(&[input]).unwrap().logits().unwrap();
+        let sampled = sampled(&in_bf16(&masters, &device), &text, &config.stops);
+        let learner = masters.computing_in(DType::BF16);
         let targets = Tensor::new(&text[1..], &device).unwrap();
-        let sampled = model::logprobs(&logits, &targets, 1.0, &config.stops).unwrap();
         let tokens = Tensor::from_vec(text.clone(), (1, 60), &device).unwrap();
         let select = Tensor::arange(0u32, 59, &device).unwrap();
         let scoring = Scoring { temperature: 1.0, stops: config.stops.clone(), chunk_tokens: 16 };
         let scored = learner.logprobs(&tokens, &select, &targets, &scoring).unwrap();
-        let (sampled, scored) = (tiny::values(&sampled), tiny::values(&scored));
-        let sum: f32 = sampled.iter().zip(&scored).map(|(a, b)| (a - b).abs()).sum();
-        let mean = sum / sampled.len() as f32;
+        let mean = mean_difference(&sampled, &scored);
         println!("{:?}: mean |difference| of log-probabilities in bf16: {mean:.6}", config.family);
         assert!(mean <= 0.0104, "{:?}: {mean}", config.family);
     }

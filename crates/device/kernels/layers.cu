@@ -1,7 +1,7 @@
 // RMSNorm and gated linear units, forward.
 
 // One row a block: y = x / sqrt(mean(x^2) + eps) * weight.
-template <class T> __device__ void rms_norm(T *y, const T *x, const T *weight, u32 width, float eps) {
+template <class T> __device__ void rms_norm(T *y, const T *x, const float *weight, u32 width, float eps) {
   const T *from = x + (size_t)blockIdx.x * width;
   T *to = y + (size_t)blockIdx.x * width;
   float sum = 0;
@@ -10,7 +10,7 @@ template <class T> __device__ void rms_norm(T *y, const T *x, const T *weight, u
     sum += v * v;
   }
   float scale = 1.0f / sqrtf(block_sum(sum) / (float)width + eps);
-  for (u32 i = threadIdx.x; i < width; i += blockDim.x) put(to + i, get(from[i]) * scale * get(weight[i]));
+  for (u32 i = threadIdx.x; i < width; i += blockDim.x) put(to + i, get(from[i]) * scale * weight[i]);
 }
 
 __device__ inline float silu(float x) { return x / (1.0f + expf(-x)); }
@@ -32,7 +32,7 @@ __device__ void gated(T *y, const T *gates, const T *ups, u64 elements, u32 widt
 }
 
 #define LAYERS(NAME, T)                                                                           \
-  extern "C" __global__ void rms_norm_##NAME(T *y, const T *x, const T *weight, u32 width, float eps) { \
+  extern "C" __global__ void rms_norm_##NAME(T *y, const T *x, const float *weight, u32 width, float eps) { \
     rms_norm<T>(y, x, weight, width, eps);                                                        \
   }                                                                                               \
   extern "C" __global__ void gated_##NAME(T *y, const T *gates, const T *ups, u64 elements, u32 width, \

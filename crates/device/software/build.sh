@@ -12,7 +12,7 @@ sources=("${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"candle-kernels-$version/s
 candle=${sources[0]}
 [ -d "$candle" ] || { echo "the sources of candle-kernels $version are not there: run \`cargo fetch\`" >&2; exit 1; }
 own=$here/../kernels
-flags=(-std=c++20 -O3 -flto=auto -march=native -fopenmp-simd -fPIC -w -I"$here/include" -I"$here" -I"$candle")
+flags=(-std=c++20 -O3 -flto=auto -fno-strict-aliasing -march=native -fopenmp-simd -fPIC -w -I"$here/include" -I"$here" -I"$candle")
 
 # A source with a function behind it that adds all of its kernels.
 unit() {
@@ -41,7 +41,7 @@ for name in blocks memory driver blas others nccl; do
 done
 for job in $(jobs -p); do wait "$job"; done
 # candle's helpers are in each of its sources, the same in all.
-"${CXX:-c++}" -shared -O3 -flto=auto -Wl,--allow-multiple-definition -o "$out/libcuda.so.1" "$out"/*.o -lrt
+"${CXX:-c++}" -shared -O3 -flto=auto -fno-strict-aliasing -Wl,--allow-multiple-definition -o "$out/libcuda.so.1" "$out"/*.o -lrt
 cp "$here/nvidia-smi" "$out"
 for name in libcublas.so.13 libcublasLt.so.13 libcurand.so.10 libnvrtc.so.13 libnccl.so.2; do
   ln -sf libcuda.so.1 "$out/$name"

@@ -70,7 +70,7 @@ pub struct Elements<P> {
     pub numbers: Numbers,
 }
 
-/// `y` and `x` `[rows, width]`, `weight` `[width]`.
+/// `y` and `x` `[rows, width]`, `weight` f32 `[width]`.
 #[derive(Clone, Copy, Debug)]
 pub struct RmsNorm<P> {
     pub y: P,

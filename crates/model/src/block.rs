@@ -1,7 +1,7 @@
 //! One transformer block, the same for both forwards: where the norms and the residual sums stand.
 //! How attention is computed and which products are joined is each forward's own.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::{ModelConfig, ops};
 
@@ -10,8 +10,16 @@ use crate::{ModelConfig, ops};
 pub(crate) struct Norm {
     pub(crate) weight: Tensor,
     pub(crate) eps: f64,
-    /// Scales by 1 + weight.
-    pub(crate) offset: bool,
+    pub(crate) scale: Scale,
+}
+
+/// What a norm multiplies with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scale {
+    Weight,
+    OnePlusWeight,
+    /// The weight as it stands: it was made for what is computed in.
+    Made,
 }
 
 #[derive(Clone, Debug)]
@@ -41,8 +49,19 @@ pub(crate) struct HeadNorms {
 impl Norm {
     /// Over the last dimension.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = if self.offset { (&self.weight + 1.0)? } else { self.weight.clone() };
-        ops::rms_norm(x, &weight.to_dtype(x.dtype())?, self.eps)
+        ops::rms_norm(x, &self.factors(x.dtype())?, self.eps)
+    }
+
+    /// For states of `dtype`: weights are rounded to it where they are read, and what is made of them
+    /// is not rounded again.
+    fn factors(&self, dtype: DType) -> Result<Tensor> {
+        if self.scale == Scale::Made {
+            return Ok(self.weight.clone());
+        }
+        let narrow = dtype.size_in_bytes() < 4;
+        let weight = self.weight.to_dtype(dtype)?;
+        let weight = if narrow { weight.to_dtype(DType::F32)? } else { weight };
+        if self.scale == Scale::OnePlusWeight { weight + 1.0 } else { Ok(weight) }
     }
 
     /// Over each head by itself, `x` is `[N, heads·hd]`.
@@ -52,9 +71,8 @@ impl Norm {
 
     /// The same norm in a copy that later writes do not reach.
     pub(crate) fn frozen(&self) -> Result<Self> {
-        let weight = self.weight.detach();
-        let weight = if self.offset { (weight + 1.0)? } else { weight.copy()? };
-        Ok(Self { weight, eps: self.eps, offset: false })
+        let weight = self.factors(self.weight.dtype())?.detach().copy()?;
+        Ok(Self { weight, eps: self.eps, scale: Scale::Made })
     }
 }
 

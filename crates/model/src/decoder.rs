@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::block::{After, HeadNorms, Norm, Norms};
+use crate::block::{After, HeadNorms, Norm, Norms, Scale};
 use crate::linear::{Linear, Weight};
 use crate::quantized::QuantizedMatrix;
 use crate::{ModelConfig, ModelError, Tensors};
@@ -230,7 +230,8 @@ impl Layer {
 }
 
 fn config_norm(config: &ModelConfig, weight: Tensor) -> Norm {
-    Norm { weight, eps: config.rms_norm_eps, offset: config.norm_offset }
+    let scale = if config.norm_offset { Scale::OnePlusWeight } else { Scale::Weight };
+    Norm { weight, eps: config.rms_norm_eps, scale }
 }
 
 fn check(config: &ModelConfig, tensors: &Tensors, matrices: &Matrices) -> Result<(), ModelError> {

@@ -11,7 +11,7 @@ pub(crate) fn rms_norm_backward(
     grad: &Tensor,
     eps: f64,
 ) -> Result<(Tensor, Tensor)> {
-    let dtype = wide(x.dtype());
+    let (narrow, dtype) = (x.dtype(), wide(x.dtype()));
     let (rows, d) = (x.shape(), w.dim(0)?);
     let flat = |t: &Tensor| t.detach().contiguous()?.reshape(((), d))?.to_dtype(dtype);
     let (x, grad) = (flat(x)?, flat(grad)?);
@@ -22,7 +22,7 @@ pub(crate) fn rms_norm_backward(
     let own = grad.broadcast_mul(&w.detach().to_dtype(dtype)?)?;
     let shared = ((&own * &turned)?.sum_keepdim(D::Minus1)? / d as f64)?;
     let grad_x = (own - turned.broadcast_mul(&shared)?)?.broadcast_mul(&r)?;
-    Ok((grad_x.reshape(rows)?.to_dtype(w.dtype())?, grad_w.to_dtype(w.dtype())?))
+    Ok((grad_x.reshape(rows)?.to_dtype(narrow)?, grad_w.to_dtype(w.dtype())?))
 }
 
 /// All `[N, ff]`; gives the gradients of gates and ups. Both activations are x · sigmoid(z(x)).

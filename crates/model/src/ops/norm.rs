@@ -9,7 +9,7 @@ use super::composed::rms_norm_backward;
 use super::kernels::{Real, dot};
 use super::{elements, for_dtype, with_elements};
 
-/// `x` is `[.., d]`, `weight` `[d]`.
+/// `x` is `[.., d]`, `weight` `[d]`; f32 where `x` is narrower.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     x.contiguous()?.apply_op2(weight, RmsNorm { eps })
 }
