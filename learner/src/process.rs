@@ -114,7 +114,7 @@ fn train_loop(
 }
 
 /// The strong model as the run starts from it, in f32: masters are never rounded. Beside adapters
-/// its matrices stay in 16 bits where the file has them so and that is what is computed in.
+/// its matrices are frozen, and in what is computed in.
 ///
 /// # Errors
 /// Files missing, damaged, or at odds with each other.

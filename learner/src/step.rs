@@ -158,7 +158,8 @@ impl Trainer {
             let off = off.to_scalar::<f32>()?;
             ensure!(
                 off <= MERGED_OFF_MAX,
-                "{name} is off by {off}: name the strong.model of the run's start, as it was then"
+                "{name} is off by {off}: name the strong.model of the run's start, as it was then, and \
+                 the compute.precision"
             );
         }
         Ok(())

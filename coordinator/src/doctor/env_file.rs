@@ -145,7 +145,7 @@ mod tests {
                 let counts = MemberCounts { actors, weak_servers: 1, learners };
                 settings.weak_server.sessions = weak_sessions(&settings, counts);
                 let strong = qwen(if preset == LARGE { "1.5B" } else { "0.5B" });
-                let methods = Methods::of_settings(&settings, learners, strong);
+                let methods = Methods::of_settings(&settings, learners);
                 let demand = Demand::new(&settings, strong, qwen("0.5B"), methods);
                 let of = |at: usize| placement::Gpu { id: at.to_string(), bytes: mib << 20 };
                 let gpus: Vec<placement::Gpu> = (0..count).map(of).collect();

@@ -38,8 +38,6 @@ pub struct Model {
     pub shape: Shape,
     /// Of a quantised file; `None`: as large as its parameters.
     pub file_bytes: Option<u64>,
-    /// What its file has its matrices in, where that is known.
-    pub stored: Option<Precision>,
 }
 
 /// How the learner trains.
@@ -54,8 +52,6 @@ pub struct Methods {
     pub optimizer_shards: u64,
     /// Rank of adapters; 0: all weights are trained.
     pub lora_rank: u64,
-    /// Beside adapters the base stays as its file has it, which is what is computed in.
-    pub narrow_base: bool,
 }
 
 /// Everything that one process of each role holds.
@@ -68,12 +64,10 @@ pub struct Demand {
 
 impl Methods {
     #[must_use]
-    pub fn of_settings(settings: &Settings, learners: u32, strong: Model) -> Self {
+    pub fn of_settings(settings: &Settings, learners: u32) -> Self {
         let train = &settings.train;
-        let precision = settings.compute.precision.on(true);
         Self {
-            half: precision != Precision::F32,
-            narrow_base: strong.stored == Some(precision),
+            half: settings.compute.precision.on(true) != Precision::F32,
             reference: train.kl > 0.0,
             recompute_blocks: train.recompute_blocks,
             optimizer_shards: if train.shard_optimizer { u64::from(learners) } else { 1 },
@@ -101,7 +95,7 @@ impl Demand {
     pub fn of_settings(settings: &Settings, learners: u32) -> anyhow::Result<Self> {
         let strong = model(&settings.strong.model).context("strong.model")?;
         let weak = model(settings.weak_model()).context("weak.model")?;
-        Ok(Self::new(settings, strong, weak, Methods::of_settings(settings, learners, strong)))
+        Ok(Self::new(settings, strong, weak, Methods::of_settings(settings, learners)))
     }
 
     /// The whole of it; every process also has the driver's context.
@@ -139,8 +133,8 @@ impl Demand {
 /// and S shards of the optimiser:
 /// f32 masters 4·P on every rank, and 4·T of adapters; where w is 2 their rounded copies 2·P; moments
 /// 8·T / S; sums of gradients 4·T; reference 4·P, which adapters need not have since the base is one.
-/// Without adapters and shards that is 18 bytes a parameter in 16 bits and 16 in f32. Beside adapters,
-/// a base whose file has it in what is computed in takes w·P alone.
+/// Without adapters and shards that is 18 bytes a parameter in 16 bits and 16 in f32. Of the base beside
+/// adapters there are neither masters nor copies: w·P.
 ///
 /// Activations of N = `train.micro_batch_tokens` tokens over L layers of a numbers a token and
 /// layer (`Shape::activations`): w·N·(L + 1)·a, the one for the gradients on their way; by blocks
@@ -151,7 +145,7 @@ fn learner(settings: &Settings, shape: &Shape, methods: Methods) -> Parts {
     let adapters = methods.lora_rank > 0;
     let trained = if adapters { adapter_parameters(shape, methods.lora_rank) } else { parameters };
     let shards = methods.optimizer_shards.max(1);
-    let (base, rounded) = match (adapters && methods.narrow_base, methods.half) {
+    let (base, rounded) = match (adapters, methods.half) {
         (true, _) => (width, 0),
         (false, true) => (F32, width),
         (false, false) => (F32, 0),
@@ -190,28 +184,16 @@ fn model(name: &str) -> anyhow::Result<Model> {
         let role = Role::ALL.into_iter().find(|r| built_in == format!("miniature-{}", r.name()));
         let role = role.with_context(|| format!("there is no model {name}"))?;
         let shape = Shape::parse(&miniature::config_json(role), name)?;
-        return Ok(Model { shape, file_bytes: None, stored: Some(Precision::F32) });
+        return Ok(Model { shape, file_bytes: None });
     }
     let path = PathBuf::from(name);
     if path.extension().is_some_and(|extension| extension == "gguf") {
         let bytes = std::fs::metadata(&path).with_context(|| missing(&path))?.len();
-        return Ok(Model { shape: gguf::shape(&path)?, file_bytes: Some(bytes), stored: None });
+        return Ok(Model { shape: gguf::shape(&path)?, file_bytes: Some(bytes) });
     }
     let path = path.join("config.json");
     let text = std::fs::read_to_string(&path).with_context(|| missing(&path))?;
-    let shape = Shape::parse(&text, &path.display().to_string())?;
-    Ok(Model { shape, file_bytes: None, stored: stored(&text) })
-}
-
-/// By a `config.json`; newer ones call it `dtype`.
-fn stored(config: &str) -> Option<Precision> {
-    let config: serde_json::Value = serde_json::from_str(config).ok()?;
-    match config["torch_dtype"].as_str().or(config["dtype"].as_str())? {
-        "bfloat16" => Some(Precision::Bf16),
-        "float16" => Some(Precision::F16),
-        "float32" => Some(Precision::F32),
-        _ => None,
-    }
+    Ok(Model { shape: Shape::parse(&text, &path.display().to_string())?, file_bytes: None })
 }
 
 fn missing(path: &Path) -> String {

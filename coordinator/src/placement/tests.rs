@@ -20,8 +20,7 @@ pub(crate) fn qwen(size: &str) -> Model {
         "num_hidden_layers": {layers}, "num_attention_heads": {heads}, "tie_word_embeddings": {tied},
         "num_key_value_heads": {kv_heads}, "intermediate_size": {inner}}}"#
     );
-    let shape = Shape::parse(&config, size).unwrap();
-    Model { shape, file_bytes: None, stored: None }
+    Model { shape: Shape::parse(&config, size).unwrap(), file_bytes: None }
 }
 
 /// What 64 rollouts of up to 1,024 tokens take, with 4,096 tokens to a forward and no divergence.
@@ -41,7 +40,6 @@ fn methods(shards: u64) -> Methods {
         recompute_blocks: true,
         optimizer_shards: shards,
         lora_rank: 0,
-        narrow_base: false,
     }
 }
 
@@ -130,13 +128,11 @@ fn the_rule_of_18_bytes_a_parameter_holds() {
     assert_eq!(total(Methods { reference: true, ..methods(1) }), 22.0);
     // Every rank has all masters and sums of gradients, and its part of the moments.
     assert_eq!(total(methods(4)), 12.0);
-    // Adapters: the base and its rounded copies, and little more; it is the reference too.
-    let lora = total(Methods { lora_rank: 16, reference: true, ..methods(1) });
-    assert!(lora > 6.0 && lora < 6.2, "{lora}");
-    // In 16 bits as its file, nothing wider is held of it.
-    let narrow = Methods { lora_rank: 16, reference: true, narrow_base: true, ..methods(1) };
-    assert!((lora - total(narrow) - 4.0).abs() < 1e-9);
-    assert_eq!(total(Methods { narrow_base: true, ..methods(1) }), 18.0, "it is trained");
+    // Adapters: the base in what is computed in, and little more; it is the reference too.
+    let adapters = |half| Methods { half, lora_rank: 16, reference: true, ..methods(1) };
+    let (half, wide) = (total(adapters(true)), total(adapters(false)));
+    assert!(half > 2.0 && half < 2.2, "{half}");
+    assert!((wide - half - 2.0).abs() < 1e-9, "{wide}");
 }
 
 #[test]
@@ -233,26 +229,4 @@ fn a_plan_counts_on_what_the_settings_train_with() {
     assert_eq!(total(bf16, 2) - f32, 2 * parameters);
     assert!(total(|s| s.train.recompute_blocks = true, 2) < plain);
     assert!(total(|s| s.train.lora.rank = 2, 2) < plain - 8 * parameters);
-}
-
-#[test]
-fn a_base_beside_adapters_is_counted_as_its_file_has_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = miniature::config_json(miniature::Role::Strong);
-    let parameters = Shape::parse(&config, "miniature").unwrap().parameters();
-    let total = |key: &str, dtype: &str| {
-        let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
-        config.as_object_mut().unwrap().remove("torch_dtype");
-        config[key] = dtype.into();
-        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-        let mut settings = settings();
-        settings.strong.model = dir.path().to_string_lossy().into_owned();
-        settings.compute.precision = settings::Precision::Bf16;
-        settings.train.lora.rank = 2;
-        Demand::of_settings(&settings, 1).unwrap().learner.total()
-    };
-    let wide = total("torch_dtype", "float32");
-    assert_eq!(wide - total("torch_dtype", "bfloat16"), 4 * parameters);
-    assert_eq!(wide - total("dtype", "bfloat16"), 4 * parameters);
-    assert_eq!(total("torch_dtype", "float16"), wide, "it is not what is computed in");
 }

@@ -22,14 +22,23 @@ pub type Tensors = BTreeMap<String, Tensor>;
 pub struct Placement {
     pub dtype: DType,
     pub device: Device,
-    /// Matrices that a file has in this type are left in it.
-    pub kept: Option<DType>,
+    /// Of matrices, where it is another.
+    pub matrices: Option<DType>,
 }
 
 impl Placement {
     #[must_use]
     pub fn cpu(dtype: DType) -> Self {
-        Self { dtype, device: Device::Cpu, kept: None }
+        Self { dtype, device: Device::Cpu, matrices: None }
+    }
+
+    /// A tensor as it is to be and where.
+    pub(crate) fn place(&self, tensor: Tensor) -> Result<Tensor, ModelError> {
+        let dtype = match tensor.dims().len() {
+            2 => self.matrices.unwrap_or(self.dtype),
+            _ => self.dtype,
+        };
+        Ok(tensor.to_dtype(dtype)?.to_device(&self.device)?)
     }
 }
 
@@ -239,9 +248,7 @@ fn to_tensor(
         return Err(ModelError::NotFinite { file, tensor, index });
     }
     let tensor = Tensor::from_raw_buffer(bytes, dtype, view.shape(), &Device::Cpu)?;
-    let keep = placement.kept == Some(dtype) && view.shape().len() == 2;
-    let to = if keep { dtype } else { placement.dtype };
-    Ok(tensor.to_dtype(to)?.to_device(&placement.device)?)
+    placement.place(tensor)
 }
 
 fn file_dtype(dtype: DType) -> Result<FileDtype, ModelError> {

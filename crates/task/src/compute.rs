@@ -44,7 +44,7 @@ impl Compute {
             );
         }
         Ok(Self {
-            placement: Placement { dtype, device: choice.device, kept: None },
+            placement: Placement { dtype, device: choice.device, matrices: None },
             why: choice.why,
         })
     }
@@ -66,11 +66,11 @@ impl Compute {
         Placement { device: self.placement.device.clone(), ..Placement::cpu(DType::F32) }
     }
 
-    /// As `masters`, for weights that are not trained: what a file has in the precision that is
-    /// computed in needs no wider copy.
+    /// As `masters`, for weights that are not trained: matrices are rounded once to what is computed
+    /// in, as they would be wherever they are read.
     #[must_use]
     pub fn frozen(&self) -> Placement {
-        Placement { kept: Some(self.placement.dtype), ..self.masters() }
+        Placement { matrices: Some(self.placement.dtype), ..self.masters() }
     }
 }
 

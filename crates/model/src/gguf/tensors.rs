@@ -134,7 +134,7 @@ fn dense(
         let (file, tensor) = (file.name(), name.to_owned());
         return Err(ModelError::NotFinite { file, tensor, index });
     }
-    Ok(tensor.to_dtype(placement.dtype)?.to_device(&placement.device)?)
+    placement.place(tensor)
 }
 
 /// llama.cpp turns neighbouring values of a head together, Hugging Face value i with i + hd/2; its
