@@ -77,7 +77,7 @@ found = {os.path.dirname(f) for p in nvidia.__path__ for f in glob.glob(f"{p}/**
 print(":".join(sorted(found)))
 PY
 )
-export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$libraries
 
 if [ "$TANDEM_TEST_DEVICE" = cuda ]; then
   step machine nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
@@ -85,10 +85,10 @@ fi
 step checks "$bin/gpu-checks" --nocapture --test-threads=1
 for shape in "${shapes[@]}"; do
   step "tandem-$shape" "$bin/gpu-bench" "$shape" "$precision" "$TANDEM_TEST_DEVICE"
-  if python3 -c 'import torch' 2>/dev/null; then
+  if python3 -c 'import sys, torch; torch.zeros(1, device=sys.argv[1])' "$TANDEM_TEST_DEVICE" 2>/dev/null; then
     step "torch-$shape" python3 tests/gpu/peer.py "$shape" "$precision" "$TANDEM_TEST_DEVICE"
   else
-    echo "no torch here: $shape has no peer" | tee "$out/torch-$shape.txt"
+    echo "no torch for this device here: $shape has no peer" | tee "$out/torch-$shape.txt"
   fi
 done
 train

@@ -5,8 +5,12 @@ use model::{Draw, Pick, SamplerSettings, draw_tokens};
 
 use crate::tiny::numbers;
 
-const VOCAB: usize = 1500;
-const DRAWS: usize = 2_000;
+const VOCAB: usize = 5000;
+
+/// As many as a law takes; few where a device is made of software.
+fn draws() -> usize {
+    if std::env::var_os("SOFTWARE_GPUS").is_some() { 2_000 } else { 40_000 }
+}
 
 #[test]
 fn tokens_are_the_cpus_and_their_counts_the_laws() {
@@ -18,11 +22,11 @@ fn tokens_are_the_cpus_and_their_counts_the_laws() {
         temperature: 1.0,
         top_p: 1.0,
         banned: Vec::new(),
-        stops: vec![17, 18, 1400],
+        stops: vec![17, 18, 4000],
     };
     let cut = SamplerSettings { top_p: 0.8, banned: vec![5, 6], temperature: 0.7, ..plain.clone() };
     for settings in [&plain, &SamplerSettings { banned: vec![1, 2, 3], ..plain.clone() }, &cut] {
-        let count = if settings.top_p < 1.0 { 300 } else { DRAWS };
+        let count = if settings.top_p < 1.0 { 300 } else { draws() };
         let draws: Vec<Draw<'_>> = (0..count)
             .map(|i| {
                 let u = (i as f64 + 0.5) / count as f64;
@@ -47,7 +51,7 @@ fn tokens_are_the_cpus_and_their_counts_the_laws() {
         }
         // The numbers are evenly spread, so that each count is within 2 of its expectation.
         let scores: Vec<Draw<'_>> = (0..VOCAB as u32)
-            .step_by(3)
+            .step_by(if count < 40_000 { 17 } else { 1 })
             .filter(|id| !settings.stops[1..].contains(id))
             .flat_map(|id| [0, 1].map(|row| Draw { row, settings, pick: Pick::Score(id) }))
             .collect();

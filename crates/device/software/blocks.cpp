@@ -43,6 +43,7 @@ std::deque<Context *> waiting;
 Context *current;
 void *scheduler[5];
 unsigned next_thread, thread_count;
+Order order;
 Barrier block_barrier;
 std::vector<Barrier> warp_barriers;
 std::vector<char> lanes;
@@ -65,7 +66,8 @@ void work() {
   for (;;) {
     while (next_thread < thread_count) {
       Context *self = current;
-      self->thread = next_thread++;
+      self->thread = order == Order::FirstFirst ? next_thread : thread_count - 1 - next_thread;
+      next_thread++;
       self->exchanges = 0;
       stand_at(self->thread);
       (*kernel)();
@@ -146,9 +148,9 @@ void *lane(unsigned lane, unsigned half) {
 }
 unsigned next_half() { return current->exchanges++ % 2; }
 
-void run_blocks(Dim grid, Dim block, const std::function<void()> &body) {
+void run_blocks(Dim grid, Dim block, const std::function<void()> &body, Order threads) {
   std::lock_guard<std::mutex> guard(one_kernel_at_a_time);
-  gridDim = grid, blockDim = block, kernel = &body;
+  gridDim = grid, blockDim = block, kernel = &body, order = threads;
   thread_count = block.x * block.y * block.z;
   unsigned warps = (thread_count + WARP - 1) / WARP;
   warp_barriers.resize(warps);

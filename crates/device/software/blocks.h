@@ -17,5 +17,7 @@ unsigned this_lane();
 unsigned next_half();
 void *lane(unsigned lane, unsigned half);
 
-// Runs `body` once for every thread of every block, the blocks one after the other.
-void run_blocks(Dim grid, Dim block, const std::function<void()> &body);
+// Runs `body` once for every thread of every block, the blocks one after the other; between two barriers
+// the threads of a block run one after the other, the first one first or last.
+enum class Order { FirstFirst, LastFirst };
+void run_blocks(Dim grid, Dim block, const std::function<void()> &body, Order order = Order::FirstFirst);

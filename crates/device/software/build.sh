@@ -7,12 +7,15 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:?usage: build.sh DIR}
 mkdir -p "$out"
+rm -f "$out"/*.o
 version=$(sed -n '/^name = "candle-kernels"$/{n;s/version = "\(.*\)"/\1/p}' "$here/../../../Cargo.lock")
 sources=("${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"candle-kernels-$version/src")
 candle=${sources[0]}
 [ -d "$candle" ] || { echo "the sources of candle-kernels $version are not there: run \`cargo fetch\`" >&2; exit 1; }
 own=$here/../kernels
 flags=(-std=c++20 -O3 -flto=auto -fno-strict-aliasing -march=native -fopenmp-simd -fPIC -w -I"$here/include" -I"$here" -I"$candle")
+
+compilers=()
 
 # A source with a function behind it that adds all of its kernels.
 unit() {
@@ -27,6 +30,7 @@ unit() {
     echo "}"
   } >>"$file"
   "${CXX:-c++}" "${flags[@]}" -c -o "$out/$1.o" "$file" &
+  compilers+=($!)
 }
 
 for name in affine binary cast fill indexing reduce ternary unary; do
@@ -38,8 +42,9 @@ unit tandem "$(
 )"
 for name in blocks memory driver blas others nccl; do
   "${CXX:-c++}" "${flags[@]}" -c -o "$out/$name.o" "$here/$name.cpp" &
+  compilers+=($!)
 done
-for job in $(jobs -p); do wait "$job"; done
+for compiler in "${compilers[@]}"; do wait "$compiler"; done
 # candle's helpers are in each of its sources, the same in all.
 "${CXX:-c++}" -shared -O3 -flto=auto -fno-strict-aliasing -Wl,--allow-multiple-definition -o "$out/libcuda.so.1" "$out"/*.o -lrt
 cp "$here/nvidia-smi" "$out"

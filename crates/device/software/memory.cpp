@@ -1,5 +1,6 @@
-// Each piece ends at a page that nobody may touch, so that whoever goes past it is ended there; it is
-// filled with NaN, so that nobody reads what nobody wrote without being seen.
+// Each piece ends, but for its alignment, at a page that nobody may touch, so that whoever goes past it is
+// ended there; what lies between is looked at when it is given back. It is filled with NaN, so that nobody
+// reads what nobody wrote without being seen.
 #include "memory.h"
 
 #include <cstdint>
@@ -39,6 +40,13 @@ bool give_back_memory(void *at) {
   std::lock_guard<std::mutex> lock(guard);
   auto found = pieces.find((uintptr_t)at);
   if (found == pieces.end()) return false;
+  const unsigned char *end = (unsigned char *)at + found->second.bytes;
+  const unsigned char *page = (unsigned char *)found->second.pages + found->second.page_bytes - PAGE;
+  for (; end < page; end++)
+    if (*end != 0xff) {
+      std::fprintf(stderr, "software device: something was written behind %zu bytes at %p\n", found->second.bytes, at);
+      std::abort();
+    }
   munmap(found->second.pages, found->second.page_bytes);
   pieces.erase(found);
   return true;

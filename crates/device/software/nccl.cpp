@@ -43,7 +43,8 @@ bool meet(Comm *comm) {
     return true;
   }
   while (comm->head->generation == generation) {
-    if (comm->head->gone || std::chrono::steady_clock::now() > until) return false;
+    // The last to come may have left already.
+    if (comm->head->gone || std::chrono::steady_clock::now() > until) return comm->head->generation != generation;
     std::this_thread::sleep_for(std::chrono::microseconds(20));
   }
   return true;
@@ -98,8 +99,9 @@ int ncclCommInitRank(Comm **to, int world, Id id, int rank) {
   close(file);
   if (memory == MAP_FAILED) return SYSTEM_ERROR;
   Comm *comm = new Comm{rank, world, id.bytes, (Head *)memory, (char *)memory + 4096, bytes};
-  if (!meet(comm)) return REMOTE_ERROR;
-  if (rank == 0) shm_unlink(id.bytes);
+  bool met = meet(comm);
+  if (rank == 0 || !met) shm_unlink(id.bytes);
+  if (!met) return munmap(memory, bytes), delete comm, REMOTE_ERROR;
   return *to = comm, OK;
 }
 int ncclCommAbort(Comm *comm) {

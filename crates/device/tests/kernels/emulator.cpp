@@ -1,5 +1,6 @@
 // Runs one call on the CPU: emulator KERNEL GRID_X GRID_Y THREADS, its memory and its arguments over
-// standard input. Threads of a block run in turn (../../software/blocks.cpp).
+// standard input. Threads of a block run in turn (../../software/blocks.cpp), which is done in two orders:
+// where a barrier is missing, they differ.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -47,7 +48,13 @@ template <class T> struct Argument<T *> {
 template <class... A> static void call(void (*kernel)(A...), Dim grid, Dim block) {
   std::tuple<A...> arguments{Argument<A>::take()...};
   if (std::fgetc(stdin) != EOF) fail("more arguments than the kernel has parameters");
-  run_blocks(grid, block, [&] { std::apply(kernel, arguments); });
+  auto body = [&] { std::apply(kernel, arguments); };
+  auto other = buffers;
+  run_blocks(grid, block, body, Order::LastFirst);
+  // The arguments say where the memory is: what is in it changes places.
+  for (size_t i = 0; i < buffers.size(); i++) std::swap_ranges(buffers[i].begin(), buffers[i].end(), other[i].begin());
+  run_blocks(grid, block, body, Order::FirstFirst);
+  if (other != buffers) fail("what comes out depends on the order of threads");
 }
 
 #define TYPES_OF(NAME) KERNEL(NAME##_f32) KERNEL(NAME##_bf16) KERNEL(NAME##_f16)

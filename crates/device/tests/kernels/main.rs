@@ -1,6 +1,6 @@
 //! The kernels for CUDA, run on the CPU by the calls that a device gets: a C++ compiler turns their
-//! sources into a program in which a thread stands for a thread. That a device runs them as well is
-//! for `tests/gpu` to show.
+//! sources into a program that runs the threads of a block in turn, in two orders. That a device runs
+//! them as well is for `tests/gpu` to show.
 #![allow(clippy::unwrap_used, reason = "all of this is test code, its helpers too")]
 
 mod attention;
