@@ -48,8 +48,8 @@ train() {
   if [ "${shapes[*]}" = tiny ] && [ -n "${TANDEM_TEST_GSM8K:-}" ]; then
     model=$run/tiny
     "$bin/coordinator" model tiny --tokenizer-from "$TANDEM_TEST_GSM8K" --out "$model"
-    smaller=(--set recipe.sft_steps=2 --set recipe.probe_problems=4 --set train.steps=2 --set eval.problems=4
-      --set train.problems_per_step=4 --set sampling.max_tokens=16)
+    smaller=(--set recipe.sft_steps=2 --set recipe.sft_examples_per_step=4 --set recipe.probe_problems=4
+      --set train.steps=2 --set train.problems_per_step=4 --set sampling.max_tokens=16 --set eval.problems=4)
   fi
   if [ -z "$model" ] || [ -z "${TANDEM_TEST_GSM8K:-}" ]; then
     echo "recipe not run: set TANDEM_GPU_MODEL to a directory of Gemma-3-270M and TANDEM_TEST_GSM8K to one of GSM8K" |

@@ -6,7 +6,7 @@ use settings::{Settings, SolutionStyle};
 use tandem::Schedule;
 
 use super::{Arm, ArmKind, EvalPlan, EvalRun, sampling};
-use crate::intervals::{Estimate, estimates};
+use crate::intervals::{Estimate, paired_difference};
 use crate::source::{Extent, Lead};
 
 /// What a probe found.
@@ -43,13 +43,9 @@ pub enum Verdict {
 
 impl Contrast {
     fn of(plain: &[f64], annotated: &[f64], seed: u64) -> Option<Self> {
-        let each: Vec<f64> = plain.iter().zip(annotated).map(|(p, a)| p - a).collect();
-        let found = estimates(&[plain.to_vec(), annotated.to_vec(), each], seed);
-        let [Some(plain), Some(annotated), Some(difference)] = found.as_slice() else {
-            return None;
-        };
-        let Estimate { value: difference, low, high } = *difference;
-        Some(Self { plain: plain.value, annotated: annotated.value, difference, low, high })
+        let Estimate { value: difference, low, high } = paired_difference(plain, annotated, seed)?;
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        Some(Self { plain: mean(plain), annotated: mean(annotated), difference, low, high })
     }
 
     #[must_use]
