@@ -67,7 +67,7 @@ impl RunDir {
             true => RunDirError::Run(path.to_owned()),
             false => RunDirError::NotEmpty(path.to_owned()),
         };
-        if !ours && fs::read_dir(path).map_err(fault)?.next().is_some() {
+        if !ours && !never_began(path, ours).map_err(fault)? {
             return Err(refusal());
         }
         let lock = lock(path)?;
@@ -124,8 +124,9 @@ fn never_began(path: &Path, ours: bool) -> io::Result<bool> {
             Some(CONFIG | PROCESSES | JOURNAL | LAUNCHED | TRACK) => ours,
             Some("logs" | "weights" | "tensorboard") => ours,
             Some("metrics.jsonl") => ours && entry.metadata()?.len() == 0,
+            // Where others start the processes, a learner may have been here first.
             Some("checkpoints" | "rollouts") => {
-                ours && fs::read_dir(entry.path())?.next().is_none()
+                entry.file_type()?.is_dir() && fs::read_dir(entry.path())?.next().is_none()
             }
             _ => false,
         };

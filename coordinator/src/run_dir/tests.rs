@@ -41,9 +41,21 @@ fn a_run_under_way_keeps_its_directory_to_itself() {
 }
 
 #[test]
+fn a_learner_that_was_there_first_has_taken_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["checkpoints", "rollouts"] {
+        fs::create_dir(root.path().join(name)).unwrap();
+    }
+    drop(RunDir::create(Some(root.path()), "x").unwrap());
+    let other = tempfile::tempdir().unwrap();
+    fs::create_dir_all(other.path().join("checkpoints/step-000001")).unwrap();
+    assert!(refused(other.path()).contains("is not empty"));
+}
+
+#[test]
 fn what_somebody_else_wrote_is_left_alone() {
     let root = tempfile::tempdir().unwrap();
-    for name in ["config.toml", "thesis.tex", "logs", "metrics.jsonl"] {
+    for name in ["config.toml", "thesis.tex", "logs", "rollouts", "metrics.jsonl"] {
         let dir = root.path().join(format!("with-{name}"));
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join(name), "by hand").unwrap();
