@@ -1,14 +1,20 @@
 //! The key-value cache and the attention that reads it: the part of decoding that differs between
 //! devices. CUDA's is in `cuda`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
+use rayon::prelude::*;
 
 #[cfg(feature = "cuda")]
 use crate::cuda::CudaCache;
 use crate::ops::{Real, attend, rotate, with_elements};
 use crate::{ModelConfig, Rope, rope};
+
+/// Products of queries and keys from which several threads read the cache: some 0.1 ms of one, where
+/// to wake another takes a tenth of that.
+const THREADS_FROM: usize = 1 << 19;
 
 /// New tokens of one row in the packed batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +99,20 @@ pub(crate) struct CpuCache<F> {
     capacity: usize,
     scale: F,
     layers: Vec<CacheLayer<F>>,
+}
+
+/// What the attention of one head of one reader is computed in.
+struct Scratch<F> {
+    /// `[hd]`
+    turned: Vec<F>,
+    /// As many as the longest row has keys.
     weights: Vec<F>,
+}
+
+impl<F: Real> Scratch<F> {
+    fn new(dim: usize, longest: usize) -> Self {
+        Self { turned: vec![F::zero(); dim], weights: vec![F::zero(); longest] }
+    }
 }
 
 struct CacheLayer<F> {
@@ -127,7 +146,6 @@ impl<F: Real> CpuCache<F> {
             capacity,
             scale: F::from_f64(config.query_scale()),
             layers: (0..config.layers).map(layer).collect(),
-            weights: vec![F::zero(); capacity],
         })
     }
 
@@ -178,26 +196,51 @@ impl<F: Real> CpuCache<F> {
         }
     }
 
-    fn read(&mut self, layer: usize, qkv: &[F], readers: &[Reader], out: &mut [F]) {
-        let (dim, width) = (self.dim, self.row_width());
-        let mut turned = vec![F::zero(); dim];
-        for (reader, out) in readers.iter().zip(out.chunks_exact_mut(self.heads * dim)) {
-            let q = &qkv[reader.token * width..][..self.heads * dim];
-            let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate();
-            for (head, (q, out)) in heads {
-                let end = reader.position + 1;
-                let start = self.at(reader.row, head / (self.heads / self.kv_heads), 0);
-                let CacheLayer { keys, values, angles, window } = &self.layers[layer];
-                rotate(q, &angles[reader.position * dim..end * dim], F::one(), &mut turned);
-                for x in &mut turned {
-                    *x *= self.scale;
-                }
-                let first = end.saturating_sub(*window);
-                let seen = start + first * dim..start + end * dim;
-                let (keys, values) = (&keys[seen.clone()], &values[seen]);
-                attend(&turned, keys, values, &mut self.weights[first..end], out);
-            }
+    fn read(&self, layer: usize, qkv: &[F], readers: &[Reader], out: &mut [F]) {
+        let seen = || readers.iter().map(|reader| self.seen(layer, *reader).len());
+        let (products, longest) = (seen().sum::<usize>(), seen().max().unwrap_or(0) / self.dim);
+        let scratch = || Scratch::new(self.dim, longest);
+        let heads = |at: usize| (readers[at / self.heads], at % self.heads);
+        if rayon::current_num_threads() > 1 && products * self.heads >= THREADS_FROM {
+            let out = out.par_chunks_exact_mut(self.dim).enumerate();
+            out.for_each_init(scratch, |scratch, (at, out)| {
+                self.read_head(layer, qkv, heads(at), scratch, out)
+            });
+            return;
         }
+        let mut scratch = scratch();
+        for (at, out) in out.chunks_exact_mut(self.dim).enumerate() {
+            self.read_head(layer, qkv, heads(at), &mut scratch, out);
+        }
+    }
+
+    /// Elements of keys that a reader sees, from the first of its row and head.
+    fn seen(&self, layer: usize, reader: Reader) -> Range<usize> {
+        let end = reader.position + 1;
+        end.saturating_sub(self.layers[layer].window) * self.dim..end * self.dim
+    }
+
+    #[inline(always)]
+    fn read_head(
+        &self,
+        layer: usize,
+        qkv: &[F],
+        (reader, head): (Reader, usize),
+        scratch: &mut Scratch<F>,
+        out: &mut [F],
+    ) {
+        let dim = self.dim;
+        let q = &qkv[reader.token * self.row_width() + head * dim..][..dim];
+        let CacheLayer { keys, values, angles, .. } = &self.layers[layer];
+        rotate(q, &angles[reader.position * dim..][..dim], F::one(), &mut scratch.turned);
+        for x in &mut scratch.turned {
+            *x *= self.scale;
+        }
+        let start = self.at(reader.row, head / (self.heads / self.kv_heads), 0);
+        let seen = self.seen(layer, reader);
+        let weights = &mut scratch.weights[..seen.len() / dim];
+        let seen = start + seen.start..start + seen.end;
+        attend(&scratch.turned, &keys[seen.clone()], &values[seen], weights, out);
     }
 
     fn copy_row(&mut self, from: usize, to: usize, len: usize) {

@@ -63,6 +63,25 @@ fn forwards_agree_in_f64() {
     check(DType::F64, 1e-9);
 }
 
+/// So many that threads share the heads.
+#[test]
+fn a_long_prompt_agrees_with_training() {
+    let long = |more| tiny::Kind { more, ..tiny::QWEN3 };
+    let whole = long(r#"{"head_dim": 8, "max_position_embeddings": 512}"#);
+    let window = long(
+        r#"{"head_dim": 8, "max_position_embeddings": 512, "use_sliding_window": true,
+            "sliding_window": 300, "max_window_layers": 1}"#,
+    );
+    for kind in [whole, window] {
+        let decoder = tiny::decoder(kind, DType::F64);
+        let text = tiny::ids(7, 400);
+        let truth = tiny::train_logits(&decoder, &text);
+        let mut engine = RaggedEngine::new(decoder, 2, 400).unwrap();
+        let off = distance(&feed(&mut engine, 1, &text), &truth);
+        assert!(off < 1e-9, "{kind:?}: {off:e} apart");
+    }
+}
+
 #[test]
 fn wanted_positions_and_padding_leave_the_rest_unchanged() {
     let kind = tiny::KINDS[3];

@@ -53,17 +53,20 @@ fn every_architecture_is_the_decoder_of_its_directory() {
     }
 }
 
-/// Activations are rounded to eight bits on the way, one part in 254 of the largest of a block.
+/// Activations are rounded on the way: to one part in 65,534 of the largest of a group by our products,
+/// in 254 by candle's, which multiplies what ours do not know.
 #[test]
 fn quantised_weights_compute_what_they_dequantise_to() {
-    for kind in [GgmlDType::Q8_0, GgmlDType::Q5_0, GgmlDType::Q4_0, GgmlDType::Q4K, GgmlDType::Q6K]
-    {
+    use GgmlDType::{Q4_0, Q4_1, Q4K, Q5_0, Q5K, Q6K, Q8_0};
+    let ours = if cfg!(target_arch = "x86_64") { 2e-4 } else { 0.05 };
+    let kinds = [Q8_0, Q5_0, Q4_0, Q4K, Q5K, Q6K].map(|kind| (kind, ours));
+    for (kind, bound) in kinds.into_iter().chain([(Q4_1, 0.05)]) {
         for arch in [Arch::Llama, Arch::Gemma3] {
             let dir = File::new(arch, |_| kind).write();
             let (plain, kept) = (logits(&dense(&dir), &TEXT), logits(&quantised(&dir), &TEXT));
             let spread = distance(&plain[..4], &plain[4..8]);
             let off = distance(&kept, &plain);
-            assert!(off < 0.05 * spread, "{kind:?} {arch:?}: {off:e} apart of {spread:e}");
+            assert!(off < bound * spread, "{kind:?} {arch:?}: {off:e} apart of {spread:e}");
             assert!(off > 0.0, "{kind:?} {arch:?} was dequantised");
         }
     }
