@@ -28,7 +28,8 @@ pub(super) trait PackedMatrix: Send + Sync {
     fn unpack_row(&self, id: usize, out: &mut Vec<f32>);
 }
 
-/// `bytes`, which are whole rows, unless the processor lacks AVX2 or the format is not known here.
+/// The matrix of `bytes`, whole rows of whole blocks; `None` where the processor lacks AVX2, or of a
+/// format that is not known here.
 pub(super) fn packed(
     kind: GgmlDType,
     bytes: &[u8],
