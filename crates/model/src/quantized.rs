@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use candle_core::op::BackpropOp;
-use candle_core::quantized::{QMatMul, QuantizedType};
+use candle_core::quantized::{GgmlDType, QMatMul, QuantizedType};
 use candle_core::{Context, DType, Device, Module, Result, Storage, Tensor, bail};
 
 use crate::gguf::RawTensor;
@@ -28,8 +28,8 @@ pub(crate) struct QuantizedMatrix {
 enum Blocks {
     #[cfg(target_arch = "x86_64")]
     Packed(Box<dyn packed::PackedMatrix>),
-    /// Other types, or another CPU: candle's products over the blocks as they lie. Its `QMatMul` would
-    /// keep a second, wider arrangement of most types beside them.
+    /// Other types, or another CPU: candle's products over the blocks as they lie, with activations of 8
+    /// bits. Its `QMatMul` would keep a second, wider arrangement of most types beside them.
     Cpu(Box<dyn QuantizedType>),
     /// On another device.
     Device(QMatMul),
@@ -147,6 +147,7 @@ impl Blocks {
         if let Some(matrix) = packed::packed(kind, &bytes, columns) {
             return Self::Packed(matrix);
         }
+        let (kind, bytes) = widened(kind, bytes);
         Self::Cpu(kind.from_data(bytes.into()))
     }
 }
@@ -157,9 +158,30 @@ impl fmt::Debug for QuantizedMatrix {
     }
 }
 
+/// Five bits less 16 fit into eight, with the same scale: nothing is lost, and candle multiplies Q5_0 a
+/// value at a time on every CPU.
+fn widened(kind: GgmlDType, bytes: Vec<u8>) -> (GgmlDType, Vec<u8>) {
+    const FROM: usize = 22;
+    const TO: usize = 34;
+    if kind != GgmlDType::Q5_0 {
+        return (kind, bytes);
+    }
+    let mut wide = Vec::with_capacity(bytes.len() / FROM * TO);
+    for block in bytes.as_chunks::<FROM>().0 {
+        let (scale, values) = block.split_at(2);
+        let (high, low) = values.split_at(4);
+        let high = u32::from_le_bytes(high.try_into().expect("four bytes were split off"));
+        let value = |low: u8, at: usize| (low | ((high >> at & 1) as u8) << 4).wrapping_sub(16);
+        wide.extend_from_slice(scale);
+        wide.extend(low.iter().enumerate().map(|(i, byte)| value(byte & 0xf, i)));
+        wide.extend(low.iter().enumerate().map(|(i, byte)| value(byte >> 4, i + 16)));
+    }
+    (GgmlDType::Q8_0, wide)
+}
+
 #[cfg(test)]
 mod tests {
-    use candle_core::quantized::{GgmlDType, QTensor};
+    use candle_core::quantized::QTensor;
 
     use super::*;
 
@@ -225,6 +247,45 @@ mod tests {
         assert!(matrix(GgmlDType::Q8_0).0.first_rows(ROWS + 1).is_err());
     }
 
+    /// As other CPUs keep it.
+    #[test]
+    fn five_bits_survive_in_eight() {
+        let values: Vec<f32> = (0..ROWS * COLUMNS).map(noise(3)).collect();
+        let tensor = Tensor::from_vec(values, (ROWS, COLUMNS), &Device::Cpu).unwrap();
+        let packed = QTensor::quantize(&tensor, GgmlDType::Q5_0).unwrap();
+        let (kind, bytes) = widened(GgmlDType::Q5_0, packed.data().unwrap().into_owned());
+        assert_eq!(kind, GgmlDType::Q8_0);
+        let all: Vec<u32> = (0..ROWS as u32).collect();
+        let found = kind.from_data(bytes.into()).embedding(&all, ROWS, COLUMNS).unwrap();
+        let expected = packed.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap();
+        assert_eq!(found.as_slice::<f32>().unwrap(), expected.to_vec1::<f32>().unwrap());
+    }
+
+    /// The farthest value from 0 in every place, and the largest activation: nothing overflows.
+    #[test]
+    fn the_largest_products_are_exact() {
+        let block = [&[0u8; 192][..], &[0x80; 16], &half::f16::ONE.to_le_bytes()].concat();
+        let raw = RawTensor { dtype: GgmlDType::Q6K, shape: vec![1, 256], bytes: block };
+        let matrix = QuantizedMatrix::new(raw, &Device::Cpu).unwrap();
+        for x in [1.0f32, -1.0, 3e4] {
+            let found = matrix.forward(&Tensor::full(x, (1, 256), &Device::Cpu).unwrap()).unwrap();
+            let found: f32 = found.flatten_all().unwrap().to_vec1().unwrap()[0];
+            let expected = 4096.0 * 256.0 * x;
+            assert!((found / expected - 1.0).abs() < 1e-6, "{found}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_small_to_be_scaled_up_is_nothing() {
+        for kind in KINDS {
+            let x = Tensor::full(1e-36f32, (1, COLUMNS), &Device::Cpu).unwrap();
+            let found = matrix(*kind).0.forward(&x).unwrap().to_vec2::<f32>().unwrap();
+            assert!(found[0].iter().all(|y| y.abs() < 1e-30), "{kind:?}: {found:?}");
+        }
+    }
+
+    /// candle's rounding of activations makes a number of it in some formats.
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn what_is_no_number_reaches_its_own_row_and_no_other() {
         for kind in KINDS {

@@ -105,13 +105,13 @@ pub(crate) struct CpuCache<F> {
 struct Scratch<F> {
     /// `[hd]`
     turned: Vec<F>,
-    /// As many as the longest row has keys.
+    /// As many as a reader sees keys at most.
     weights: Vec<F>,
 }
 
 impl<F: Real> Scratch<F> {
-    fn new(dim: usize, longest: usize) -> Self {
-        Self { turned: vec![F::zero(); dim], weights: vec![F::zero(); longest] }
+    fn new(dim: usize, most_keys: usize) -> Self {
+        Self { turned: vec![F::zero(); dim], weights: vec![F::zero(); most_keys] }
     }
 }
 
@@ -197,24 +197,26 @@ impl<F: Real> CpuCache<F> {
     }
 
     fn read(&self, layer: usize, qkv: &[F], readers: &[Reader], out: &mut [F]) {
-        let seen = || readers.iter().map(|reader| self.seen(layer, *reader).len());
-        let (products, longest) = (seen().sum::<usize>(), seen().max().unwrap_or(0) / self.dim);
-        let scratch = || Scratch::new(self.dim, longest);
-        let heads = |at: usize| (readers[at / self.heads], at % self.heads);
-        if rayon::current_num_threads() > 1 && products * self.heads >= THREADS_FROM {
+        let sizes = || readers.iter().map(|reader| self.seen(layer, *reader).len());
+        let most_keys = sizes().max().unwrap_or(0) / self.dim;
+        let products = sizes().sum::<usize>() * self.heads;
+        let scratch = || Scratch::new(self.dim, most_keys);
+        let task = |at: usize| (readers[at / self.heads], at % self.heads);
+        // In this order: to ask for the threads starts them.
+        if products >= THREADS_FROM && rayon::current_num_threads() > 1 {
             let out = out.par_chunks_exact_mut(self.dim).enumerate();
             out.for_each_init(scratch, |scratch, (at, out)| {
-                self.read_head(layer, qkv, heads(at), scratch, out)
+                self.read_head(layer, qkv, task(at), scratch, out)
             });
             return;
         }
         let mut scratch = scratch();
         for (at, out) in out.chunks_exact_mut(self.dim).enumerate() {
-            self.read_head(layer, qkv, heads(at), &mut scratch, out);
+            self.read_head(layer, qkv, task(at), &mut scratch, out);
         }
     }
 
-    /// Elements of keys that a reader sees, from the first of its row and head.
+    /// Elements of the keys that a reader sees, counted from the first of its row and head.
     fn seen(&self, layer: usize, reader: Reader) -> Range<usize> {
         let end = reader.position + 1;
         end.saturating_sub(self.layers[layer].window) * self.dim..end * self.dim
@@ -236,11 +238,11 @@ impl<F: Real> CpuCache<F> {
         for x in &mut scratch.turned {
             *x *= self.scale;
         }
-        let start = self.at(reader.row, head / (self.heads / self.kv_heads), 0);
         let seen = self.seen(layer, reader);
         let weights = &mut scratch.weights[..seen.len() / dim];
-        let seen = start + seen.start..start + seen.end;
-        attend(&scratch.turned, &keys[seen.clone()], &values[seen], weights, out);
+        let first = self.at(reader.row, head / (self.heads / self.kv_heads), 0);
+        let (keys, values) = (&keys[first..][seen.clone()], &values[first..][seen]);
+        attend(&scratch.turned, keys, values, weights, out);
     }
 
     fn copy_row(&mut self, from: usize, to: usize, len: usize) {

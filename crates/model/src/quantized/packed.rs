@@ -75,6 +75,7 @@ impl<P: Packing> Packed<P> {
     fn row(&self, id: usize, scales: &mut [f32], minima: &mut [f32]) -> &[P::Block] {
         let per_row = self.groups_per_row / P::GROUPS;
         let row = id * per_row..(id + 1) * per_row;
+        // Formats whose blocks hold their own scales have none here.
         let of_blocks = self.scales.get(row.clone()).unwrap_or_default();
         let blocks = &self.blocks[row];
         P::scales(blocks, of_blocks, scales, minima);
@@ -143,6 +144,7 @@ impl NullaryFnOnce for Rounding<'_> {
                     avx._mm256_mul_ps(pulp::cast(*x), avx._mm256_set1_ps(steps)),
                 );
                 for (value, whole) in value.iter_mut().zip(pulp::cast::<_, [i32; 8]>(whole)) {
+                    // i32::MIN, of a group that is no number or too small to be scaled up, to 0.
                     *value = whole as i16;
                     sum += i32::from(*value);
                 }
@@ -210,8 +212,18 @@ impl<P: Packing> Row<'_, P> {
         let of_row = |row: usize| start + row * count..start + (row + 1) * count;
         let values: [&[[i16; GROUP]]; N] = std::array::from_fn(|row| &x.values[of_row(row)]);
         let scales: [&[f32]; N] = std::array::from_fn(|row| &x.scales[of_row(row)]);
+        let sums_of_x: [&[f32]; N] = std::array::from_fn(|row| &x.sums[of_row(row)]);
+        let lanes = |of: &[f32], at: usize| pulp::cast(of.as_chunks::<8>().0[at / 8]);
         let mut sums = [avx._mm256_setzero_ps(); N];
         for (block, at) in self.blocks.iter().zip((0..count).step_by(P::GROUPS)) {
+            if P::MINIMA {
+                // A lane for each of the eight groups.
+                let minima = lanes(self.minima, at);
+                for row in 0..N {
+                    let of_row = lanes(sums_of_x[row], at);
+                    sums[row] = fma._mm256_fnmadd_ps(minima, of_row, sums[row]);
+                }
+            }
             for group in 0..P::GROUPS {
                 let [low, high] = P::values(self.simd, block, group);
                 let at = at + group;
@@ -227,14 +239,10 @@ impl<P: Packing> Row<'_, P> {
                 }
             }
         }
-        for (row, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+        for (out, sum) in out.iter_mut().zip(sums) {
             let [low, high] = pulp::cast::<_, [[f32; 4]; 2]>(sum);
             let [a, b, c, d]: [f32; 4] = std::array::from_fn(|lane| low[lane] + high[lane]);
-            let off = match P::MINIMA {
-                true => self.minima.iter().zip(&x.sums[of_row(row)]).map(|(m, x)| m * x).sum(),
-                false => 0.0,
-            };
-            out[column] = (a + c) + (b + d) - off;
+            out[column] = (a + c) + (b + d);
         }
     }
 }

@@ -7,7 +7,7 @@ use core::arch::x86_64::__m256i;
 use half::f16;
 use pulp::x86::V3;
 
-/// Values that share a scale.
+/// Values that meet one scale of activations.
 pub(super) const GROUP: usize = 32;
 
 /// The smallest f16 above 0, 2⁻²⁴, of which those below 2⁻¹⁴ are multiples.
@@ -19,7 +19,7 @@ pub(super) trait Packing: Send + Sync + 'static {
     type Block: Send + Sync;
     /// Groups in a block.
     const GROUPS: usize;
-    /// Whether anything is taken off.
+    /// Whether anything is taken off; then a block has eight groups.
     const MINIMA: bool;
 
     /// The blocks of a file; and their scales, where one is for a whole block, so that those of a row
@@ -29,7 +29,7 @@ pub(super) trait Packing: Send + Sync + 'static {
     /// Of every group of a row; `minima` is left alone where there are none.
     #[inline(always)]
     fn scales(_row: &[Self::Block], of_blocks: &[f16], scales: &mut [f32], _minima: &mut [f32]) {
-        scales.iter_mut().zip(of_blocks).for_each(|(scale, half)| *scale = widen_half(*half));
+        scales.iter_mut().zip(of_blocks).for_each(|(scale, half)| *scale = float(*half));
     }
 
     /// The whole numbers of a group, 16 in each, at most 4,096 from 0.
@@ -151,7 +151,7 @@ impl Packing for Q5K {
     #[inline(always)]
     fn values(simd: V3, block: &Self::Block, group: usize) -> [__m256i; 2] {
         let low = nibbles(simd, part(block, 48 + GROUP * (group / 2)), group % 2);
-        let fifth = bits(simd, part(block, 16), group, 0x1);
+        let fifth = upper_bits(simd, part(block, 16), group, 0x1);
         widen(simd, simd.avx2._mm256_or_si256(low, fifth))
     }
 }
@@ -169,7 +169,7 @@ impl Packing for Q6K {
     #[inline(always)]
     fn scales(row: &[Self::Block], _: &[f16], scales: &mut [f32], _: &mut [f32]) {
         for (block, scales) in row.iter().zip(scales.chunks_mut(Self::GROUPS)) {
-            scales.fill(widen_half(f16::from_le_bytes(part(block, 208))));
+            scales.fill(float(f16::from_le_bytes(part(block, 208))));
         }
     }
 
@@ -178,9 +178,9 @@ impl Packing for Q6K {
     fn values(simd: V3, block: &Self::Block, group: usize) -> [__m256i; 2] {
         let V3 { avx, avx2, .. } = simd;
         // 128 values have their low bits in 64 bytes and their high ones in 32.
-        let (half, quarter) = (group / 4, group % 4);
-        let low = nibbles(simd, part(block, 64 * half + GROUP * (quarter % 2)), quarter / 2);
-        let high = bits(simd, part(block, 128 + GROUP * half), 2 * quarter, 0x3);
+        let (side, quarter) = (group / 4, group % 4);
+        let low = nibbles(simd, part(block, 64 * side + GROUP * (quarter % 2)), quarter / 2);
+        let high = upper_bits(simd, part(block, 128 + GROUP * side), 2 * quarter, 0x3);
         let halves = widen(simd, avx2._mm256_or_si256(low, high));
         std::array::from_fn(|at| {
             let scale = i16::from(block[192 + 2 * group + at].cast_signed());
@@ -205,7 +205,7 @@ fn scale_first<const N: usize>(bytes: &[u8]) -> (Vec<[u8; N]>, Vec<f16>) {
 /// As `f16::to_f32`, in a form that is compiled to vector instructions: a call for each scale takes a
 /// tenth of a product's time.
 #[inline(always)]
-fn widen_half(half: f16) -> f32 {
+fn float(half: f16) -> f32 {
     let bits = u32::from(half.to_bits());
     let magnitude = bits & 0x7fff;
     // Bits of the fraction that f32 has more, and the difference of the exponents' biases.
@@ -224,16 +224,16 @@ fn widen_half(half: f16) -> f32 {
 fn six_bit_scales<const N: usize>(row: &[[u8; N]], scales: &mut [f32], minima: &mut [f32]) {
     let (scales, minima) = (scales.as_chunks_mut::<8>().0, minima.as_chunks_mut::<8>().0);
     for ((block, scales), minima) in row.iter().zip(scales).zip(minima) {
-        let of_scales = widen_half(f16::from_le_bytes(part(block, 0)));
-        let of_minima = widen_half(f16::from_le_bytes(part(block, 2)));
+        let of_scales = float(f16::from_le_bytes(part(block, 0)));
+        let of_minima = float(f16::from_le_bytes(part(block, 2)));
         let packed: [u8; 12] = part(block, 4);
         for group in 0..4 {
             let (low, high, last) = (packed[group], packed[group + 4], packed[group + 8]);
             let scale = [low & 0x3f, last & 0xf | low >> 6 << 4];
             let minimum = [high & 0x3f, last >> 4 | high >> 6 << 4];
-            for half in 0..2 {
-                scales[group + 4 * half] = of_scales * f32::from(scale[half]);
-                minima[group + 4 * half] = of_minima * f32::from(minimum[half]);
+            for at in 0..2 {
+                scales[group + 4 * at] = of_scales * f32::from(scale[at]);
+                minima[group + 4 * at] = of_minima * f32::from(minimum[at]);
             }
         }
     }
@@ -256,7 +256,7 @@ fn nibbles(simd: V3, bytes: [u8; GROUP], which: usize) -> __m256i {
 
 /// The bits `mask` of each of 32 bytes after `by`, above a nibble.
 #[inline(always)]
-fn bits(simd: V3, bytes: [u8; GROUP], by: usize, mask: u8) -> __m256i {
+fn upper_bits(simd: V3, bytes: [u8; GROUP], by: usize, mask: u8) -> __m256i {
     simd.avx2._mm256_slli_epi16::<4>(masked(simd, bytes, by, mask))
 }
 
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn every_half_is_widened_as_the_library_does() {
         for half in (0..=u16::MAX).map(f16::from_bits) {
-            let (found, expected) = (widen_half(half), half.to_f32());
+            let (found, expected) = (float(half), half.to_f32());
             let equal =
                 found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
             assert!(equal, "{:#x}: {found}, not {expected}", half.to_bits());

@@ -74,10 +74,18 @@ fn a_long_prompt_agrees_with_training() {
     );
     for kind in [whole, window] {
         let decoder = tiny::decoder(kind, DType::F64);
-        let text = tiny::ids(7, 400);
-        let truth = tiny::train_logits(&decoder, &text);
-        let mut engine = RaggedEngine::new(decoder, 2, 400).unwrap();
-        let off = distance(&feed(&mut engine, 1, &text), &truth);
+        let texts = [tiny::ids(7, 400), tiny::ids(8, 250)];
+        let truth = texts.each_ref().map(|text| tiny::train_logits(&decoder, text));
+        let mut engine = RaggedEngine::new(decoder, 3, 400).unwrap();
+        // The second row has a past, and both go on in one step.
+        feed(&mut engine, 0, &texts[1][..50]);
+        let inputs = [(2, &texts[0][..]), (0, &texts[1][50..])].map(|(row, tokens)| RowInput {
+            row,
+            tokens,
+            want: Want::All,
+        });
+        let found = tiny::rows(&engine.step(&inputs).unwrap().logits().unwrap());
+        let off = distance(&found, &[&truth[0][..], &truth[1][50..]].concat());
         assert!(off < 1e-9, "{kind:?}: {off:e} apart");
     }
 }
