@@ -101,7 +101,15 @@ pub(crate) struct CpuCache<F> {
     layers: Vec<CacheLayer<F>>,
 }
 
-/// What the attention of one head of one reader is computed in.
+/// Of one head of one reader.
+struct Query<'a, F> {
+    reader: Reader,
+    head: usize,
+    /// `[hd]`, not yet turned.
+    values: &'a [F],
+}
+
+/// What the attention of one query is computed in.
 struct Scratch<F> {
     /// `[hd]`
     turned: Vec<F>,
@@ -201,18 +209,22 @@ impl<F: Real> CpuCache<F> {
         let most_keys = sizes().max().unwrap_or(0) / self.dim;
         let products = sizes().sum::<usize>() * self.heads;
         let scratch = || Scratch::new(self.dim, most_keys);
-        let task = |at: usize| (readers[at / self.heads], at % self.heads);
+        let query = |at: usize| {
+            let (reader, head) = (readers[at / self.heads], at % self.heads);
+            let from = reader.token * self.row_width() + head * self.dim;
+            Query { reader, head, values: &qkv[from..from + self.dim] }
+        };
         // In this order: to ask for the threads starts them.
         if products >= THREADS_FROM && rayon::current_num_threads() > 1 {
             let out = out.par_chunks_exact_mut(self.dim).enumerate();
             out.for_each_init(scratch, |scratch, (at, out)| {
-                self.read_head(layer, qkv, task(at), scratch, out)
+                self.read_head(layer, query(at), scratch, out)
             });
             return;
         }
         let mut scratch = scratch();
         for (at, out) in out.chunks_exact_mut(self.dim).enumerate() {
-            self.read_head(layer, qkv, task(at), &mut scratch, out);
+            self.read_head(layer, query(at), &mut scratch, out);
         }
     }
 
@@ -226,15 +238,13 @@ impl<F: Real> CpuCache<F> {
     fn read_head(
         &self,
         layer: usize,
-        qkv: &[F],
-        (reader, head): (Reader, usize),
+        Query { reader, head, values: query }: Query<'_, F>,
         scratch: &mut Scratch<F>,
         out: &mut [F],
     ) {
         let dim = self.dim;
-        let q = &qkv[reader.token * self.row_width() + head * dim..][..dim];
         let CacheLayer { keys, values, angles, .. } = &self.layers[layer];
-        rotate(q, &angles[reader.position * dim..][..dim], F::one(), &mut scratch.turned);
+        rotate(query, &angles[reader.position * dim..][..dim], F::one(), &mut scratch.turned);
         for x in &mut scratch.turned {
             *x *= self.scale;
         }
