@@ -21,6 +21,7 @@ mod rope;
 mod sampler;
 mod scoring;
 mod source;
+mod texts;
 mod tokenizer;
 mod train;
 mod weights;

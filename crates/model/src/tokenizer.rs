@@ -10,6 +10,7 @@ use types::Hash;
 
 use crate::ModelError;
 use crate::directory::read_text;
+use crate::texts::Texts;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -19,8 +20,8 @@ struct Parts {
     inner: tokenizers::Tokenizer,
     json: String,
     /// By id; an id without a token is empty.
-    tokens: Vec<String>,
-    merges: Vec<String>,
+    tokens: Texts,
+    merges: Texts,
     pieces: Vec<String>,
 }
 
@@ -58,7 +59,7 @@ impl Tokenizer {
     /// One that was put together from a file without a `tokenizer.json`, with its merges as `"a b"`.
     pub(crate) fn built(
         inner: tokenizers::Tokenizer,
-        merges: Vec<String>,
+        merges: Texts,
         origin: &str,
     ) -> Result<Self, ModelError> {
         let failed = |e: &dyn std::fmt::Display| ModelError::Tokenizer {
@@ -72,7 +73,7 @@ impl Tokenizer {
 
     fn assemble(
         inner: tokenizers::Tokenizer,
-        (json, merges, surface): (String, Vec<String>, Surface),
+        (json, merges, surface): (String, Texts, Surface),
         origin: &str,
     ) -> Result<Self, ModelError> {
         let vocab = inner.get_vocab(true);
@@ -86,6 +87,7 @@ impl Tokenizer {
             tokens[id as usize] = token;
         }
         let pieces = pieces(&inner, &tokens, surface);
+        let tokens = tokens.into_iter().collect();
         Ok(Self(Arc::new(Parts { inner, json, tokens, merges, pieces })))
     }
 
@@ -165,13 +167,16 @@ impl Tokenizer {
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
         let mut bytes = Vec::new();
-        for list in [&self.0.tokens, &self.0.pieces, &self.0.merges] {
-            bytes.extend((list.len() as u64).to_le_bytes());
-            for text in list {
+        let mut take = |texts: &mut dyn ExactSizeIterator<Item = &str>| {
+            bytes.extend((texts.len() as u64).to_le_bytes());
+            for text in texts {
                 bytes.extend((text.len() as u64).to_le_bytes());
                 bytes.extend(text.as_bytes());
             }
-        }
+        };
+        take(&mut self.0.tokens.iter());
+        take(&mut self.0.pieces.iter().map(String::as_str));
+        take(&mut self.0.merges.iter());
         Hash::of(&bytes)
     }
 
@@ -181,20 +186,20 @@ impl Tokenizer {
         if self.vocab_size() != other.vocab_size() {
             return Some(format!("{} tokens against {}", self.vocab_size(), other.vocab_size()));
         }
-        let lists = [
-            ("token", &self.0.tokens, &other.0.tokens),
-            ("text of token", &self.0.pieces, &other.0.pieces),
-            ("merge", &self.0.merges, &other.0.merges),
-        ];
-        for (what, mine, theirs) in lists {
-            if let Some(at) = mine.iter().zip(theirs).position(|(a, b)| a != b) {
-                return Some(format!("{what} {at} is {:?} against {:?}", mine[at], theirs[at]));
+        let pieces = |of: &Self| of.0.pieces.iter().collect::<Texts>();
+        let differ = |what, mine: &Texts, theirs: &Texts| {
+            let at = mine.iter().zip(theirs.iter()).enumerate().find(|(_, (a, b))| a != b);
+            match at {
+                Some((at, (a, b))) => Some(format!("{what} {at} is {a:?} against {b:?}")),
+                None if mine.len() != theirs.len() => {
+                    Some(format!("{} {what}s against {}", mine.len(), theirs.len()))
+                }
+                None => None,
             }
-            if mine.len() != theirs.len() {
-                return Some(format!("{} {what}s against {}", mine.len(), theirs.len()));
-            }
-        }
-        None
+        };
+        differ("token", &self.0.tokens, &other.0.tokens)
+            .or_else(|| differ("text of token", &pieces(self), &pieces(other)))
+            .or_else(|| differ("merge", &self.0.merges, &other.0.merges))
     }
 }
 
@@ -263,7 +268,7 @@ fn sentence_piece(token: &str) -> String {
 }
 
 /// Both notations of a merge: `"a b"` and `["a", "b"]`.
-fn merges(value: &Value) -> Vec<String> {
+fn merges(value: &Value) -> Texts {
     let merge = |value: &Value| match value {
         Value::Array(pair) => pair.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
         other => other.as_str().unwrap_or_default().to_owned(),
