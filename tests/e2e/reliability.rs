@@ -185,6 +185,9 @@ fn row_14_no_run_begins_on_a_disk_that_is_nearly_full() {
 fn row_11_a_second_learner_is_refused() {
     let mut run = start(&[]);
     run.wait_for_steps(1, LIMIT);
+    // Without actors the run does not end before the second learner is there.
+    let actors = ["actor-0", "actor-1"];
+    actors.iter().for_each(|name| run.signal_child(name, Signal::SIGSTOP));
     let log = run.log("coordinator");
     let coordinator = wait_until("the coordinator's address", LIMIT, || {
         let (_, rest) = log.split_once("address=")?;
@@ -195,9 +198,10 @@ fn row_11_a_second_learner_is_refused() {
         .args(["--coordinator", &coordinator])
         .output()
         .unwrap();
-    assert_eq!(second.status.code(), Some(1));
     let told = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(1), "{told}");
     assert!(told.contains("learner-0 is here already"), "{told}");
+    actors.iter().for_each(|name| run.signal_child(name, Signal::SIGCONT));
     run.wait(LIMIT).expect_code(0);
     check_whole(&run);
 }
