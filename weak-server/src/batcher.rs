@@ -2,13 +2,14 @@
 //! and logits are arguments. Transport, threads and the cache itself live elsewhere.
 
 use std::collections::{HashSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use model::{Draw, SampleError, Sampled, Want};
 use proto::{SpanFailure, SpanFault, SpanReply, SpanRequest};
 use types::{SessionId, TokenId};
 
 use crate::job::{Computed, Job, Progress, SpanStop};
+use crate::pace::Pace;
 use crate::sessions::{SessionKey, SessionTable, StreamId};
 use crate::text::{Appended, Mark, Rulebook, SessionText};
 
@@ -55,9 +56,19 @@ struct Waiting {
     received: Instant,
 }
 
+/// The forward in hand.
+struct Formed {
+    at: Instant,
+    tokens: usize,
+    /// The longest of the requests that it is for.
+    deadline: Duration,
+}
+
 /// All sessions and requests of the server.
 pub struct Batcher {
     limits: BatchLimits,
+    pace: Pace,
+    formed: Option<Formed>,
     book: Rulebook,
     table: SessionTable,
     waiting: VecDeque<Waiting>,
@@ -71,6 +82,8 @@ impl Batcher {
     pub fn new(limits: BatchLimits, book: Rulebook) -> Self {
         Self {
             limits,
+            pace: Pace::new(limits.batch_rows, limits.batch_tokens),
+            formed: None,
             book,
             table: SessionTable::new(limits.sessions),
             waiting: VecDeque::new(),
@@ -116,7 +129,8 @@ impl Batcher {
     pub fn form(&mut self, now: Instant) -> Vec<RowStep> {
         self.expire(now);
         self.admit(now);
-        let (table, mut left) = (&self.table, self.limits.batch_tokens);
+        let (table, most) = (&self.table, self.pace.tokens());
+        let mut left = most;
         let behind = (0..self.jobs.len()).rev();
         let steps = self.jobs.iter_mut().zip(behind).map(|(job, behind)| {
             let text = table.text(job.key).expect("a session in the batch is not evicted");
@@ -126,7 +140,10 @@ impl Batcher {
             left -= tokens.len();
             RowStep { row, keep: tokens.start, tokens: text.tokens()[tokens].to_vec(), want }
         });
-        steps.filter(|step| !step.tokens.is_empty()).collect()
+        let steps = steps.filter(|step| !step.tokens.is_empty()).collect();
+        let deadline = self.jobs.iter().map(Job::limit).max();
+        self.formed = deadline.map(|deadline| Formed { at: now, tokens: most - left, deadline });
+        steps
     }
 
     /// What is wanted of the logits of the forward last formed.
@@ -146,6 +163,9 @@ impl Batcher {
     /// # Errors
     /// Logits that are no numbers: the weights are broken.
     pub fn absorb(&mut self, drawn: Vec<Outcome>, now: Instant) -> Result<(), SampleError> {
+        if let Some(Formed { at, tokens, deadline }) = self.formed.take() {
+            self.pace.took(tokens, now.saturating_duration_since(at), deadline);
+        }
         let mut rest = drawn.into_iter();
         for mut job in std::mem::take(&mut self.jobs) {
             let text = self.table.text_mut(job.key).expect("a session in the batch stays");
@@ -315,7 +335,7 @@ fn other_text(reason: String) -> SpanFailure {
     SpanFailure { fault: SpanFault::Prefix, reason }
 }
 
-fn too_late(limit: std::time::Duration, stage: &str) -> String {
+fn too_late(limit: Duration, stage: &str) -> String {
     format!(
         "the deadline of {} ms passed while the request was {stage}: allow more time \
          (actor.span_deadline_ms) or start more weak servers",

@@ -55,6 +55,8 @@ pub(crate) struct Bench {
     pub(crate) forwards: Vec<usize>,
     /// Tokens of every forward.
     pub(crate) tokens: Vec<usize>,
+    /// What a forward takes for each.
+    pub(crate) per_token: Duration,
 }
 
 impl Bench {
@@ -65,6 +67,7 @@ impl Bench {
             now: Instant::now(),
             forwards: Vec::new(),
             tokens: Vec::new(),
+            per_token: Duration::ZERO,
         }
     }
 
@@ -73,7 +76,9 @@ impl Bench {
         let steps = self.batcher.form(self.now);
         if !steps.is_empty() {
             self.forwards.push(steps.len());
-            self.tokens.push(steps.iter().map(|step| step.tokens.len()).sum());
+            let tokens = steps.iter().map(|step| step.tokens.len()).sum();
+            self.tokens.push(tokens);
+            self.now += self.per_token * tokens as u32;
             let output = forward(&mut self.engine, &steps).unwrap();
             let drawn = output.draw(&self.batcher.picks()).unwrap();
             self.batcher.absorb(drawn, self.now).unwrap();

@@ -7,6 +7,7 @@ pub mod engine;
 mod fixtures;
 mod job;
 pub mod metrics;
+mod pace;
 pub mod service;
 pub mod sessions;
 pub mod text;

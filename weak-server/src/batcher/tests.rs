@@ -198,6 +198,31 @@ fn a_long_text_does_not_hold_up_the_spans_beside_it() {
 }
 
 #[test]
+fn a_slow_server_reads_in_pieces_so_that_no_late_answer_looks_like_silence() {
+    let mut bench = Bench::new(LIMITS);
+    bench.per_token = Duration::from_millis(8);
+    let deadline = Duration::from_secs(2);
+    let mut asked = Vec::new();
+    for i in 0..8u8 {
+        let mut player = Player::new(i.into(), open("token:1", i));
+        player.open.prompt = vec![20; 60];
+        let request = SpanRequest { deadline, ..player.request() };
+        asked.push((bench.now, request.session));
+        bench.batcher.enqueue(StreamId(0), request, bench.now);
+    }
+    // All prompts at once would take 3.8 s, and even the first forward is more than may be.
+    while !bench.batcher.is_idle() {
+        for answer in bench.tick() {
+            let (at, _) = asked.iter().find(|(_, of)| *of == answer.reply.session).unwrap();
+            assert!(bench.now - *at <= deadline * 5 / 4, "{:?}: {:?}", answer, bench.now - *at);
+        }
+    }
+    let (first, rest) = bench.tokens.split_first().unwrap();
+    assert_eq!(*first, 256, "nothing is known yet");
+    assert!(rest.iter().all(|tokens| (1..=31).contains(tokens)), "{rest:?}");
+}
+
+#[test]
 fn a_request_that_is_late_before_it_starts_is_not_started() {
     let mut bench = Bench::new(LIMITS);
     let mut request = Player::new(1, open("token:1", 5)).request();
