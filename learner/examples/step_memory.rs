@@ -32,7 +32,7 @@ fn main() -> anyhow::Result<()> {
     let set = std::env::args().skip(1).collect();
     let settings = Layers { file: None, set, environment: Some(Vec::new()) }.load()?;
     let files = files()?;
-    let texts = files.texts();
+    let texts = files.texts()?;
     let stops = files.config.stops.clone();
     let solo = Box::new(Solo::new(Generation(1)));
     let mut trainer = Trainer::new(&settings, files, &stops, solo)?;

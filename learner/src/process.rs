@@ -164,7 +164,7 @@ fn open_files(process: &Process, start: &ModelFiles) -> anyhow::Result<RunFiles>
             &process.tasks,
         )?,
         rollouts: RolloutLog::open(dir.join("rollouts"), start.tokenizer.clone(), sampled)?,
-        texts: Arc::new(start.texts()),
+        texts: Arc::new(start.texts()?),
     })
 }
 

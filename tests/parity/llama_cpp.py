@@ -4,6 +4,15 @@
     pip install xllamacpp numpy
     python tests/parity/llama_cpp.py FILE.gguf GSM8K_DIR > oracle.jsonl
 
+Products of 32 tokens or more are BLAS's, in f32 and with the file's own weights, in a llama.cpp that was
+built with it and without repacking. With `reread` every token is chosen after the whole text, all of
+its logits wanted, so that every product is such a one; only greedy texts are written then:
+
+    CMAKE_ARGS="-DGGML_BLAS=ON -DGGML_BLAS_VENDOR=OpenBLAS -DGGML_CPU_REPACK=OFF" \
+        pip install --no-binary llama-cpp-python llama-cpp-python
+    PARITY_LIBRARY=.../site-packages/llama_cpp/lib/libllama.so \
+        python tests/parity/llama_cpp.py FILE.gguf GSM8K_DIR reread > blas.jsonl
+
 Only llama.cpp's C interface is used. Its parameter structures change between versions, so they
 are opaque here: the library's own defaults are taken, and fields are found by their default values.
 """
@@ -49,8 +58,11 @@ class Batch(c.Structure):
 
 
 def library():
-    package = importlib.util.find_spec("xllamacpp").submodule_search_locations[0]
-    lib = c.CDLL(glob.glob(os.path.join(package, "*.so"))[0])
+    path = os.environ.get("PARITY_LIBRARY")
+    if not path:
+        package = importlib.util.find_spec("xllamacpp").submodule_search_locations[0]
+        path = glob.glob(os.path.join(package, "*.so"))[0]
+    lib = c.CDLL(path)
     lib.llama_model_default_params.restype = Opaque
     lib.llama_context_default_params.restype = Opaque
     for name in ("llama_model_load_from_file", "llama_init_from_model", "llama_model_get_vocab"):
@@ -144,14 +156,18 @@ class Model:
             found += [logits] if here else []
         return np.concatenate(found)
 
-    def greedy(self, prompt, n, chunk):
-        logits = self.read(prompt, {len(prompt) - 1}, chunk)[0]
+    def greedy(self, prompt, n, chunk, reread=False):
+        wanted = set(range(len(prompt))) if reread else {len(prompt) - 1}
+        logits = self.read(prompt, wanted, chunk)[-1]
         written, margins = [], []
         for position in range(len(prompt), len(prompt) + n):
             best = np.sort(logits)[-2:]
             written.append(int(logits.argmax()))
             margins.append(float(best[1] - best[0]))
-            logits = self.step([written[-1]], [0], [position], {0})[0]
+            if reread:
+                logits = self.read(prompt + written, set(range(position + 1)), chunk)[-1]
+            else:
+                logits = self.step([written[-1]], [0], [position], {0})[0]
         return written, margins
 
     def nll(self, prompt, text, chunk):
@@ -188,13 +204,18 @@ def problems(directory, name):
         return [json.loads(line) for line in lines]
 
 
-def main(path, directory):
+def main(path, directory, mode=None):
     model = Model(path)
     vocab = model.vocab
     ends = [i for i in range(model.size) if model.lib.llama_vocab_is_eog(vocab, i)]
     emit(kind="model", add_bos=model.lib.llama_vocab_get_add_bos(vocab), ends=ends)
     test = problems(directory, "test")
     prompts = [f"Question: {p['question']}\nAnswer:" for p in test]
+    if mode == "reread":
+        for ids in (model.tokenize(prompt, True) for prompt in prompts[:GREEDY_PROMPTS]):
+            written, margins = model.greedy(ids, GREEDY_TOKENS, WHOLE, reread=True)
+            emit(kind="greedy", prompt=ids, chunks=[WHOLE], runs=[{"written": written, "margins": margins}])
+        return
     for prompt, problem in list(zip(prompts, test))[:PERPLEXITY_TEXTS]:
         ids, answer = model.tokenize(prompt, True), model.tokenize(" " + problem["answer"])
         whole, pieces = (model.nll(ids, answer, chunk) for chunk in (WHOLE, PIECES))

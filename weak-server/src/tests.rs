@@ -297,7 +297,7 @@ fn a_tokenizer_of_its_own_is_refused_and_a_missing_strong_model_is_not() {
     let mut settings = miniature();
     let known = WeakModel::load(&settings).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let json = known.tokenizer.json().replace("\"apples\"", "\"pears\"");
+    let json = known.tokenizer.json().unwrap().replace("\"apples\"", "\"pears\"");
     std::fs::write(dir.path().join("tokenizer.json"), json).unwrap();
     std::fs::write(dir.path().join("config.json"), decoder().config().to_json()).unwrap();
     settings.strong.model = dir.path().display().to_string();

@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn the_opening_says_how_long_a_word_may_be() {
         let open = Open { max_gap: 2, ..open("alternate:word", 1) };
-        let words = Boundaries::from_pieces(&["</s>".to_owned(), " a".to_owned(), "b".to_owned()]);
+        let words = Boundaries::from_pieces(["</s>", " a", "b"]);
         let book = Rulebook { boundaries: Arc::new(words), ..rulebook() };
         let mut turns = SessionText::open(&Open { stops: vec![0], ..open }, &book).unwrap();
         turns.append(&[1], Appended::Strong).unwrap();

@@ -19,6 +19,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         other => return Err(format!("{other:?} is not written: f32, f16 or bf16").into()),
     };
     let files = ModelSource::parse(from)?.load(0, &Placement::cpu(dtype))?;
-    write_directory(Path::new(to), &files.texts(), &to_safetensors(&files.tensors)?)?;
+    write_directory(Path::new(to), &files.texts()?, &to_safetensors(&files.tensors)?)?;
     Ok(())
 }

@@ -73,10 +73,17 @@ pub(crate) fn read_extras(dir: &Path) -> Result<Texts, ModelError> {
 }
 
 /// The whole of a directory's texts.
-pub(crate) fn texts(config: &ModelConfig, tokenizer: &Tokenizer, extras: &Texts) -> Texts {
-    let own = [(CONFIG, config.to_json()), (TOKENIZER, tokenizer.json().to_owned())];
+///
+/// # Errors
+/// A tokenizer that cannot be written.
+pub(crate) fn texts(
+    config: &ModelConfig,
+    tokenizer: &Tokenizer,
+    extras: &Texts,
+) -> Result<Texts, ModelError> {
+    let own = [(CONFIG, config.to_json()), (TOKENIZER, tokenizer.json()?.into_owned())];
     let own = own.map(|(name, text)| (name.to_owned(), text));
-    extras.clone().into_iter().chain(own).collect()
+    Ok(extras.clone().into_iter().chain(own).collect())
 }
 
 pub(crate) fn read_tensors(

@@ -21,7 +21,7 @@ mod rope;
 mod sampler;
 mod scoring;
 mod source;
-mod texts;
+mod text_table;
 mod tokenizer;
 mod train;
 mod weights;
@@ -38,6 +38,7 @@ pub use recompute::{GradientSink, Recompute};
 pub use sampler::{SampleError, Sampled, SamplerSettings, logprob_of, sample};
 pub use scoring::Scoring;
 pub use source::{ModelFiles, ModelOutline, ModelSource};
+pub use text_table::TextTable;
 pub use tokenizer::Tokenizer;
 pub use train::logprobs;
 pub use weights::{

@@ -159,8 +159,10 @@ impl fmt::Display for ModelSource {
 
 impl ModelFiles {
     /// All files of its directory but the weights.
-    #[must_use]
-    pub fn texts(&self) -> Texts {
+    ///
+    /// # Errors
+    /// A tokenizer that cannot be written.
+    pub fn texts(&self) -> Result<Texts, ModelError> {
         texts(&self.config, &self.tokenizer, &self.extras)
     }
 

@@ -1,6 +1,7 @@
 //! A Hugging Face `tokenizer.json`: text to ids and back, the surface text of every id, and whether
 //! two tokenizers are the same. Boundaries and templates are not known here.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use types::Hash;
 
 use crate::ModelError;
 use crate::directory::read_text;
-use crate::texts::Texts;
+use crate::text_table::TextTable;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -18,11 +19,12 @@ pub struct Tokenizer(Arc<Parts>);
 
 struct Parts {
     inner: tokenizers::Tokenizer,
-    json: String,
+    /// What it was read from, if that was a `tokenizer.json`.
+    json: Option<String>,
     /// By id; an id without a token is empty.
-    tokens: Texts,
-    merges: Texts,
-    pieces: Vec<String>,
+    tokens: TextTable,
+    merges: TextTable,
+    pieces: TextTable,
 }
 
 /// How tokens stand for text.
@@ -53,27 +55,22 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| refused(format!("its truncation stays: {e}")))?;
         let (surface, merges) = (Surface::of(&value["decoder"]), merges(&value["model"]["merges"]));
-        Self::assemble(inner, (json.to_owned(), merges, surface), origin)
+        Self::assemble(inner, (Some(json.to_owned()), merges, surface), origin)
     }
 
     /// One that was put together from a file without a `tokenizer.json`, with its merges as `"a b"`.
     pub(crate) fn built(
         inner: tokenizers::Tokenizer,
-        merges: Texts,
+        merges: TextTable,
         origin: &str,
     ) -> Result<Self, ModelError> {
-        let failed = |e: &dyn std::fmt::Display| ModelError::Tokenizer {
-            origin: origin.to_owned(),
-            reason: format!("its tokenizer cannot be written as tokenizer.json: {e}"),
-        };
-        let json = inner.to_string(false).map_err(|e| failed(&e))?;
-        let decoder = serde_json::to_value(inner.get_decoder()).map_err(|e| failed(&e))?;
-        Self::assemble(inner, (json, merges, Surface::of(&decoder)), origin)
+        let decoder = serde_json::to_value(inner.get_decoder()).map_err(|e| unwritten(&e))?;
+        Self::assemble(inner, (None, merges, Surface::of(&decoder)), origin)
     }
 
     fn assemble(
         inner: tokenizers::Tokenizer,
-        (json, merges, surface): (String, Texts, Surface),
+        (json, merges, surface): (Option<String>, TextTable, Surface),
         origin: &str,
     ) -> Result<Self, ModelError> {
         let vocab = inner.get_vocab(true);
@@ -97,10 +94,15 @@ impl Tokenizer {
         Self::from_json(&read_text(path)?, &path.display().to_string())
     }
 
-    /// The text that it was read from.
-    #[must_use]
-    pub fn json(&self) -> &str {
-        &self.0.json
+    /// As `tokenizer.json`: the text that it was read from, or one written now.
+    ///
+    /// # Errors
+    /// One from another kind of file that cannot be written so.
+    pub fn json(&self) -> Result<Cow<'_, str>, ModelError> {
+        match &self.0.json {
+            Some(read) => Ok(Cow::Borrowed(read)),
+            None => self.0.inner.to_string(false).map(Cow::Owned).map_err(|e| unwritten(&e)),
+        }
     }
 
     /// No special tokens are added.
@@ -140,7 +142,7 @@ impl Tokenizer {
     /// are words joined by spaces, each piece begins with its space. A piece of a longer UTF-8
     /// character shows the replacement character.
     #[must_use]
-    pub fn pieces(&self) -> &[String] {
+    pub fn pieces(&self) -> &TextTable {
         &self.0.pieces
     }
 
@@ -153,7 +155,7 @@ impl Tokenizer {
     /// One more than the highest id.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        self.0.tokens.len()
+        self.0.tokens.iter().len()
     }
 
     /// One more than the highest id of a text without added tokens. Published tokenizers name added
@@ -175,7 +177,7 @@ impl Tokenizer {
             }
         };
         take(&mut self.0.tokens.iter());
-        take(&mut self.0.pieces.iter().map(String::as_str));
+        take(&mut self.0.pieces.iter());
         take(&mut self.0.merges.iter());
         Hash::of(&bytes)
     }
@@ -186,19 +188,18 @@ impl Tokenizer {
         if self.vocab_size() != other.vocab_size() {
             return Some(format!("{} tokens against {}", self.vocab_size(), other.vocab_size()));
         }
-        let pieces = |of: &Self| of.0.pieces.iter().collect::<Texts>();
-        let differ = |what, mine: &Texts, theirs: &Texts| {
+        let differ = |what, mine: &TextTable, theirs: &TextTable| {
             let at = mine.iter().zip(theirs.iter()).enumerate().find(|(_, (a, b))| a != b);
             match at {
                 Some((at, (a, b))) => Some(format!("{what} {at} is {a:?} against {b:?}")),
-                None if mine.len() != theirs.len() => {
-                    Some(format!("{} {what}s against {}", mine.len(), theirs.len()))
+                None if mine.iter().len() != theirs.iter().len() => {
+                    Some(format!("{} {what}s against {}", mine.iter().len(), theirs.iter().len()))
                 }
                 None => None,
             }
         };
         differ("token", &self.0.tokens, &other.0.tokens)
-            .or_else(|| differ("text of token", &pieces(self), &pieces(other)))
+            .or_else(|| differ("text of token", &self.0.pieces, &other.0.pieces))
             .or_else(|| differ("merge", &self.0.merges, &other.0.merges))
     }
 }
@@ -215,7 +216,7 @@ impl Surface {
     }
 }
 
-fn pieces(inner: &tokenizers::Tokenizer, tokens: &[String], surface: Surface) -> Vec<String> {
+fn pieces(inner: &tokenizers::Tokenizer, tokens: &[String], surface: Surface) -> TextTable {
     let added = inner.get_added_tokens_decoder();
     let bytes = byte_alphabet();
     let piece = |(id, token): (usize, &String)| match added.get(&(id as u32)) {
@@ -230,6 +231,10 @@ fn pieces(inner: &tokenizers::Tokenizer, tokens: &[String], surface: Surface) ->
         },
     };
     tokens.iter().enumerate().map(piece).collect()
+}
+
+fn unwritten(error: &dyn std::fmt::Display) -> ModelError {
+    ModelError::Input(format!("the tokenizer cannot be written as tokenizer.json: {error}"))
 }
 
 /// GPT-2's printable stand-in for every byte.
@@ -268,7 +273,7 @@ fn sentence_piece(token: &str) -> String {
 }
 
 /// Both notations of a merge: `"a b"` and `["a", "b"]`.
-fn merges(value: &Value) -> Texts {
+fn merges(value: &Value) -> TextTable {
     let merge = |value: &Value| match value {
         Value::Array(pair) => pair.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
         other => other.as_str().unwrap_or_default().to_owned(),
@@ -311,7 +316,7 @@ mod tests {
         let t = words(json!({"<eos>": 0, "so": 1, "7": 2, ";": 3}));
         assert_eq!(t.encode("so 7 ; so").unwrap(), [1, 2, 3, 1]);
         assert_eq!(t.decode(&[1, 0, 2, 3]).unwrap(), "so <eos> 7 ;");
-        assert_eq!(t.pieces(), ["", " so", " 7", " ;"]);
+        assert!(t.pieces().iter().eq(["", " so", " 7", " ;"]));
         assert_eq!((t.vocab_size(), t.id_of("7"), t.id_of("8")), (4, Some(2), None));
         let error = t.encode("so 8").unwrap_err().to_string();
         assert!(error.contains("\"so 8\""), "{error}");
@@ -320,7 +325,7 @@ mod tests {
     #[test]
     fn saved_truncation_and_padding_change_no_text() {
         let plain = words(json!({"<eos>": 0, "so": 1, "7": 2, ";": 3}));
-        let mut value: Value = serde_json::from_str(plain.json()).unwrap();
+        let mut value: Value = serde_json::from_str(&plain.json().unwrap()).unwrap();
         value["truncation"] = json!({"direction": "Right", "max_length": 2, "stride": 0,
                                      "strategy": "LongestFirst"});
         value["padding"] = json!({"strategy": {"Fixed": 8}, "direction": "Right", "pad_id": 0,
@@ -334,7 +339,7 @@ mod tests {
     fn byte_level_pieces_show_their_text() {
         let t = bytes(json!([["Ġ", "a"]]));
         assert_eq!(t.encode("a a").unwrap(), [0, 4]);
-        assert_eq!(t.pieces(), ["a", "b", " ", "\n", " a", "\u{fffd}"]);
+        assert!(t.pieces().iter().eq(["a", "b", " ", "\n", " a", "\u{fffd}"]));
         assert_eq!(sentence_piece("▁so"), " so");
         assert_eq!(sentence_piece("<0x0A>"), "\n");
     }

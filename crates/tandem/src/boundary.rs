@@ -57,8 +57,8 @@ impl Boundaries {
     /// after one that completes `\n`; a sentence after one that completes `\n\n`, alone or together
     /// with the token before.
     #[must_use]
-    pub fn from_pieces(pieces: &[String]) -> Self {
-        let effects = pieces.iter().map(|piece| Effect::of(piece)).collect();
+    pub fn from_pieces<T: AsRef<str>>(pieces: impl IntoIterator<Item = T>) -> Self {
+        let effects = pieces.into_iter().map(|piece| Effect::of(piece.as_ref())).collect();
         Self { effects, other: Effect::default(), stop_texts: StopTexts::default() }
     }
 
@@ -129,7 +129,7 @@ mod tests {
     const PIECES: [&str; 8] = ["The", " cat", "s", "\n", ".\n\n", ".\n", "\nSo", ""];
 
     fn ends(unit: fn(Ends) -> bool, tokens: &[TokenId]) -> Vec<bool> {
-        let boundaries = Boundaries::from_pieces(&PIECES.map(str::to_owned));
+        let boundaries = Boundaries::from_pieces(PIECES);
         let mut tail = Tail::default();
         tokens.iter().map(|t| unit(boundaries.ends(*t, &mut tail))).collect()
     }

@@ -27,7 +27,7 @@ use crate::prompt::Prompter;
 /// The miniature with a tokenizer that is not its own: its boundaries and words are token ids.
 pub fn boundaries(settings: &Settings, tokenizer: &Tokenizer) -> anyhow::Result<Boundaries> {
     let boundaries = match settings.data.source {
-        DataSource::Gsm8k => Boundaries::from_pieces(tokenizer.pieces()),
+        DataSource::Gsm8k => Boundaries::from_pieces(tokenizer.pieces().iter()),
         DataSource::Miniature => {
             let own = Tokenizer::from_json(&miniature::tokenizer_json(), "the miniature")?;
             let difference = own.difference(tokenizer);
@@ -52,15 +52,11 @@ pub fn boundaries(settings: &Settings, tokenizer: &Tokenizer) -> anyhow::Result<
 fn stop_texts(texts: &[String], tokenizer: &Tokenizer) -> StopTexts {
     let whole: Vec<(TokenId, &str)> =
         texts.iter().filter_map(|text| Some((tokenizer.id_of(text)?, text.as_str()))).collect();
-    let piece = |(id, piece): (usize, &'_ String)| {
+    let pieces = tokenizer.pieces().iter().enumerate().map(|(id, piece)| {
         let named = whole.iter().find(|(known, _)| *known as usize == id);
-        named.map_or_else(|| piece.clone(), |(_, text)| (*text).to_owned())
-    };
-    let pieces: Vec<String> = match texts {
-        [] => Vec::new(),
-        _ => tokenizer.pieces().iter().enumerate().map(piece).collect(),
-    };
-    StopTexts::new(texts, pieces.iter().map(String::as_str))
+        named.map_or(piece, |(_, text)| *text)
+    });
+    StopTexts::new(texts, pieces)
 }
 
 /// Cheap to clone.

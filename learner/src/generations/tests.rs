@@ -130,7 +130,7 @@ impl Bench {
             files: RunFiles {
                 checkpoints: Checkpoints::start(files, settings, health.clone(), &tasks).unwrap(),
                 rollouts: RolloutLog::open(dir.join("rollouts"), tokenizer, 0).unwrap(),
-                texts: Arc::new(world.files.texts()),
+                texts: Arc::new(world.files.texts().unwrap()),
             },
             version: PolicyVersion::default(),
             run: 0,

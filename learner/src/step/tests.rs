@@ -161,7 +161,7 @@ fn saved(world: &Miniature, trainer: &mut Trainer, dir: &Path) -> Checkpoint {
     let store = CheckpointStore::open(dir.to_owned(), 1).unwrap();
     let version = PolicyVersion::new(1, trainer.steps_taken());
     let state = State::new(1, version, 2, world.settings.seed);
-    let (texts, weights) = (world.files.texts(), trainer.weights().unwrap());
+    let (texts, weights) = (world.files.texts().unwrap(), trainer.weights().unwrap());
     let contents = trainer.contents(state, Arc::new(texts), Arc::new(weights)).unwrap();
     store.write(contents).unwrap();
     load_checkpoint(&store.path(version.step)).unwrap()

@@ -129,7 +129,7 @@ impl Bench {
         let files = RunFiles {
             checkpoints: Checkpoints::start((store, None), settings, health, &self.tasks).unwrap(),
             rollouts: RolloutLog::open(dir.join("rollouts"), tokenizer, 8).unwrap(),
-            texts: Arc::new(world.files.texts()),
+            texts: Arc::new(world.files.texts().unwrap()),
         };
         TrainLoop {
             source,
@@ -386,7 +386,7 @@ fn a_checkpoint_older_than_the_last_committed_step_is_not_enough() {
     let none = grpo::AdamW::new(none, grpo::AdamWSettings::default()).unwrap();
     let contents = Contents {
         state: State::new(RUN, PolicyVersion::new(1, 1), 2, world.settings.seed),
-        texts: Arc::new(world.files.texts()),
+        texts: Arc::new(world.files.texts().unwrap()),
         weights: Arc::new(model::to_safetensors(&world.files.tensors).unwrap()),
         optimizer: none.state().unwrap(),
         adapters: None,

@@ -18,7 +18,7 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::file::GgufFile;
 use super::merges;
-use crate::texts::Texts;
+use crate::text_table::TextTable;
 use crate::{ModelError, Tokenizer};
 
 const MODEL: &str = "tokenizer.ggml.model";
@@ -196,7 +196,7 @@ impl<'a> Listed<'a> {
     }
 }
 
-type Built = (tokenizers::Tokenizer, Texts);
+type Built = (tokenizers::Tokenizer, TextTable);
 
 /// Scores instead of merges: the pair whose union scores highest is joined first.
 fn sentence_piece(listed: &Listed<'_>) -> Result<Built, ModelError> {

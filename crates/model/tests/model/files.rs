@@ -52,7 +52,7 @@ fn a_directory_loads_as_it_was_written() {
     config.ids = 8;
     assert_eq!(files.config, config);
     assert_eq!(files.tokenizer.encode("so ; 7").unwrap(), [0, 2, 1]);
-    assert_eq!(files.texts(), texts(&config));
+    assert_eq!(files.texts().unwrap(), texts(&config));
     assert_eq!(to_safetensors(&files.tensors).unwrap(), to_safetensors(&written).unwrap());
     fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     let source = ModelSource::parse(dir.path().to_str().unwrap()).unwrap();
@@ -113,7 +113,8 @@ fn other_files_of_a_directory_are_kept() {
     let names: Vec<&str> = files.extras.keys().map(String::as_str).collect();
     assert_eq!(names, ["chat_template.jinja", "generation_config.json"]);
     let copy = tempfile::tempdir().unwrap();
-    write_directory(copy.path(), &files.texts(), &to_safetensors(&files.tensors).unwrap()).unwrap();
+    write_directory(copy.path(), &files.texts().unwrap(), &to_safetensors(&files.tensors).unwrap())
+        .unwrap();
     let again = open(copy.path()).unwrap();
     assert_eq!((again.config, again.extras), (files.config, files.extras));
 }

@@ -78,7 +78,7 @@ fn one_tokenizer_is_read_whatever_the_weights_are() {
     let (_, tokenizer) = source(&dir).load_frozen(0, &Placement::cpu(DType::F32)).unwrap();
     assert_eq!(source(&dir).outline().unwrap().tokenizer.difference(&tokenizer), None);
     assert_eq!(tokenizer.vocab_size(), WORDS.len());
-    let again = model::Tokenizer::from_json(tokenizer.json(), "t.json").unwrap();
+    let again = model::Tokenizer::from_json(&tokenizer.json().unwrap(), "t.json").unwrap();
     assert_eq!(again.fingerprint(), tokenizer.fingerprint());
     assert_eq!(again.encode("ab ba\n").unwrap(), tokenizer.encode("ab ba\n").unwrap());
 }

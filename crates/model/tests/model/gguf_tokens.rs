@@ -37,7 +37,7 @@ fn the_best_scored_neighbours_are_joined_first() {
         assert_eq!(t.encode(text).unwrap(), ids, "{text:?}");
         assert_eq!(t.decode(&ids).unwrap(), text);
     }
-    assert_eq!(t.pieces()[3..8], ["", "\n", "a", "b", " "]);
+    assert!(t.pieces().iter().skip(3).take(5).eq(["", "\n", "a", "b", " "]));
 }
 
 #[test]

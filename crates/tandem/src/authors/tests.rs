@@ -13,7 +13,7 @@ fn boundaries() -> Arc<Boundaries> {
         id if id % 2 == 0 => " w".to_owned(),
         _ => "x".to_owned(),
     });
-    Arc::new(Boundaries::from_pieces(&pieces.collect::<Vec<_>>()))
+    Arc::new(Boundaries::from_pieces(pieces))
 }
 
 fn rule(schedule: &str, max_gap: u32, max_tokens: u32) -> Arc<AuthorRule> {
