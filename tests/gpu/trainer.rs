@@ -130,7 +130,8 @@ fn a_checkpoint_is_gone_on_with() {
         let mut before = trainer(&settings, &device);
         step(&mut before, 0);
         let source = ModelSource::parse(&settings.strong.model).unwrap();
-        let texts = source.load(settings.seed, &Placement::cpu(DType::F32)).unwrap().texts();
+        let texts =
+            source.load(settings.seed, &Placement::cpu(DType::F32)).unwrap().texts().unwrap();
         let state = State::new(1, PolicyVersion::new(1, 1), 1, settings.seed);
         let weights = Arc::new(before.weights().unwrap());
         let contents = before.contents(state, Arc::new(texts), weights).unwrap();

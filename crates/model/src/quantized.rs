@@ -195,8 +195,19 @@ mod tests {
     ];
     const ROWS: usize = 37;
     const COLUMNS: usize = 2 * 256;
-    /// Of the largest product. candle rounds activations to 8 bits where nothing here multiplies.
-    const TOLERANCE: f64 = if cfg!(target_arch = "x86_64") { 2e-5 } else { 1e-2 };
+
+    /// Whether products are ours: candle's round activations to 8 bits.
+    fn multiplied_here() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return pulp::x86::V3::is_available();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// Of the largest product.
+    fn tolerance() -> f64 {
+        if multiplied_here() { 2e-5 } else { 1e-2 }
+    }
 
     fn noise(seed: usize) -> impl Fn(usize) -> f32 {
         move |at| ((at * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0
@@ -241,7 +252,7 @@ mod tests {
                     |x: Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
                 let off = largest((found.to_dtype(DType::F64).unwrap() - &expected).unwrap());
                 let scale = largest(expected);
-                assert!(off < TOLERANCE * scale, "{kind:?}, {n}: {off} apart of {scale}");
+                assert!(off < tolerance() * scale, "{kind:?}, {n}: {off} apart of {scale}");
             }
         }
         assert!(matrix(GgmlDType::Q8_0).0.first_rows(ROWS + 1).is_err());
@@ -285,9 +296,11 @@ mod tests {
     }
 
     /// candle's rounding of activations makes a number of it in some formats.
-    #[cfg(target_arch = "x86_64")]
     #[test]
     fn what_is_no_number_reaches_its_own_row_and_no_other() {
+        if !multiplied_here() {
+            return;
+        }
         for kind in KINDS {
             let (matrix, _) = matrix(*kind);
             for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {

@@ -447,7 +447,8 @@ section! {
         /// Rows of one forward.
         batch_rows: u32 = 64,
         /// Tokens of one forward at most; what a session must read beyond that it reads in later ones. Where
-        /// so many would take more than an eighth of `actor.span_deadline_ms`, fewer are taken.
+        /// so many would take more than an eighth of `actor.span_deadline_ms`, fewer are taken, down to
+        /// `batch_rows`.
         batch_tokens: u32 = 2048,
         /// Requests that wait; more are answered `overloaded`.
         queue_requests: u32 = 1024,
