@@ -134,6 +134,13 @@ impl EvalPlan {
         self
     }
 
+    /// One rollout of every problem in each arm.
+    #[must_use]
+    pub fn sampled_once(mut self) -> Self {
+        self.arms.iter_mut().for_each(|arm| arm.samples = 1);
+        self
+    }
+
     #[must_use]
     pub fn groups(&self) -> u64 {
         self.arms.len() as u64 * u64::from(self.problems)

@@ -89,7 +89,7 @@ impl RunSpec {
             groups_per_step: settings.groups_per_step(),
             work,
         };
-        let smaller = || full(eval.every_problems).without_weak_alone();
+        let smaller = || full(eval.every_problems).without_weak_alone().sampled_once();
         Ok(Self {
             members: MemberCounts { actors, weak_servers: 1, learners: 1 },
             training: Some(training),

@@ -1,7 +1,7 @@
 //! The version that processes of one run must share. It says nothing of policies.
 
 /// Raised whenever a message changes its meaning.
-const WIRE_REVISION: u32 = 5;
+const WIRE_REVISION: u32 = 6;
 
 /// Of this program, as it is told to peers: programs of two versions never work in one run.
 #[must_use]

@@ -8,7 +8,7 @@ use tests::{Run, gsm8k_dir, wait_until};
 
 use crate::LIMIT;
 
-const SMALL: [&str; 13] = [
+const SMALL: [&str; 14] = [
     "recipe.sft_steps=3",
     "recipe.sft_examples_per_step=4",
     "recipe.probe_problems=4",
@@ -21,6 +21,7 @@ const SMALL: [&str; 13] = [
     "actor.slot_tokens=512",
     "weak_server.session_tokens=512",
     "data.shard_problems=64",
+    "checkpoint.every_steps=1",
     "seed=3",
 ];
 
@@ -52,10 +53,8 @@ fn a_killed_recipe_goes_on_to_the_report_of_one_that_was_left_alone() {
 
     let out = Path::new(&killed);
     let mut run = Run::start(&command(&model, &killed, &data));
-    wait_until("a step of the tandem arm", LIMIT, || {
-        let text = std::fs::read_to_string(out.join("tandem/metrics.jsonl")).ok()?;
-        (!text.is_empty()).then_some(())
-    });
+    let left = out.join("tandem/checkpoints/step-000001/state.json");
+    wait_until("a checkpoint of the tandem arm", LIMIT, || left.exists().then_some(()));
     run.signal(Signal::SIGKILL);
     assert_eq!(run.wait(LIMIT).code, None);
     let done = [out.join("sft-weak/summary.json"), out.join("probe/probe-step-000000.json")];
@@ -68,6 +67,7 @@ fn a_killed_recipe_goes_on_to_the_report_of_one_that_was_left_alone() {
             .stderr
             .contains("[3/5] the probe: which style can the weak model follow?: done before")
     );
+    assert!(ended.stderr.contains("going on after step"), "{}", ended.stderr);
     assert_eq!(done.iter().map(|path| changed(path)).collect::<Vec<_>>(), before);
     let report = |dir: &str| std::fs::read_to_string(Path::new(dir).join("report.md")).unwrap();
     assert_eq!(report(&killed), report(&alone));

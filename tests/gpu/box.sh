@@ -19,14 +19,16 @@ bin=target/gpu/bin
 work=$(mktemp -d)
 launch() { "$bin/coordinator" launch --set "compute.device=$device" --run-dir "$work/$1" "${@:2}"; }
 
-# The same seed with one rank and with all: the first step's loss must agree.
+# The same seed with one rank and with all: the first step's loss and its gradients' norm must agree.
 launch one --actors 1 --learners 1 --steps 2 --seed 3
 launch all --actors 1 --learners "$gpus" --steps 2 --seed 3
 python3 - "$work" <<'PY'
 import json, sys
-loss = [json.loads(open(f"{sys.argv[1]}/{run}/metrics.jsonl").readline())["values"]["loss"] for run in ("one", "all")]
-print("loss of the first step, one rank and all:", *loss)
-assert abs(loss[0] - loss[1]) <= 1e-4 * max(1.0, abs(loss[0])), loss
+first = [json.loads(open(f"{sys.argv[1]}/{run}/metrics.jsonl").readline())["values"] for run in ("one", "all")]
+for name, least in (("loss", 1.0), ("grad_norm", 0.0)):
+    one, all = (values[name] for values in first)
+    print(f"{name} of the first step, one rank and all:", one, all)
+    assert all == all and abs(one - all) <= 1e-4 * max(least, abs(one)), name
 PY
 
 "$bin/coordinator" launch --set "compute.device=$device" --run-dir "$work/tandem" --actors "$gpus" --learners "$gpus" \

@@ -38,6 +38,13 @@ step() {
   "$@" 2>&1 | tee "$out/$name.txt"
 }
 
+# Says what cannot be run, and keeps it for the last line.
+lacks=()
+lacking() {
+  lacks+=("$1")
+  printf '\n== %s not run: %s\n' "$1" "$2" | tee "$out/$1.txt"
+}
+
 # The miniature for 20 steps, then the recipe.
 train() {
   local run model=${TANDEM_GPU_MODEL:-} precision=bf16 smaller=()
@@ -52,8 +59,7 @@ train() {
       --set train.steps=2 --set train.problems_per_step=4 --set sampling.max_tokens=16 --set eval.problems=4)
   fi
   if [ -z "$model" ] || [ -z "${TANDEM_TEST_GSM8K:-}" ]; then
-    echo "recipe not run: set TANDEM_GPU_MODEL to a directory of Gemma-3-270M and TANDEM_TEST_GSM8K to one of GSM8K" |
-      tee "$out/recipe.txt"
+    lacking recipe "set TANDEM_GPU_MODEL to a directory of Gemma-3-270M and TANDEM_TEST_GSM8K to one of GSM8K"
     return
   fi
   step recipe "$bin/coordinator" recipe gsm8k-jargon --strong "$model" --weak "$model" --out "$run/recipe" \
@@ -88,8 +94,8 @@ for shape in "${shapes[@]}"; do
   if python3 -c 'import sys, torch; torch.zeros(1, device=sys.argv[1])' "$TANDEM_TEST_DEVICE" 2>/dev/null; then
     step "torch-$shape" python3 tests/gpu/peer.py "$shape" "$precision" "$TANDEM_TEST_DEVICE"
   else
-    echo "no torch for this device here: $shape has no peer" | tee "$out/torch-$shape.txt"
+    lacking "torch-$shape" "no torch for this device here: no peer and no bandwidth bound"
   fi
 done
 train
-printf '\nall done; the output is in %s\n' "$out"
+printf '\n%s; the output is in %s\n' "${lacks[*]:+done, without }${lacks[*]:-all done}" "$out"

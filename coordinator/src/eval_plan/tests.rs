@@ -62,6 +62,10 @@ fn arms_are_the_table_and_weak_alone_is_left_out_on_request() {
     ];
     assert_eq!(kinds, expected);
     assert_eq!(plan(3).without_weak_alone().rollouts(), 12);
+    let mut settings = Settings::default();
+    settings.eval.samples = 4;
+    let sampled = EvalPlan::full(&settings, 3).sampled_once();
+    assert_eq!(sampled.rollouts(), plan(3).rollouts());
     assert_eq!(plan(3).arms[3].sampling.temperature, 0.0);
 }
 

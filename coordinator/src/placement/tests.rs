@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use proto::Role;
-use settings::Settings;
+use settings::{Layers, Settings};
 
 use super::*;
 
@@ -229,4 +229,47 @@ fn a_plan_counts_on_what_the_settings_train_with() {
     assert_eq!(total(bf16, 2) - f32, 2 * parameters);
     assert!(total(|s| s.train.recompute_blocks = true, 2) < plain);
     assert!(total(|s| s.train.lora.rank = 2, 2) < plain - 8 * parameters);
+}
+
+/// Published shapes of the presets' other models.
+const GEMMA_270M: &str = r#"{"model_type": "gemma3_text", "vocab_size": 262144, "hidden_size": 640,
+    "num_hidden_layers": 18, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
+    "intermediate_size": 2048}"#;
+const LLAMA_1B: &str = r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 2048,
+    "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "intermediate_size": 8192, "tie_word_embeddings": true}"#;
+const LLAMA_3B: &str = r#"{"model_type": "llama", "vocab_size": 128256, "hidden_size": 3072,
+    "num_hidden_layers": 28, "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128,
+    "intermediate_size": 8192, "tie_word_embeddings": true}"#;
+
+fn published(config: &str) -> Model {
+    Model { shape: Shape::parse(config, "published").unwrap(), file_bytes: None }
+}
+
+fn told(settings: &Settings, strong: Model, weak: Model, half: bool) -> String {
+    let methods = Methods { half, ..Methods::of_settings(settings, 1) };
+    let demand = Demand::new(settings, strong, weak, methods);
+    let roles = [Role::Learner, Role::Actor, Role::WeakServer];
+    let [learner, actor, weak] = roles.map(|role| demand.of(role).total() as f64 / GIB);
+    let all = learner + actor + weak;
+    format!("learner {learner:.1}, actor {actor:.1}, weak-server {weak:.1}, together {all:.1} GiB")
+}
+
+#[test]
+fn presets_tell_the_memory_that_their_plan_counts_on() {
+    let gemma = || published(GEMMA_270M);
+    for (name, strong, weak, half) in [
+        ("gsm8k-qwen2.5-0.5b", qwen("0.5B"), qwen("0.5B"), true),
+        ("gsm8k-qwen2.5-1.5b-weak-0.5b", qwen("1.5B"), qwen("0.5B"), true),
+        ("gsm8k-llama-3.2", published(LLAMA_3B), published(LLAMA_1B), true),
+        ("gsm8k-gemma3-270m", gemma(), gemma(), true),
+        ("gsm8k-gemma3-270m", gemma(), gemma(), false),
+    ] {
+        let path = format!("{}/../config/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let words = std::fs::read_to_string(&path).unwrap().replace("\n# ", " ");
+        let environment = Some(Vec::new());
+        let settings = Layers { file: Some(path), set: Vec::new(), environment }.load().unwrap();
+        let told = told(&settings, strong, weak, half);
+        assert!(words.contains(&told), "{name} does not say: {told}");
+    }
 }

@@ -95,9 +95,12 @@ async fn run_stage(
 ) -> anyhow::Result<Option<u8>> {
     let grace = Duration::from_secs_f64(recipe.settings.shutdown.grace_seconds) + LAST_WORDS;
     until_free(&stage.dir(recipe), grace).await?;
-    stage.clear(recipe)?;
+    let resume = stage.goes_on(recipe)?;
+    if !resume {
+        stage.clear(recipe)?;
+    }
     let program = std::env::current_exe().context("cannot tell where this program lies")?;
-    let args = stage.args(recipe)?;
+    let args = stage.args(recipe, resume)?;
     let ended: ExitStatus = run_attached(&program, &args, signals, grace).await?;
     if let Some(reason) = signals.reason() {
         eprintln!("{reason}: the same command goes on with the stage `{}`", stage.name());

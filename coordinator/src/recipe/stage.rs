@@ -86,6 +86,13 @@ impl Stage {
         Ok(there?.then_some(path))
     }
 
+    /// Whether it is training that an interrupted attempt left a checkpoint of.
+    pub(super) fn goes_on(self, recipe: &Recipe) -> anyhow::Result<bool> {
+        let trains = matches!(self, Self::SftStrong | Self::SftWeak | Self::Tandem | Self::Control);
+        let dir = self.dir(recipe);
+        Ok(trains && RunDir::has_run(&dir) && !RunDir::open(&dir)?.checkpoints()?.is_empty())
+    }
+
     /// Removes what an interrupted attempt left.
     pub(super) fn clear(self, recipe: &Recipe) -> anyhow::Result<()> {
         let dir = self.dir(recipe);
@@ -95,11 +102,11 @@ impl Stage {
         }
     }
 
-    /// The command line, without the program.
+    /// The command line, without the program; of an attempt that goes on if `resume`.
     ///
     /// # Errors
     /// An earlier stage's checkpoint is missing.
-    pub(super) fn args(self, recipe: &Recipe) -> anyhow::Result<Vec<OsString>> {
+    pub(super) fn args(self, recipe: &Recipe, resume: bool) -> anyhow::Result<Vec<OsString>> {
         let (command, mut set): (&str, Vec<String>) = match self {
             Self::SftStrong => {
                 let share = recipe.settings.recipe.annotated_share;
@@ -132,6 +139,9 @@ impl Stage {
             args.extend(["--set".into(), pair.into()]);
         }
         args.extend(["--actors".into(), recipe.actors.to_string().into()]);
+        if resume {
+            args.extend(["--resume".into(), "--run-dir".into(), self.dir(recipe).into()]);
+        }
         match self {
             Self::Probe => args.push("--probe".into()),
             Self::TestStart | Self::TestTandem | Self::TestControl => {
@@ -154,6 +164,8 @@ fn sft(settings: &Settings, model: &str, annotated_share: f64, prompt: &Prompt) 
         text("strong.prompt.system", &prompt.system),
         format!("strong.prompt.few_shot={}", prompt.few_shot),
         format!("strong.prompt.chat={}", prompt.chat),
+        text("strong.prompt.date", &prompt.date),
+        format!("strong.prompt.thinking={}", prompt.thinking),
         text("data.style", "annotated"),
         format!("data.annotated_share={annotated_share:?}"),
         text("train.objective", "sft"),

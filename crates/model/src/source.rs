@@ -84,6 +84,7 @@ impl ModelSource {
             }
         };
         config.fit(&tokenizer, &self.to_string())?;
+        let tokenizer = tokenizer.limited_to(config.ids);
         Ok(ModelOutline { config, tokenizer, extras })
     }
 

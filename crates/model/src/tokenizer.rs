@@ -2,6 +2,7 @@
 //! two tokenizers are the same. Boundaries and templates are not known here.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,11 @@ use crate::text_table::TextTable;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Tokenizer(Arc<Parts>);
+pub struct Tokenizer {
+    parts: Arc<Parts>,
+    /// Those of a model, which come first.
+    ids: usize,
+}
 
 struct Parts {
     inner: tokenizers::Tokenizer,
@@ -23,7 +28,6 @@ struct Parts {
     json: Option<String>,
     /// By id; an id without a token is empty.
     tokens: TextTable,
-    merges: TextTable,
     pieces: TextTable,
 }
 
@@ -54,23 +58,19 @@ impl Tokenizer {
         // Fine-tuning saves these with the tokenizer; a text of ours is never cut or padded.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| refused(format!("its truncation stays: {e}")))?;
-        let (surface, merges) = (Surface::of(&value["decoder"]), merges(&value["model"]["merges"]));
-        Self::assemble(inner, (Some(json.to_owned()), merges, surface), origin)
+        let surface = Surface::of(&value["decoder"]);
+        Self::assemble(inner, (Some(json.to_owned()), surface), origin)
     }
 
-    /// One that was put together from a file without a `tokenizer.json`, with its merges as `"a b"`.
-    pub(crate) fn built(
-        inner: tokenizers::Tokenizer,
-        merges: TextTable,
-        origin: &str,
-    ) -> Result<Self, ModelError> {
+    /// One that was put together from a file without a `tokenizer.json`.
+    pub(crate) fn built(inner: tokenizers::Tokenizer, origin: &str) -> Result<Self, ModelError> {
         let decoder = serde_json::to_value(inner.get_decoder()).map_err(|e| unwritten(&e))?;
-        Self::assemble(inner, (None, merges, Surface::of(&decoder)), origin)
+        Self::assemble(inner, (None, Surface::of(&decoder)), origin)
     }
 
     fn assemble(
         inner: tokenizers::Tokenizer,
-        (json, merges, surface): (Option<String>, TextTable, Surface),
+        (json, surface): (Option<String>, Surface),
         origin: &str,
     ) -> Result<Self, ModelError> {
         let vocab = inner.get_vocab(true);
@@ -85,7 +85,14 @@ impl Tokenizer {
         }
         let pieces = pieces(&inner, &tokens, surface);
         let tokens = tokens.into_iter().collect();
-        Ok(Self(Arc::new(Parts { inner, json, tokens, merges, pieces })))
+        Ok(Self { parts: Arc::new(Parts { inner, json, tokens, pieces }), ids: size })
+    }
+
+    /// The same for a model that has only the first `ids`: published tokenizers name added tokens
+    /// that only the model's larger sisters have.
+    #[must_use]
+    pub(crate) fn limited_to(&self, ids: usize) -> Self {
+        Self { parts: self.parts.clone(), ids: self.ids.min(ids) }
     }
 
     /// # Errors
@@ -99,9 +106,9 @@ impl Tokenizer {
     /// # Errors
     /// One from another kind of file that cannot be written so.
     pub fn json(&self) -> Result<Cow<'_, str>, ModelError> {
-        match &self.0.json {
+        match &self.parts.json {
             Some(read) => Ok(Cow::Borrowed(read)),
-            None => self.0.inner.to_string(false).map(Cow::Owned).map_err(|e| unwritten(&e)),
+            None => self.parts.inner.to_string(false).map(Cow::Owned).map_err(|e| unwritten(&e)),
         }
     }
 
@@ -110,7 +117,7 @@ impl Tokenizer {
     /// # Errors
     /// Text that the vocabulary cannot express.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let encoding = self.0.inner.encode_fast(text, false);
+        let encoding = self.parts.inner.encode_fast(text, false);
         let encoding = encoding
             .map_err(|e| ModelError::Input(format!("{text:?} cannot be written in tokens: {e}")))?;
         Ok(encoding.get_ids().to_vec())
@@ -120,10 +127,11 @@ impl Tokenizer {
     /// token; mostly nothing.
     #[must_use]
     pub fn prefix(&self) -> Vec<u32> {
-        if self.0.inner.get_post_processor().is_none() {
+        if self.parts.inner.get_post_processor().is_none() {
             return Vec::new();
         }
-        let ids = |special| self.0.inner.encode_fast("0", special).map(|e| e.get_ids().to_vec());
+        let ids =
+            |special| self.parts.inner.encode_fast("0", special).map(|e| e.get_ids().to_vec());
         let (Ok(bare), Ok(whole)) = (ids(false), ids(true)) else { return Vec::new() };
         let at = whole.windows(bare.len().max(1)).position(|window| window == bare);
         whole[..at.unwrap_or(0)].to_vec()
@@ -134,7 +142,7 @@ impl Tokenizer {
     /// # Errors
     /// A decoder that fails on these ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        let text = self.0.inner.decode(ids, false);
+        let text = self.parts.inner.decode(ids, false);
         text.map_err(|e| ModelError::Input(format!("{} tokens cannot be read: {e}", ids.len())))
     }
 
@@ -143,64 +151,64 @@ impl Tokenizer {
     /// character shows the replacement character.
     #[must_use]
     pub fn pieces(&self) -> &TextTable {
-        &self.0.pieces
+        &self.parts.pieces
     }
 
     /// The id of a token as the vocabulary writes it.
     #[must_use]
     pub fn id_of(&self, token: &str) -> Option<u32> {
-        self.0.inner.token_to_id(token)
+        self.parts.inner.token_to_id(token)
     }
 
     /// One more than the highest id.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        self.0.tokens.iter().len()
+        self.ids
     }
 
-    /// One more than the highest id of a text without added tokens. Published tokenizers name added
-    /// tokens that only the model's larger sisters have.
+    /// One more than the highest id of a text without added tokens.
     #[must_use]
     pub fn plain_size(&self) -> usize {
-        self.0.inner.get_vocab(false).values().max().map_or(0, |id| *id as usize + 1)
+        self.parts.inner.get_vocab(false).values().max().map_or(0, |id| *id as usize + 1)
     }
 
-    /// Equal exactly when ids mean the same text: vocabulary and merges.
+    /// Equal exactly when ids mean the same text. How a text is cut into ids is of no account: files
+    /// state it in different ways, and of models that share a vocabulary it is the same.
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
-        let mut bytes = Vec::new();
-        let mut take = |texts: &mut dyn ExactSizeIterator<Item = &str>| {
-            bytes.extend((texts.len() as u64).to_le_bytes());
-            for text in texts {
-                bytes.extend((text.len() as u64).to_le_bytes());
-                bytes.extend(text.as_bytes());
-            }
-        };
-        take(&mut self.0.tokens.iter());
-        take(&mut self.0.pieces.iter());
-        take(&mut self.0.merges.iter());
+        let mut bytes = Vec::from((self.ids as u64).to_le_bytes());
+        for text in self.meanings() {
+            bytes.extend((text.len() as u64).to_le_bytes());
+            bytes.extend(text.as_bytes());
+        }
         Hash::of(&bytes)
     }
 
     /// Where `other` first differs, in words; none if the fingerprints agree.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Option<String> {
-        if self.vocab_size() != other.vocab_size() {
-            return Some(format!("{} tokens against {}", self.vocab_size(), other.vocab_size()));
+        let mut pairs = self.meanings().zip(other.meanings()).enumerate();
+        if let Some((id, (a, b))) = pairs.find(|(_, (a, b))| a != b) {
+            return Some(format!("token {id} is {a:?} against {b:?}"));
         }
-        let differ = |what, mine: &TextTable, theirs: &TextTable| {
-            let at = mine.iter().zip(theirs.iter()).enumerate().find(|(_, (a, b))| a != b);
-            match at {
-                Some((at, (a, b))) => Some(format!("{what} {at} is {a:?} against {b:?}")),
-                None if mine.iter().len() != theirs.iter().len() => {
-                    Some(format!("{} {what}s against {}", mine.iter().len(), theirs.iter().len()))
-                }
-                None => None,
-            }
+        let (longer, shared) = match self.ids.cmp(&other.ids) {
+            Ordering::Equal => return None,
+            Ordering::Less => (other, self.ids),
+            Ordering::Greater => (self, other.ids),
         };
-        differ("token", &self.0.tokens, &other.0.tokens)
-            .or_else(|| differ("text of token", &self.0.pieces, &other.0.pieces))
-            .or_else(|| differ("merge", &self.0.merges, &other.0.merges))
+        let first = longer.meanings().nth(shared).unwrap_or_default();
+        let (ours, theirs) = (self.ids, other.ids);
+        Some(format!("{ours} tokens against {theirs}, the longer with {first:?} as {shared}"))
+    }
+
+    /// By id. A special token is what the vocabulary calls it, and so is a piece of a character: files
+    /// differ in which tokens they take for special, and in how they write spaces.
+    fn meanings(&self) -> impl Iterator<Item = &str> {
+        let both = self.parts.pieces.iter().zip(self.parts.tokens.iter()).take(self.ids);
+        both.map(|(piece, token)| match piece.is_empty() || piece.contains('\u{fffd}') {
+            true => token,
+            false => piece,
+        })
     }
 }
 
@@ -221,6 +229,7 @@ fn pieces(inner: &tokenizers::Tokenizer, tokens: &[String], surface: Surface) ->
     let bytes = byte_alphabet();
     let piece = |(id, token): (usize, &String)| match added.get(&(id as u32)) {
         Some(added) if added.special => String::new(),
+        Some(added) if surface == Surface::SentencePiece => sentence_piece(&added.content),
         Some(added) if surface != Surface::Words => added.content.clone(),
         _ if token.is_empty() => String::new(),
         _ => match surface {
@@ -270,15 +279,6 @@ fn sentence_piece(token: &str) -> String {
         Some(byte) => String::from_utf8_lossy(&[byte]).into_owned(),
         None => token.replace('▁', " "),
     }
-}
-
-/// Both notations of a merge: `"a b"` and `["a", "b"]`.
-fn merges(value: &Value) -> TextTable {
-    let merge = |value: &Value| match value {
-        Value::Array(pair) => pair.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
-        other => other.as_str().unwrap_or_default().to_owned(),
-    };
-    value.as_array().map(|all| all.iter().map(merge).collect()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -350,14 +350,43 @@ mod tests {
         let same = words(json!({"7": 2, "so": 1, "<eos>": 0}));
         let other = words(json!({"<eos>": 0, "zix": 1, "7": 2}));
         assert_eq!((t.difference(&same), t.fingerprint()), (None, same.fingerprint()));
-        assert_eq!(t.difference(&other).unwrap(), "token 1 is \"so\" against \"zix\"");
+        assert_eq!(t.difference(&other).unwrap(), "token 1 is \" so\" against \" zix\"");
         assert_ne!(t.fingerprint(), other.fingerprint());
         let longer = words(json!({"<eos>": 0, "so": 1, "7": 2, "8": 3}));
-        assert_eq!(t.difference(&longer).unwrap(), "3 tokens against 4");
-        let (one, none) = (bytes(json!(["Ġ a"])), bytes(json!([])));
-        assert_eq!(one.difference(&bytes(json!([["Ġ", "a"]]))), None);
-        assert_eq!(one.difference(&none).unwrap(), "1 merges against 0");
-        assert_ne!(one.fingerprint(), none.fingerprint());
+        let more = "3 tokens against 4, the longer with \" 8\" as 3";
+        assert_eq!(t.difference(&longer).unwrap(), more);
+        let shorter = longer.limited_to(3);
+        assert_eq!((shorter.vocab_size(), shorter.difference(&t)), (3, None));
+        assert_eq!(shorter.fingerprint(), t.fingerprint());
+    }
+
+    #[test]
+    fn notations_of_one_vocabulary_mean_the_same() {
+        let with = |spaces: &str, special: bool, piece: &str, merges: Value| {
+            let added = |id: u32, content: &str, special: bool| {
+                json!({"id": id, "content": content, "single_word": false, "lstrip": false,
+                       "rstrip": false, "normalized": false, "special": special})
+            };
+            let json = json!({
+                "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+                "added_tokens": [added(1, spaces, false), added(2, "<|fim|>", special)],
+                "pre_tokenizer": null, "post_processor": null,
+                "decoder": {"type": "Sequence", "decoders": [
+                    {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                    {"type": "ByteFallback"}, {"type": "Fuse"}]},
+                "model": {"type": "BPE", "byte_fallback": true, "merges": merges,
+                          "vocab": {"▁": 0, spaces: 1, "<|fim|>": 2, piece: 3, "a": 4, "▁a": 5}},
+            });
+            Tokenizer::from_json(&json.to_string(), "t.json").unwrap()
+        };
+        let hub = with("▁▁", false, "<0xC3>", json!([["▁", "a"]]));
+        let file = with("  ", true, "<0xC3>", json!([]));
+        assert!(hub.pieces().iter().eq([" ", "  ", "<|fim|>", "\u{fffd}", "a", " a"]));
+        assert!(file.pieces().iter().eq([" ", "  ", "", "\u{fffd}", "a", " a"]));
+        assert_eq!((hub.difference(&file), hub.fingerprint()), (None, file.fingerprint()));
+        let other = with("  ", true, "<0xC2>", json!([]));
+        assert_eq!(hub.difference(&other).unwrap(), "token 3 is \"<0xC3>\" against \"<0xC2>\"");
+        assert_ne!(other.fingerprint(), file.fingerprint());
     }
 
     #[test]

@@ -286,7 +286,7 @@ section! {
         schedules: Vec<String> = vec!["token:0.25".to_owned(), "line:0.5".to_owned()],
         /// A smaller evaluation every so many steps; 0: none.
         every_steps: u32 = 0,
-        /// Problems of the smaller evaluation.
+        /// Problems of the smaller evaluation, which has one rollout of each.
         every_problems: u32 = 100,
     }
 }

@@ -18,7 +18,6 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::file::GgufFile;
 use super::merges;
-use crate::text_table::TextTable;
 use crate::{ModelError, Tokenizer};
 
 const MODEL: &str = "tokenizer.ggml.model";
@@ -86,7 +85,7 @@ pub(super) struct Listed<'a> {
 /// A file without a tokenizer, with one of a kind that is not read, or with one at odds with itself.
 pub(crate) fn read_tokenizer(file: &GgufFile) -> Result<Tokenizer, ModelError> {
     let listed = Listed::read(file)?;
-    let (inner, merges) = match file.need(MODEL, file.text(MODEL)?)? {
+    let inner = match file.need(MODEL, file.text(MODEL)?)? {
         "llama" => sentence_piece(&listed)?,
         "gpt2" => byte_level(&listed)?,
         other => {
@@ -100,7 +99,7 @@ pub(crate) fn read_tokenizer(file: &GgufFile) -> Result<Tokenizer, ModelError> {
     if file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false) {
         listed.begin(&mut inner)?;
     }
-    Tokenizer::built(inner, merges, &file.name())
+    Tokenizer::built(inner, &file.name())
 }
 
 /// The ids that end a text, the file's own end first.
@@ -196,10 +195,8 @@ impl<'a> Listed<'a> {
     }
 }
 
-type Built = (tokenizers::Tokenizer, TextTable);
-
 /// Scores instead of merges: the pair whose union scores highest is joined first.
-fn sentence_piece(listed: &Listed<'_>) -> Result<Built, ModelError> {
+fn sentence_piece(listed: &Listed<'_>) -> Result<tokenizers::Tokenizer, ModelError> {
     let file = listed.file;
     const SCORES: &str = "tokenizer.ggml.scores";
     let scores = file.need(SCORES, file.floats(SCORES)?)?;
@@ -213,7 +210,7 @@ fn sentence_piece(listed: &Listed<'_>) -> Result<Built, ModelError> {
     if let Some(unknown) = unknown {
         builder = builder.unk_token(unknown);
     }
-    let (mut inner, merges) = build(listed, builder, pairs)?;
+    let mut inner = build(listed, builder, pairs)?;
     let prefix = file.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let replace = |from: &str, to: &str| Replace::new(from, to).expect("a plain text is a pattern");
     let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
@@ -228,10 +225,10 @@ fn sentence_piece(listed: &Listed<'_>) -> Result<Built, ModelError> {
         .with_normalizer(Some(Normalizers::new(normalizers)))
         .map_err(|e| file.refused(format!("its spaces cannot be marked: {e}")))?;
     inner.with_decoder(Some(Decoders::new(decoders)));
-    Ok((inner, merges))
+    Ok(inner)
 }
 
-fn byte_level(listed: &Listed<'_>) -> Result<Built, ModelError> {
+fn byte_level(listed: &Listed<'_>) -> Result<tokenizers::Tokenizer, ModelError> {
     let file = listed.file;
     const MERGES: &str = "tokenizer.ggml.merges";
     let pre = file.need(PRE, file.text(PRE)?)?;
@@ -245,7 +242,7 @@ fn byte_level(listed: &Listed<'_>) -> Result<Built, ModelError> {
     let pairs: Option<Vec<(String, String)>> = listed_merges.iter().map(pair).collect();
     let pairs = pairs.ok_or_else(|| file.refused(format!("{MERGES} has one that is no pair")))?;
     let builder = BPE::builder().ignore_merges(split.ignore_merges);
-    let (mut inner, merges) = build(listed, builder, pairs)?;
+    let mut inner = build(listed, builder, pairs)?;
     let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
     for pattern in split.patterns {
         let pattern = SplitPattern::Regex((*pattern).to_owned());
@@ -260,17 +257,16 @@ fn byte_level(listed: &Listed<'_>) -> Result<Built, ModelError> {
             .with_normalizer(Some(NFC))
             .map_err(|e| file.refused(format!("its texts cannot be composed: {e}")))?;
     }
-    Ok((inner, merges))
+    Ok(inner)
 }
 
 fn build(
     listed: &Listed<'_>,
     builder: BpeBuilder,
     pairs: Vec<(String, String)>,
-) -> Result<Built, ModelError> {
-    let merges = pairs.iter().map(|(a, b)| format!("{a} {b}")).collect();
+) -> Result<tokenizers::Tokenizer, ModelError> {
     let model = builder.vocab_and_merges(listed.vocab(), pairs).build();
     let model = model
         .map_err(|e| listed.file.refused(format!("its merges do not fit its vocabulary: {e}")))?;
-    Ok((tokenizers::Tokenizer::new(model), merges))
+    Ok(tokenizers::Tokenizer::new(model))
 }

@@ -139,4 +139,32 @@ fn the_real_file_is_written_as_llama_cpp_writes_it() {
     for (text, ids) in golden {
         assert_eq!(outline.tokenizer.encode(&text).unwrap(), ids, "{text:?}");
     }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), outline.config.to_json()).unwrap();
+    let json = serde_json::from_str(&outline.tokenizer.json().unwrap()).unwrap();
+    std::fs::write(dir.path().join("tokenizer.json"), as_the_hub_writes(json)).unwrap();
+    let hub = ModelSource::Directory(dir.path().to_owned()).outline().unwrap().tokenizer;
+    assert_eq!(hub.difference(&outline.tokenizer), None);
+    assert_eq!(hub.fingerprint(), outline.tokenizer.fingerprint());
+}
+
+/// Gemma's as the Hub has it: spaces marked, what nobody uses not special, and one token more, which
+/// only models that see have.
+fn as_the_hub_writes(mut json: Json) -> String {
+    let marked = |token: &str| token.replace(' ', "▁");
+    let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+    *vocab = vocab.iter().map(|(token, id)| (marked(token), id.clone())).collect();
+    let added = json["added_tokens"].as_array_mut().unwrap();
+    for token in added.iter_mut() {
+        let content = marked(token["content"].as_str().unwrap());
+        if content.starts_with("<unused") {
+            token["special"] = json!(false);
+        }
+        token["content"] = json!(content);
+    }
+    let mut more = added[0].clone();
+    more["id"] = json!(262_144);
+    more["content"] = json!("<image_soft_token>");
+    added.push(more);
+    json.to_string()
 }
