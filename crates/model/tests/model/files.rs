@@ -225,6 +225,16 @@ fn types_are_converted_and_announced() {
 }
 
 #[test]
+fn weights_of_whole_numbers_are_refused_by_name() {
+    let mut bytes = to_safetensors(&tensors()).unwrap();
+    let at = bytes.windows(5).position(|window| window == b"\"F32\"").unwrap();
+    bytes[at + 1..at + 4].copy_from_slice(b"I32");
+    let loaded = load(&tiny::config(tiny::QWEN2), &bytes, "b", &Placement::cpu(DType::F32));
+    let message = loaded.unwrap_err().to_string();
+    assert!(message.contains("lm_head.weight") && message.contains("i32"), "{message}");
+}
+
+#[test]
 fn the_miniature_loads_fresh_and_by_seed() {
     for name in ["fresh:miniature-strong", "fresh:miniature-weak"] {
         let source = ModelSource::parse(name).unwrap();
