@@ -2,7 +2,6 @@
 //! two tokenizers are the same. Boundaries and templates are not known here.
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -188,17 +187,19 @@ impl Tokenizer {
     #[must_use]
     pub fn difference(&self, other: &Self) -> Option<String> {
         let mut pairs = self.meanings().zip(other.meanings()).enumerate();
-        if let Some((id, (a, b))) = pairs.find(|(_, (a, b))| a != b) {
-            return Some(format!("token {id} is {a:?} against {b:?}"));
-        }
-        let (longer, shared) = match self.ids.cmp(&other.ids) {
-            Ordering::Equal => return None,
-            Ordering::Less => (other, self.ids),
-            Ordering::Greater => (self, other.ids),
-        };
-        let first = longer.meanings().nth(shared).unwrap_or_default();
+        let differing = pairs.find(|(_, (a, b))| a != b);
+        let differing = differing.map(|(id, (a, b))| format!("token {id} is {a:?} against {b:?}"));
         let (ours, theirs) = (self.ids, other.ids);
-        Some(format!("{ours} tokens against {theirs}, the longer with {first:?} as {shared}"))
+        if ours == theirs {
+            return differing;
+        }
+        let more = || {
+            let (longer, shared) = if ours < theirs { (other, ours) } else { (self, theirs) };
+            let first = longer.meanings().nth(shared).unwrap_or_default();
+            format!("the longer with {first:?} as {shared}")
+        };
+        let place = differing.unwrap_or_else(more);
+        Some(format!("{ours} tokens against {theirs}: {place}"))
     }
 
     /// By id. A special token is what the vocabulary calls it, and so is a piece of a character: files
@@ -353,7 +354,7 @@ mod tests {
         assert_eq!(t.difference(&other).unwrap(), "token 1 is \" so\" against \" zix\"");
         assert_ne!(t.fingerprint(), other.fingerprint());
         let longer = words(json!({"<eos>": 0, "so": 1, "7": 2, "8": 3}));
-        let more = "3 tokens against 4, the longer with \" 8\" as 3";
+        let more = "3 tokens against 4: the longer with \" 8\" as 3";
         assert_eq!(t.difference(&longer).unwrap(), more);
         let shorter = longer.limited_to(3);
         assert_eq!((shorter.vocab_size(), shorter.difference(&t)), (3, None));
