@@ -86,7 +86,7 @@ fn different_tokenizers_are_refused_where_they_differ() {
     });
     refused(
         &small(&["--set", &set]),
-        &["different tokenizers", "\"gun\"", "two models of one family"],
+        &["different tokenizers", "\" gun\" against \" nug\"", "two models of one family"],
     );
 }
 
