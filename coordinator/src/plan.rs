@@ -15,6 +15,10 @@ const THREAD_VARIABLES: [&str; 3] =
 
 const GPU_ORDER: &str = "CUDA_DEVICE_ORDER";
 
+/// From how many bytes on glibc gives a buffer back when it is freed. Left alone it keeps those of up to
+/// 32 MB for later, and a weak-server is to leave room for others.
+const GIVEN_BACK: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "1048576");
+
 /// One process to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessPlan {
@@ -39,8 +43,8 @@ impl ProcessPlan {
         self.role.name_of(self.index)
     }
 
-    /// Thread counts and the GPU as environment variables. Thread counts and an order of GPUs that
-    /// the user has set himself stay; his choice of GPUs was the pool of this one.
+    /// Thread counts, the GPU and what concerns memory, as environment variables. What the user has set
+    /// himself stays, but for his choice of GPUs, which was the pool of this one.
     #[must_use]
     pub fn variables(&self, is_set: impl Fn(&str) -> bool) -> Vec<(String, String)> {
         let threads = THREAD_VARIABLES.into_iter().filter(|name| !is_set(name));
@@ -49,7 +53,9 @@ impl ProcessPlan {
         // As the driver lists them; CUDA's own order puts the fastest first.
         let order = self.gpu.iter().filter(|_| !is_set(GPU_ORDER));
         let order = order.map(|_| (GPU_ORDER, "PCI_BUS_ID".to_owned()));
-        let all = threads.chain(gpu).chain(order);
+        let server = self.role == Role::WeakServer && !is_set(GIVEN_BACK.0);
+        let memory = server.then(|| (GIVEN_BACK.0, GIVEN_BACK.1.to_owned()));
+        let all = threads.chain(gpu).chain(order).chain(memory);
         all.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
@@ -149,11 +155,21 @@ mod tests {
     }
 
     #[test]
+    fn a_weak_server_gives_its_buffers_back_unless_the_user_says_how() {
+        let counts = MemberCounts { actors: 0, weak_servers: 1, learners: 0 };
+        let process = Plan::new(counts, 1, true).processes.remove(0);
+        let given = ("MALLOC_MMAP_THRESHOLD_".to_owned(), "1048576".to_owned());
+        assert_eq!(process.variables(|_| false).last(), Some(&given));
+        assert_eq!(process.variables(|name| name == given.0).len(), 3);
+    }
+
+    #[test]
     fn a_process_sees_its_own_gpu() {
         let counts = MemberCounts { actors: 1, weak_servers: 1, learners: 0 };
         let gpus = BTreeMap::from([("actor-0".to_owned(), "GPU-b".to_owned())]);
         let plan = Plan::new(counts, 2, true).on_gpus(&gpus, "the table\n".to_owned());
-        let of = |at: usize| plan.processes[at].variables(|name| name.ends_with("THREADS"));
+        let set = |name: &str| name.ends_with("THREADS") || name == GIVEN_BACK.0;
+        let of = |at: usize| plan.processes[at].variables(set);
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let expected = [pair(VISIBLE, "GPU-b"), pair("CUDA_DEVICE_ORDER", "PCI_BUS_ID")];
         assert_eq!((of(0), of(1)), (vec![], expected.to_vec()));
