@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use fail::fail_point;
-use grpo::OptimizerState;
+use grpo::{OptimizerState, SavedState};
 use model::{
-    ModelFiles, ModelSource, Placement, Tensors, Texts, from_safetensors, read_weights,
-    write_directory, write_numbers,
+    ModelFiles, ModelSource, Placement, TensorFile, Tensors, Texts, write_directory, write_numbers,
 };
 use settings::Settings;
 use types::{Hash, is_file_name};
@@ -50,11 +49,29 @@ pub struct Contents {
     pub adapters: Option<Vec<u8>>,
 }
 
+/// The optimiser's file, open, of which each rank reads what it needs.
+#[derive(Debug)]
+pub struct Moments(TensorFile);
+
+impl SavedState for Moments {
+    fn names(&self) -> Vec<String> {
+        self.0.names()
+    }
+
+    fn kind(&self, name: &str) -> Option<(String, Vec<usize>)> {
+        self.0.kind(name)
+    }
+
+    fn read(&self, name: &str) -> candle_core::Result<Tensor> {
+        self.0.read(name, &Placement::cpu(DType::F32)).map_err(candle_core::Error::wrap)
+    }
+}
+
 /// A checkpoint read back and verified.
 pub struct Checkpoint {
     pub state: State,
     pub files: ModelFiles,
-    pub optimizer: Tensors,
+    pub optimizer: Moments,
     /// Where `state.lora` says that there are any.
     pub adapters: Option<Tensors>,
 }
@@ -317,13 +334,10 @@ pub fn load_checkpoint(dir: &Path) -> anyhow::Result<Checkpoint> {
     }
     let placement = Placement::cpu(DType::F32);
     let files = ModelSource::Directory(dir.to_owned()).load(0, &placement)?;
-    let read = |name: &str| -> anyhow::Result<Tensors> {
-        let path = dir.join(name);
-        let bytes = read_weights(&path)?;
-        Ok(from_safetensors(&bytes, &path.display().to_string(), &placement)?)
-    };
-    let adapters = state.lora.is_some().then(|| read(ADAPTERS)).transpose()?;
-    Ok(Checkpoint { files, optimizer: read(OPTIMIZER)?, adapters, state })
+    let adapters = || TensorFile::open(&dir.join(ADAPTERS))?.read_all(&placement);
+    let adapters = state.lora.is_some().then(adapters).transpose()?;
+    let optimizer = Moments(TensorFile::open(&dir.join(OPTIMIZER))?);
+    Ok(Checkpoint { files, optimizer, adapters, state })
 }
 
 fn read_state(dir: &Path) -> anyhow::Result<State> {

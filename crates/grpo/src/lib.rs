@@ -24,7 +24,7 @@ pub use error::Error;
 pub use gradients::Gradients;
 pub use learning_rate::{Decay, LearningRate};
 pub use loss::{LossInputs, LossOutput, LossSettings, RatioLevel, policy_loss};
-pub use optimizer::{AdamW, AdamWSettings, OptimizerState};
+pub use optimizer::{AdamW, AdamWSettings, OptimizerState, SavedState};
 pub use parameters::Parameters;
 pub use sft::{Example, SftBatch, SftOutput, sft_loss};
 pub use stats::{LAG_CLASSES, LagStats, RawStats};

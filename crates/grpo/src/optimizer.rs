@@ -29,6 +29,32 @@ impl Default for AdamWSettings {
     }
 }
 
+/// What [`AdamW::state`] gave, wherever it is kept.
+pub trait SavedState {
+    fn names(&self) -> Vec<String>;
+
+    /// Name of the type, and shape; `None` if there is no such tensor.
+    fn kind(&self, name: &str) -> Option<(String, Vec<usize>)>;
+
+    /// # Errors
+    /// One that cannot be read.
+    fn read(&self, name: &str) -> candle_core::Result<Tensor>;
+}
+
+impl SavedState for BTreeMap<String, Tensor> {
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
+    }
+
+    fn kind(&self, name: &str) -> Option<(String, Vec<usize>)> {
+        self.get(name).map(|tensor| (tensor.dtype().as_str().to_owned(), tensor.dims().to_vec()))
+    }
+
+    fn read(&self, name: &str) -> candle_core::Result<Tensor> {
+        self.get(name).cloned().ok_or_else(|| candle_core::Error::msg(format!("no `{name}`")))
+    }
+}
+
 /// Loshchilov & Hutter, arXiv 1711.05101, algorithm 2. Moments are f32, flat, in the order of
 /// the gradient buffer and on its device.
 #[derive(Clone, Debug)]
@@ -239,27 +265,28 @@ impl AdamW {
         Ok(OptimizerState { slots: Arc::clone(self.parameters.slots()), first, second })
     }
 
-    /// Goes on as if it had taken the `step` updates itself.
+    /// Goes on as if it had taken the `step` updates itself. Moments are read one variable at a time, and
+    /// only of the variables that its part has some of.
     ///
     /// # Errors
     /// A name that is missing or not expected, another shape or dtype, a value that is not finite;
     /// the present state is kept then.
-    pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>, step: u64) -> Result<(), Error> {
+    pub fn load_state(&mut self, state: &impl SavedState, step: u64) -> Result<(), Error> {
         let mut first = vec![0.0; self.first.len()];
         let mut second = first.clone();
         let mut expected = BTreeSet::new();
         for slot in self.parameters.slots().iter() {
             for (kind, moments) in [(FIRST, &mut first), (SECOND, &mut second)] {
                 let name = state_name(kind, slot);
-                let values = checked(state, &name, &slot.shape)?;
+                check(state, &name, &slot.shape)?;
                 if let Some(Overlap { in_slot, in_part }) = slot.overlap(&self.part) {
-                    moments[in_part].copy_from_slice(&values[in_slot]);
+                    moments[in_part].copy_from_slice(&finite(state, &name)?[in_slot]);
                 }
                 expected.insert(name);
             }
         }
-        if let Some(name) = state.keys().find(|name| !expected.contains(*name)) {
-            return Err(Error::StateUnexpected { name: name.clone() });
+        if let Some(name) = state.names().into_iter().find(|name| !expected.contains(name)) {
+            return Err(Error::StateUnexpected { name });
         }
         self.first.set(first)?;
         self.second.set(second)?;
@@ -303,20 +330,21 @@ fn state_name(kind: &str, slot: &Slot) -> String {
     format!("{kind}.{}", slot.name)
 }
 
-fn checked(
-    state: &BTreeMap<String, Tensor>,
-    name: &str,
-    shape: &[usize],
-) -> Result<Vec<f32>, Error> {
-    let tensor = state.get(name).ok_or_else(|| Error::StateMissing { name: name.to_owned() })?;
-    if tensor.dims() != shape || tensor.dtype() != DType::F32 {
-        return Err(Error::StateShape {
-            name: name.to_owned(),
-            found: format!("{} {:?}", tensor.dtype().as_str(), tensor.dims()),
-            expected: format!("f32 {shape:?}"),
-        });
+fn check(state: &impl SavedState, name: &str, shape: &[usize]) -> Result<(), Error> {
+    let missing = || Error::StateMissing { name: name.to_owned() };
+    let (dtype, dims) = state.kind(name).ok_or_else(missing)?;
+    if dims == shape && dtype.eq_ignore_ascii_case(DType::F32.as_str()) {
+        return Ok(());
     }
-    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    Err(Error::StateShape {
+        name: name.to_owned(),
+        found: format!("{} {dims:?}", dtype.to_lowercase()),
+        expected: format!("f32 {shape:?}"),
+    })
+}
+
+fn finite(state: &impl SavedState, name: &str) -> Result<Vec<f32>, Error> {
+    let values = state.read(name)?.flatten_all()?.to_vec1::<f32>()?;
     if values.iter().any(|value| !value.is_finite()) {
         return Err(Error::StateNotFinite { name: name.to_owned() });
     }

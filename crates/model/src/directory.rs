@@ -2,15 +2,14 @@
 //! in shards. Whether writing it is atomic is the caller's concern.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use serde_json::Value;
-use types::{is_file_name, read_safetensors};
+use types::is_file_name;
 
-use crate::weights::{parse, read_tensor};
-use crate::{ModelConfig, ModelError, Placement, Tensors, Tokenizer};
+use crate::{ModelConfig, ModelError, Placement, TensorFile, Tensors, Tokenizer};
 
 const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
@@ -114,13 +113,11 @@ pub(crate) fn read_tensors(
     let mut tensors = Tensors::new();
     for (file, wanted) in by_file {
         let path = dir.join(file);
-        let bytes = read_weights(&path)?;
-        let origin = path.display().to_string();
-        let parsed = parse(&bytes, &origin)?;
+        let opened = TensorFile::open(&path)?;
         for (name, shape) in wanted {
             let inner = format!("{INNER}{name}");
-            let held = if parsed.tensor(&inner).is_ok() { &inner } else { &name };
-            let tensor = read_tensor(&parsed, (held, &shape), &origin, placement)?;
+            let held = if opened.kind(&inner).is_some() { &inner } else { &name };
+            let tensor = opened.read_shaped(held, &shape, placement)?;
             tensors.insert(name, tensor);
         }
     }
@@ -139,23 +136,7 @@ fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
     fs::read(path).map_err(|source| unreadable(path, source))
 }
 
-/// A safetensors file, whole; one with a refused header is not read on.
-///
-/// # Errors
-/// No such file, one that cannot be read, or a header that is too large.
-pub fn read_weights(path: &Path) -> Result<Vec<u8>, ModelError> {
-    let length = |file: File| file.metadata().map(|found| (file, found.len()));
-    let read = File::open(path).and_then(length).and_then(|(f, bytes)| read_safetensors(f, bytes));
-    read.map_err(|source| match source.kind() {
-        ErrorKind::InvalidData => {
-            let (file, reason) = (path.display().to_string(), source.to_string());
-            ModelError::Corrupt { file, reason }
-        }
-        _ => unreadable(path, source),
-    })
-}
-
-fn unreadable(path: &Path, source: io::Error) -> ModelError {
+pub(crate) fn unreadable(path: &Path, source: io::Error) -> ModelError {
     match source.kind() {
         ErrorKind::NotFound => {
             let hint = "a model directory has config.json, tokenizer.json and model.safetensors; \

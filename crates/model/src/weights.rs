@@ -228,7 +228,7 @@ pub(crate) fn read_tensor(
     to_tensor(name, &view, file, placement)
 }
 
-fn to_tensor(
+pub(crate) fn to_tensor(
     name: &str,
     view: &TensorView<'_>,
     file: &str,
@@ -274,7 +274,7 @@ fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>, ModelError> {
     })
 }
 
-fn corrupt(file: &str, error: &impl fmt::Display) -> ModelError {
+pub(crate) fn corrupt(file: &str, error: &impl fmt::Display) -> ModelError {
     ModelError::Corrupt { file: file.to_owned(), reason: error.to_string() }
 }
 

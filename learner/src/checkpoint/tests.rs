@@ -1,6 +1,6 @@
 //! What a directory holds after every kind of write and interruption.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Device, Tensor, Var};
 use grpo::{AdamW, AdamWSettings, Parameters};
@@ -35,7 +35,8 @@ pub(super) fn moments() -> OptimizerState {
         AdamW::new(Parameters::new(vars.into()).unwrap(), AdamWSettings::default()).unwrap();
     let moments =
         [("first_moment.w", tensor([0.5, -1.0])), ("second_moment.w", tensor([2.0, 3.0]))];
-    adamw.load_state(&moments.map(|(name, t)| (name.to_owned(), t)).into(), 1).unwrap();
+    let moments = BTreeMap::from(moments.map(|(name, t)| (name.to_owned(), t)));
+    adamw.load_state(&moments, 1).unwrap();
     adamw.gathered_state(|_| Ok::<(), grpo::Error>(())).unwrap()
 }
 
@@ -73,9 +74,12 @@ fn what_is_read_back_is_what_was_written() {
     let extras = checkpoint.files.extras;
     assert_eq!(extras["chat_template.jinja"], "{{ messages }}");
     assert_eq!(extras.len(), 1);
-    let moment = checkpoint.optimizer["first_moment.w"].to_vec1::<f32>().unwrap();
+    let moment = checkpoint.optimizer.read("first_moment.w").unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(moment, [0.5, -1.0]);
-    assert_eq!(checkpoint.optimizer["second_moment.w"].to_vec1::<f32>().unwrap(), [2.0, 3.0]);
+    assert_eq!(
+        checkpoint.optimizer.read("second_moment.w").unwrap().to_vec1::<f32>().unwrap(),
+        [2.0, 3.0]
+    );
     assert!(checkpoint.adapters.is_none());
     let State { step, generation, groups_consumed, random_state, .. } = checkpoint.state;
     assert_eq!((step, generation, groups_consumed, random_state.seed), (20, 1, 160, 5));
