@@ -66,7 +66,8 @@ impl Flat {
         Ok(())
     }
 
-    /// Calls `change` with the numbers on the host; what it leaves is taken back.
+    /// Calls `change` with the numbers on the host; what it leaves is taken back, whether it fails or
+    /// not. Meanwhile the device has room for whoever exchanges them.
     pub(crate) fn on_host<T, E: From<Error>>(
         &mut self,
         change: impl FnOnce(&mut [f32]) -> Result<T, E>,
@@ -76,9 +77,10 @@ impl Flat {
             #[cfg(feature = "cuda")]
             Self::Cuda(flat) => {
                 let mut values = flat.to_host().map_err(Error::from)?;
-                let outcome = change(&mut values)?;
+                flat.free().map_err(Error::from)?;
+                let outcome = change(&mut values);
                 flat.set(&values).map_err(Error::from)?;
-                Ok(outcome)
+                outcome
             }
         }
     }
@@ -201,7 +203,14 @@ pub(crate) mod cuda {
             self.0.to_vec1()
         }
 
+        /// Holds one number until it is set: devices lend no memory of no size.
+        pub(crate) fn free(&mut self) -> Result<()> {
+            self.0 = Tensor::zeros(1, DType::F32, self.0.device())?;
+            Ok(())
+        }
+
         pub(crate) fn set(&mut self, values: &[f32]) -> Result<()> {
+            self.free()?;
             self.0 = Tensor::from_slice(values, values.len(), self.0.device())?;
             Ok(())
         }

@@ -79,16 +79,14 @@ impl Linear {
         // Weights that are kept wider than what is computed in are rounded here; gradients reach them.
         let own = |weight: &Tensor| weight.to_dtype(x.dtype());
         let bias = self.bias.as_ref().map(own).transpose()?;
-        let y = match &self.weight {
-            Weight::Dense(weight) => ops::linear(x, &own(weight)?, bias.as_ref())?,
-            Weight::Quantized(parts) => quantized(x, parts, bias.as_ref())?,
-        };
-        match &self.adapter {
-            Some(Adapter { a, b, scale }) => {
-                let (a, b) = (own(a)?.t()?, own(b)?.t()?);
-                y + (x.matmul(&a)?.matmul(&b)? * *scale)?
+        let bias = bias.as_ref();
+        match (&self.weight, &self.adapter) {
+            (Weight::Dense(weight), None) => ops::linear(x, &own(weight)?, bias),
+            (Weight::Quantized(parts), None) => quantized(x, parts, bias),
+            (weight, Some(Adapter { a, b, scale })) => {
+                let weight = own(weight.dense()?)?;
+                ops::adapted_linear(x, (&weight, bias), (&own(a)?, &own(b)?), *scale)
             }
-            None => Ok(y),
         }
     }
 }

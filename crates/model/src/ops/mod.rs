@@ -2,6 +2,7 @@
 //! passes over memory and its fused ones drop the gradient. On CUDA
 //! the forward is a kernel, and the backward one or tensor operations (`composed`).
 
+mod adapted;
 mod attention;
 mod composed;
 mod glu;
@@ -12,6 +13,7 @@ mod norm;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
+pub(crate) use adapted::adapted_linear;
 pub(crate) use attention::{AttentionPlan, Query, attention};
 pub(crate) use glu::glu;
 pub(crate) use head::{HeadPlan, head_logprobs};
