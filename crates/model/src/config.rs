@@ -9,6 +9,9 @@ mod write;
 
 use crate::{ModelError, Tokenizer};
 
+/// What stands for a part of a picture in Gemma 3.
+const PICTURE: &str = "<image_soft_token>";
+
 /// Which published layout the names and defaults follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -130,7 +133,7 @@ impl ModelConfig {
         self.local.as_ref().filter(|local| local.layers[layer])
     }
 
-    /// Limits what can be written to the tokenizer's ids. `origin` names the model in errors.
+    /// Limits what can be written to the tokenizer's ids of text. `origin` names the model in errors.
     ///
     /// # Errors
     /// A tokenizer that writes ids, or an end of text, that the model does not have.
@@ -144,6 +147,12 @@ impl ModelConfig {
             ));
         }
         self.ids = tokenizer.vocab_size().min(vocab);
+        // The larger of Gemma 3 see pictures too, and have an id for a part of one after all that the
+        // smaller have: with it no smaller one could be their weak model.
+        let picture = tokenizer.id_of(PICTURE).map(|id| id as usize);
+        if let Some(id) = picture.filter(|id| self.family == Family::Gemma3 && id + 1 == self.ids) {
+            self.ids = id;
+        }
         match self.stops.iter().find(|id| **id as usize >= self.ids) {
             Some(id) => refused(format!(
                 "eos_token_id {id} is outside the {} tokens of its tokenizer",

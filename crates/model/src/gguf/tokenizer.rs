@@ -36,6 +36,9 @@ const BYTE: usize = 6;
 const ENDS: [&str; 6] =
     ["<end_of_turn>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>"];
 
+/// Of `tokenizer.ggml.pre`: byte-level tokenizers that put a beginning before every text.
+const BEGINNING: [&str; 3] = ["llama-bpe", "llama3", "llama-v3"];
+
 /// SentencePiece's space.
 const SPACE: &str = "▁";
 
@@ -96,10 +99,23 @@ pub(crate) fn read_tokenizer(file: &GgufFile) -> Result<Tokenizer, ModelError> {
         }
     };
     let mut inner = listed.finish(inner)?;
-    if file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false) {
+    let begins = match file.flag("tokenizer.ggml.add_bos_token")? {
+        Some(said) => said,
+        None => begins_untold(file)? && listed.named("bos")?.is_some(),
+    };
+    if begins {
         listed.begin(&mut inner)?;
     }
     Tokenizer::built(inner, &file.name())
+}
+
+/// Whether texts have a beginning where the file does not say so, as converters of 2024 left it. The same
+/// kinds of tokenizer have one in llama.cpp.
+fn begins_untold(file: &GgufFile) -> Result<bool, ModelError> {
+    Ok(match file.text(MODEL)? {
+        Some("llama") => true,
+        _ => file.text(PRE)?.is_some_and(|pre| BEGINNING.contains(&pre)),
+    })
 }
 
 /// The ids that end a text, the file's own end first.

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use model::{
     Decoder, ModelConfig, ModelFiles, ModelSource, Placement, RaggedEngine, RowInput, Tensors,
-    Texts, Want, from_safetensors, load, manifest, to_safetensors, write_directory,
+    Texts, Tokenizer, Want, from_safetensors, load, manifest, to_safetensors, write_directory,
 };
 use tempfile::TempDir;
 use types::{Dtype, Hash, PolicyVersion};
@@ -99,6 +99,26 @@ fn a_tokenizer_may_name_added_tokens_beyond_the_model_but_no_end() {
     fs::write(&path, TOKENIZER.replace(r#", "stop": 7"#, "")).unwrap();
     let message = open(dir.path()).err().unwrap();
     assert!(message.contains("eos_token_id 7 is outside the 4 tokens"), "{message}");
+}
+
+#[test]
+fn a_gemma_that_sees_writes_what_smaller_ones_can_read() {
+    let words = TOKENIZER.replace(r#""stop": 7"#, r#""four": 4, "five": 5, "six": 6, "stop": 7"#);
+    let added = r#""added_tokens": [{"id": 8, "content": "<image_soft_token>", "single_word": false,
+        "lstrip": false, "rstrip": false, "normalized": false, "special": true}]"#;
+    let read = |json: &str| Tokenizer::from_json(json, "t").unwrap();
+    let (smaller, seeing) = (read(&words), read(&words.replace(r#""added_tokens": []"#, added)));
+    let amid = read(&words.replace("five", "<image_soft_token>"));
+    let ids = |kind, tokenizer: &Tokenizer| {
+        let mut config = tiny::config(kind);
+        config.fit(tokenizer, "m").unwrap();
+        config.ids
+    };
+    assert_eq!((seeing.vocab_size(), smaller.vocab_size()), (9, 8));
+    assert_eq!(ids(tiny::GEMMA3, &smaller), 8);
+    assert_eq!(ids(tiny::GEMMA3, &seeing), 8);
+    assert_eq!(ids(tiny::QWEN2, &seeing), 9);
+    assert_eq!(ids(tiny::GEMMA3, &amid), 8, "only the last is left out");
 }
 
 #[test]

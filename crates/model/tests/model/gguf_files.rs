@@ -109,6 +109,10 @@ impl File {
         self.keys.insert(key.to_owned(), value);
     }
 
+    pub(crate) fn unset(&mut self, key: &str) {
+        self.keys.remove(key).expect("it is set");
+    }
+
     pub(crate) fn put(&mut self, name: &str, values: Vec<f32>) {
         let tensor = Tensor::new(values, &Device::Cpu).unwrap();
         let tensor = QTensor::quantize(&tensor, GgmlDType::F32).unwrap();

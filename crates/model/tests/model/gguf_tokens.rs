@@ -49,6 +49,10 @@ fn a_space_may_stand_before_every_text() {
 }
 
 fn byte_level(pre: &str) -> Result<Tokenizer, String> {
+    byte_level_with(pre, |_| {})
+}
+
+fn byte_level_with(pre: &str, change: impl FnOnce(&mut File)) -> Result<Tokenizer, String> {
     let text = |text: &str| Value::String(text.to_owned());
     let list = |all: &[&str]| Value::Array(all.iter().map(|t| text(t)).collect());
     let tokens = [
@@ -63,7 +67,31 @@ fn byte_level(pre: &str) -> Result<Tokenizer, String> {
         f.set("tokenizer.ggml.eos_token_id", Value::U32(15));
         let merges = ["1 2", "12 3", "123 4", "3 4", "Ġ a", "Ã ©"];
         f.set("tokenizer.ggml.merges", list(&merges));
+        change(f);
     })
+}
+
+/// The rules of llama.cpp's `llama_vocab::impl::load`.
+#[test]
+fn a_beginning_that_is_not_mentioned_is_put_before_texts_of_the_kinds_that_have_one() {
+    const BEGINS: &str = "tokenizer.ggml.add_bos_token";
+    let begins = |t: Result<Tokenizer, String>| {
+        let json: Json = serde_json::from_str(&t.unwrap().json().unwrap()).unwrap();
+        json["post_processor"]["single"][0]["SpecialToken"].is_object()
+    };
+    let untold = |f: &mut File| f.unset(BEGINS);
+    assert!(begins(tokenizer(untold)));
+    let denied = |f: &mut File| f.set(BEGINS, Value::Bool(false));
+    assert!(!begins(tokenizer(denied)));
+    for (pre, expected) in [("llama-bpe", true), ("llama3", true), ("qwen2", false)] {
+        assert_eq!(begins(byte_level_with(pre, untold)), expected, "{pre}");
+        assert!(!begins(byte_level_with(pre, denied)), "{pre}");
+    }
+    let unnamed = |f: &mut File| {
+        f.unset(BEGINS);
+        f.unset("tokenizer.ggml.bos_token_id");
+    };
+    assert!(!begins(byte_level_with("llama-bpe", unnamed)));
 }
 
 #[test]
