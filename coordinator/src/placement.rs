@@ -180,7 +180,7 @@ pub fn plan(settings: &Settings, counts: MemberCounts, trains: bool) -> anyhow::
     }
     let mut roomy = settings.clone();
     roomy.weak_server.sessions = overrides::weak_sessions(settings, counts);
-    let demand = Demand::of_settings(&roomy, counts.learners)?;
+    let demand = Demand::of_settings(&roomy, counts)?;
     let placement = place(counts, &gpus, &demand, settings.placement.reserve_share)?;
     let devices: BTreeMap<_, _> = placement
         .placed

@@ -8,7 +8,7 @@ use proto::Role;
 use settings::{Precision, Settings};
 
 use super::shape::Shape;
-use super::{GIB, MIB, gguf};
+use super::{GIB, MIB, MemberCounts, gguf};
 
 /// Bytes of one f32.
 const F32: u64 = 4;
@@ -91,11 +91,14 @@ impl Demand {
     }
 
     /// # Errors
-    /// A model whose sizes cannot be read.
-    pub fn of_settings(settings: &Settings, learners: u32) -> anyhow::Result<Self> {
+    /// A model whose sizes cannot be read; the weak one is not looked at where nothing serves it.
+    pub fn of_settings(settings: &Settings, counts: MemberCounts) -> anyhow::Result<Self> {
         let strong = model(&settings.strong.model).context("strong.model")?;
-        let weak = model(settings.weak_model()).context("weak.model")?;
-        Ok(Self::new(settings, strong, weak, Methods::of_settings(settings, learners)))
+        let weak = match counts.weak_servers {
+            0 => strong,
+            _ => model(settings.weak_model()).context("weak.model")?,
+        };
+        Ok(Self::new(settings, strong, weak, Methods::of_settings(settings, counts.learners)))
     }
 
     /// The whole of it; every process also has the driver's context.
@@ -132,9 +135,11 @@ impl Demand {
 /// With P parameters, T trained ones (all, or the adapters' own beside them), w bytes a computed number
 /// and S shards of the optimiser:
 /// f32 masters 4·P on every rank, and 4·T of adapters; where w is 2 their rounded copies 2·P; moments
-/// 8·T / S; sums of gradients 4·T; reference 4·P, which adapters need not have since the base is one.
-/// Without adapters and shards that is 18 bytes a parameter in 16 bits and 16 in f32. Of the base beside
-/// adapters there are neither masters nor copies: w·P.
+/// 8·T / S; sums of gradients 4·T, and as much again for a micro-batch's own where they do not come block
+/// by block; reference 4·P, which adapters need not have since the base is one. Shards are exchanged
+/// through 4·T / S more, while the copies of 2·P are not there.
+/// By blocks, without adapters and shards, that is 18 bytes a parameter in 16 bits and 16 in f32. Of the
+/// base beside adapters there are neither masters nor copies: w·P.
 ///
 /// Activations of N = `train.micro_batch_tokens` tokens over L layers of a numbers a token and
 /// layer (`Shape::activations`): w·N·(L + 1)·a, the one for the gradients on their way; by blocks
@@ -142,15 +147,17 @@ impl Demand {
 /// `train.logprob_chunk_tokens` × vocabulary.
 fn learner(settings: &Settings, shape: &Shape, methods: Methods) -> Parts {
     let (width, parameters) = (methods.width(), shape.parameters());
+    let shards = methods.optimizer_shards.max(1);
     let adapters = methods.lora_rank > 0;
     let trained = if adapters { adapter_parameters(shape, methods.lora_rank) } else { parameters };
-    let shards = methods.optimizer_shards.max(1);
     let (base, rounded) = match (adapters, methods.half) {
         (true, _) => (width, 0),
         (false, true) => (F32, width),
         (false, false) => (F32, 0),
     };
     let own = if adapters { F32 * trained } else { 0 };
+    let sums = if methods.recompute_blocks { 1 } else { 2 };
+    let exchanged = if shards > 1 { F32 * trained / shards } else { 0 };
     let reference = methods.reference && !adapters;
     let tokens = u64::from(settings.train.micro_batch_tokens);
     let activations = match methods.recompute_blocks {
@@ -162,7 +169,8 @@ fn learner(settings: &Settings, shape: &Shape, methods: Methods) -> Parts {
         ("masters", base * parameters + own),
         ("rounded", rounded * parameters),
         ("moments", 2 * F32 * trained / shards),
-        ("gradients", F32 * trained),
+        ("gradients", sums * F32 * trained),
+        ("exchange", exchanged.saturating_sub(rounded * parameters)),
         ("reference", if reference { F32 * parameters } else { 0 }),
         ("activations", width * tokens * activations),
         ("logits", 2 * F32 * chunk * shape.vocab),
@@ -187,7 +195,7 @@ fn model(name: &str) -> anyhow::Result<Model> {
         return Ok(Model { shape, file_bytes: None });
     }
     let path = PathBuf::from(name);
-    if path.extension().is_some_and(|extension| extension == "gguf") {
+    if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
         let bytes = std::fs::metadata(&path).with_context(|| missing(&path))?.len();
         return Ok(Model { shape: gguf::shape(&path)?, file_bytes: Some(bytes) });
     }

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, bail};
 use serde_json::Value;
+use types::GEMMA3_TEXT_SIZES;
 
 /// Sizes of a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +34,15 @@ impl Shape {
             serde_json::from_str(config).with_context(|| format!("{origin} is not JSON"))?;
         // Models that also see pictures keep their decoder's sizes apart.
         let value = if whole["text_config"].is_object() { &whole["text_config"] } else { &whole };
-        let size = |key: &str| value[key].as_u64().filter(|size| *size > 0);
+        let family = whole["model_type"].as_str().unwrap_or_default();
+        let gemma = family.starts_with("gemma3");
+        let untold = |key: &str| {
+            GEMMA3_TEXT_SIZES.iter().find(|(name, _)| gemma && *name == key).map(|(_, size)| *size)
+        };
+        let size = |key: &str| value[key].as_u64().filter(|size| *size > 0).or_else(|| untold(key));
         let needed = |key: &str| size(key).with_context(|| format!("{origin} has no size {key}"));
         let (hidden, heads) = (needed("hidden_size")?, needed("num_attention_heads")?);
-        let family = value["model_type"].as_str().unwrap_or_default();
         let flag = |key: &str, default| value[key].as_bool().unwrap_or(default);
-        let gemma = family.starts_with("gemma");
         let shape = Self {
             vocab: needed("vocab_size")?,
             hidden,
@@ -49,7 +53,7 @@ impl Shape {
             intermediate: needed("intermediate_size")?,
             tied: flag("tie_word_embeddings", gemma),
             bias: flag("attention_bias", family == "qwen2"),
-            head_norms: family == "qwen3" || family.starts_with("gemma3"),
+            head_norms: family == "qwen3" || gemma,
             norms: if gemma { 4 } else { 2 },
         };
         if shape.head_dim == 0 {
@@ -107,6 +111,10 @@ mod tests {
         assert_eq!(parameters(gemma), 268_098_176);
         let nested = format!(r#"{{"model_type":"gemma3","text_config":{gemma}}}"#);
         assert_eq!(parameters(&nested), 268_098_176);
+        // Gemma-3-4B's decoder, whose file leaves out what equals the defaults.
+        let seeing = r#"{"model_type":"gemma3","text_config":{"model_type":"gemma3_text",
+            "hidden_size":2560,"intermediate_size":10240,"num_hidden_layers":34}}"#;
+        assert_eq!(parameters(seeing), 3_880_263_168);
     }
 
     #[test]

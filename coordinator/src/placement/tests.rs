@@ -126,8 +126,12 @@ fn the_rule_of_18_bytes_a_parameter_holds() {
     assert_eq!(total(methods(1)), 18.0);
     assert_eq!(total(Methods { half: false, ..methods(1) }), 16.0);
     assert_eq!(total(Methods { reference: true, ..methods(1) }), 22.0);
+    // A graph of everything gives all gradients at once, before they are added up.
+    assert_eq!(total(Methods { recompute_blocks: false, ..methods(1) }), 22.0);
     // Every rank has all masters and sums of gradients, and its part of the moments.
     assert_eq!(total(methods(4)), 12.0);
+    // In f32 there are no rounded copies in whose place shards are exchanged.
+    assert_eq!(total(Methods { half: false, ..methods(4) }), 11.0);
     // Adapters: the base in what is computed in, and little more; it is the reference too.
     let adapters = |half| Methods { half, lora_rank: 16, reference: true, ..methods(1) };
     let (half, wide) = (total(adapters(true)), total(adapters(false)));
@@ -211,7 +215,7 @@ fn a_plan_counts_on_what_the_settings_train_with() {
         let mut settings = settings();
         settings.train.kl = 0.0;
         change(&mut settings);
-        Demand::of_settings(&settings, learners).unwrap().learner.total()
+        Demand::of_settings(&settings, counts(1, learners, 1)).unwrap().learner.total()
     };
     let parameters = {
         let config = miniature::config_json(miniature::Role::Strong);
@@ -219,7 +223,8 @@ fn a_plan_counts_on_what_the_settings_train_with() {
     };
     let plain = total(|_| {}, 2);
     assert_eq!(total(|s| s.train.kl = 0.1, 2) - plain, 4 * parameters);
-    assert_eq!(plain - total(|s| s.train.shard_optimizer = true, 2), 4 * parameters);
+    // Half of the moments less, and a half of the gradients in exchange.
+    assert_eq!(plain - total(|s| s.train.shard_optimizer = true, 2), 2 * parameters);
     // Copies in 16 bits beside the masters; no activations.
     let f32 = total(|s| s.train.micro_batch_tokens = 0, 2);
     let bf16 = |s: &mut Settings| {

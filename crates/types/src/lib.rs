@@ -1,7 +1,8 @@
 //! The vocabulary that every other crate speaks: identifiers, authors, rollouts, weights.
 //! No tensors, no serialisation formats: wire, journal and settings own theirs. Of files it knows
-//! what keeps them harmless: their names and the size of their headers.
+//! what keeps them harmless, their names and the size of their headers, and what they leave out.
 
+mod defaults;
 mod group;
 mod header;
 mod ids;
@@ -11,6 +12,7 @@ mod rollout;
 mod token;
 mod weights;
 
+pub use defaults::GEMMA3_TEXT_SIZES;
 pub use group::{Purpose, RolloutGroup};
 pub use header::{HEADER_BYTES_MAX, HeaderFault, check_header, header_bytes, read_safetensors};
 pub use ids::{

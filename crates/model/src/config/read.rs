@@ -3,6 +3,7 @@
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use types::GEMMA3_TEXT_SIZES;
 
 use super::{Activation, Family, Local, ModelConfig, Rope, RopeScaling};
 use crate::ModelError;
@@ -56,16 +57,19 @@ fn with_defaults(family: Family, mut value: Value) -> Value {
     if family != Family::Gemma3 {
         return value;
     }
-    let defaults = json!({
-        "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216,
-        "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4,
-        "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 131_072, "tie_word_embeddings": true, "eos_token_id": 1,
-        "query_pre_attn_scalar": 256, "sliding_window": 4096, "sliding_window_pattern": 6,
-    });
-    let Value::Object(defaults) = defaults else { unreachable!("written as an object above") };
-    for (name, default) in defaults {
-        if value[&name].is_null() {
+    let others = [
+        ("hidden_activation", json!("gelu_pytorch_tanh")),
+        ("rms_norm_eps", json!(1e-6)),
+        ("max_position_embeddings", json!(131_072)),
+        ("tie_word_embeddings", json!(true)),
+        ("eos_token_id", json!(1)),
+        ("query_pre_attn_scalar", json!(256)),
+        ("sliding_window", json!(4096)),
+        ("sliding_window_pattern", json!(6)),
+    ];
+    let sizes = GEMMA3_TEXT_SIZES.map(|(name, size)| (name, json!(size)));
+    for (name, default) in sizes.into_iter().chain(others) {
+        if value[name].is_null() {
             value[name] = default;
         }
     }
