@@ -1,7 +1,7 @@
 //! `coordinator eval`: one evaluation of a checkpoint, or of a model as it is.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use settings::{DataSource, EvalSplit, Layers, Settings};
@@ -10,11 +10,11 @@ use types::{PolicyVersion, read_safetensors};
 use crate::cli::{ConfigArgs, EvalArgs, UsageError};
 use crate::eval_plan::{EvalPlan, EvalResult};
 use crate::host::{self, Host};
-use crate::launch::{complain, create};
+use crate::launch::{check_model, complain, create};
 use crate::output::say;
 use crate::overrides;
 use crate::pass_table::pass_table;
-use crate::run_dir::RunDir;
+use crate::run_dir::{CheckpointDir, RunDir};
 use crate::session::{self, Ending, Finished, GIVEN, Job};
 use crate::source::Source;
 use crate::spec::{RunSpec, held_out};
@@ -151,8 +151,9 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     read().with_context(|| format!("cannot read the weights {}", path.display()))
 }
 
-/// The weights that a model's name stands for, where they are one file of safetensors; `None` for
-/// what only a learner reads.
+/// The weights that a model's name stands for, where a file holds exactly the model's tensors, by its
+/// names for them: a built-in one, or a run's checkpoint. `None` for what others wrote, which a learner
+/// reads: published files hold tensors of other parts, or one tensor under two names.
 fn model_bytes(name: &str, seed: u64) -> anyhow::Result<Option<Vec<u8>>> {
     use miniature::Role;
     let role =
@@ -167,13 +168,10 @@ fn model_bytes(name: &str, seed: u64) -> anyhow::Result<Option<Vec<u8>>> {
     if let Some(role) = name.strip_prefix("fresh:").and_then(role) {
         return Ok(Some(miniature::fresh_weights(role, seed)));
     }
-    let path = PathBuf::from(name).join("model.safetensors");
-    if path.is_file() {
-        return read(&path).map(Some);
+    if let Some(checkpoint) = CheckpointDir::at(Path::new(name)) {
+        return read(&checkpoint.weights()).map(Some);
     }
-    if !Path::new(name).exists() {
-        bail!("strong.model: {name} does not exist: name a model's directory or a .gguf file");
-    }
+    check_model("strong.model", name)?;
     Ok(None)
 }
 
@@ -211,14 +209,18 @@ mod tests {
     fn a_models_name_stands_for_its_weights() {
         let fresh = model_bytes("fresh:miniature-weak", 3).unwrap();
         assert_eq!(fresh, Some(miniature::fresh_weights(miniature::Role::Weak, 3)));
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("model.safetensors"), fresh.as_ref().unwrap()).unwrap();
-        let name = dir.path().to_string_lossy();
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("checkpoints/step-000012");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("model.safetensors"), fresh.as_ref().unwrap()).unwrap();
+        let name = dir.to_string_lossy();
+        assert_eq!(model_bytes(&name, 0).unwrap(), None, "anybody's directory");
+        fs::write(dir.join("state.json"), "{}").unwrap();
         assert_eq!(model_bytes(&name, 0).unwrap(), fresh);
-        fs::write(dir.path().join("model.safetensors"), [0xff; 64]).unwrap();
+        fs::write(dir.join("model.safetensors"), [0xff; 64]).unwrap();
         let text = format!("{:#}", model_bytes(&name, 0).unwrap_err());
         assert!(text.contains("model.safetensors: its header has"), "{text}");
-        let gguf = dir.path().join("model.gguf");
+        let gguf = root.path().join("model.gguf");
         fs::write(&gguf, b"").unwrap();
         assert_eq!(model_bytes(&gguf.to_string_lossy(), 0).unwrap(), None);
         let text = format!("{:#}", model_bytes("absent", 0).unwrap_err());

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use runtime::unique_number;
 use settings::{Objective, Resume, Settings};
 
@@ -204,6 +204,21 @@ pub(crate) fn make_absolute(name: &mut String) {
     if let (true, Ok(absolute)) = (is_path, std::path::absolute(name.as_str())) {
         *name = absolute.to_string_lossy().into_owned();
     }
+}
+
+/// That a model's name is one of a built-in model or of something on the disk.
+///
+/// # Errors
+/// Nothing of that name; `key` is the setting.
+pub(crate) fn check_model(key: &str, name: &str) -> anyhow::Result<()> {
+    let built_in = name.starts_with("builtin:") || name.starts_with("fresh:");
+    if built_in || Path::new(name).exists() {
+        return Ok(());
+    }
+    bail!(
+        "{key}: {name} does not exist: name a model's directory or a .gguf file, or fetch one with \
+         `coordinator model get OWNER/NAME`"
+    );
 }
 
 /// Summary and table, or how far the run came.

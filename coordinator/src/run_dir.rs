@@ -92,6 +92,20 @@ impl CheckpointDir {
     pub fn weights(&self) -> PathBuf {
         self.path.join(WEIGHTS)
     }
+
+    /// The run's directory.
+    #[must_use]
+    pub fn run(&self) -> Option<&Path> {
+        self.path.parent()?.parent()
+    }
+
+    /// The whole checkpoint that is this directory; `None` if it is none.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Self> {
+        let path = std::path::absolute(path).ok()?;
+        let step = path.file_name()?.to_str()?.strip_prefix(STEP_PREFIX)?.parse().ok()?;
+        path.join(STATE).is_file().then_some(Self { step, path })
+    }
 }
 
 /// An existing run directory.
@@ -200,13 +214,8 @@ impl RunDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(|cause| RunDirError::Read { path, cause })?,
         };
-        let step = |entry: fs::DirEntry| {
-            let name = entry.file_name().into_string().ok()?;
-            let step = name.strip_prefix(STEP_PREFIX)?.parse().ok()?;
-            let found = CheckpointDir { step, path: entry.path() };
-            found.path.join(STATE).is_file().then_some(found)
-        };
-        let mut found: Vec<_> = entries.filter_map(|entry| step(entry.ok()?)).collect();
+        let at = |entry: fs::DirEntry| CheckpointDir::at(&entry.path());
+        let mut found: Vec<_> = entries.filter_map(|entry| at(entry.ok()?)).collect();
         found.sort_by_key(|checkpoint| checkpoint.step);
         Ok(found)
     }

@@ -48,22 +48,42 @@ fn two_weak_servers_share_two_actors_and_the_best_checkpoint_is_exported() {
 
     // The exported model is a strong model as any other, and in several files the same one.
     let strong = format!("strong.model={out}");
-    let mut evaluated = |name: &str| {
+    let mut evaluated = |name: &str, strong: &str| {
         let into = run.dir().join(name);
         let into_set = format!("run.dir={}", into.display());
-        let set = ["--set", &strong, "--set", "weak.model=builtin:miniature-weak"];
+        let set = ["--set", strong, "--set", "weak.model=builtin:miniature-weak"];
         let eval = ["eval", "--config", "miniature", "--limit", "8", "--set", &into_set];
         run.then(&[eval.as_slice(), &set].concat(), LIMIT).expect_code(0);
         let text = std::fs::read_to_string(into.join("eval-step-000000.json")).unwrap();
         let learner = into.join("logs/learner-0.log").exists();
         (serde_json::from_str::<Value>(&text).unwrap(), learner)
     };
-    let (whole, published) = evaluated("whole");
-    assert_eq!((&whole["problems"], published), (&8.into(), false), "{whole}");
+    let (whole, published) = evaluated("whole", &strong);
+    assert_eq!((&whole["problems"], published), (&8.into(), true), "{whole}");
     put_in_parts(Path::new(&out));
-    let (parts, published) = evaluated("parts");
-    assert!(published, "a learner publishes what is not one file");
-    assert_eq!(parts, whole);
+    assert_eq!(evaluated("parts", &strong).0, whole);
+    let part = Path::new(&out).join("model-00001-of-00001.safetensors");
+    std::fs::rename(&part, Path::new(&out).join("model.safetensors")).unwrap();
+    add_tensor(&Path::new(&out).join("model.safetensors"), "vision_tower.scale");
+    assert_eq!(evaluated("seeing", &strong).0, whole, "what is not the decoder's is left alone");
+    // A run's own checkpoint is served as it lies.
+    let checkpoint = format!("strong.model={}/step-{best:06}", checkpoints.display());
+    let (again, published) = evaluated("checkpoint", &checkpoint);
+    assert!(!published && again == whole, "{again}");
+}
+
+/// As published files hold tensors of parts that are not the decoder's.
+fn add_tensor(path: &Path, name: &str) {
+    let bytes = std::fs::read(path).unwrap();
+    let (length, rest) = bytes.split_at(8);
+    let (header, numbers) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let mut header: Value = serde_json::from_slice(header).unwrap();
+    let place = [numbers.len(), numbers.len() + 4];
+    header[name] = serde_json::json!({"dtype": "F32", "shape": [1], "data_offsets": place});
+    let header = header.to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    let more = 0.5f32.to_le_bytes();
+    std::fs::write(path, [&length, header.as_bytes(), numbers, &more].concat()).unwrap();
 }
 
 /// Names the only file of weights as the first of several.

@@ -16,7 +16,7 @@ use settings::{DataSource, EvalSplit, Layers, Settings};
 
 use crate::cli::{RecipeArgs, UsageError};
 use crate::host::JOIN_GRACE;
-use crate::launch::make_absolute;
+use crate::launch::{check_model, make_absolute};
 use crate::output::say;
 use crate::overrides;
 use crate::run_dir::{RunDir, RunDirError};
@@ -39,6 +39,8 @@ pub(crate) struct Recipe {
     pub(crate) settings: Settings,
     pub(crate) actors: u32,
     pub(crate) test_set: bool,
+    /// `KEY=VALUE` of what the environment names, as it was resolved: the stages read it too.
+    pub(crate) pinned: Vec<String>,
 }
 
 /// Returns the exit code.
@@ -53,7 +55,9 @@ pub fn recipe(args: &RecipeArgs) -> anyhow::Result<u8> {
     claim(&args.out, &settings)?;
     let dir = std::path::absolute(&args.out)
         .with_context(|| format!("cannot tell where {} lies", args.out.display()))?;
-    let recipe = Recipe { dir, settings, actors: args.actors, test_set: args.test_set };
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let pinned = overrides::pinned(&settings, variables);
+    let recipe = Recipe { dir, settings, actors: args.actors, test_set: args.test_set, pinned };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the async runtime")?;
     runtime.block_on(async {
@@ -149,7 +153,10 @@ fn settings(args: &RecipeArgs) -> anyhow::Result<Settings> {
     for path in [&mut settings.strong.model, &mut settings.weak.model, &mut settings.data.path] {
         make_absolute(path);
     }
-    // Before anything is written: the stages would find out one by one.
+    // Before anything is written: the stages would find out one by one, and what is not there yet would
+    // be claimed under another name than it has afterwards.
+    check_model("strong.model", &settings.strong.model)?;
+    check_model("weak.model", settings.weak_model())?;
     let mut read = settings.clone();
     if args.test_set {
         read.eval.split = EvalSplit::Test;
@@ -226,10 +233,10 @@ mod tests {
     fn problems_that_are_not_there_are_named_before_anything_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
-        let missing = |file: &str, test_set: bool| {
+        let refusal = |weak: &str, test_set: bool| {
             let args = RecipeArgs {
-                strong: "S".to_owned(),
-                weak: "W".to_owned(),
+                strong: "builtin:miniature-strong".to_owned(),
+                weak: weak.to_owned(),
                 config: "gsm8k-jargon".to_owned(),
                 set: vec![overrides::text("data.path", &dir.path().display().to_string())],
                 out: out.clone(),
@@ -237,14 +244,34 @@ mod tests {
                 test_set,
             };
             let text = format!("{:#}", recipe(&args).unwrap_err());
-            assert!(text.contains(&dir.path().join(file).display().to_string()), "{text}");
             assert!(!out.exists());
+            text
         };
+        let missing = |file: &str, test_set: bool| {
+            let text = refusal("builtin:miniature-weak", test_set);
+            assert!(text.contains(&dir.path().join(file).display().to_string()), "{text}");
+        };
+        let text = refusal("models/not-fetched", false);
+        assert!(text.contains("weak.model: models/not-fetched does not exist"), "{text}");
         missing("train.jsonl", false);
         let lines = |i: usize| json!({"question": format!("{i}?"), "answer": format!("#### {i}")});
         let lines: Vec<String> = (0..600).map(|i| lines(i).to_string()).collect();
         fs::write(dir.path().join("train.jsonl"), lines.join("\n")).unwrap();
         missing("test.jsonl", true);
+    }
+
+    #[test]
+    fn what_the_environment_names_is_pinned_for_every_stage() {
+        let mut settings = Settings::default();
+        settings.recipe.sft_steps = 0;
+        let pinned = vec!["train.steps=9".to_owned()];
+        let recipe = Recipe { dir: "/x".into(), settings, actors: 1, test_set: false, pinned };
+        for stage in [Stage::Probe, Stage::Tandem, Stage::Control] {
+            let args = stage.args(&recipe, false).unwrap();
+            let at = |text: &str| args.iter().position(|arg| arg.to_str() == Some(text)).unwrap();
+            let own = args.iter().position(|arg| arg.to_string_lossy().starts_with("run.dir"));
+            assert!(at("train.steps=9") < own.unwrap(), "the stage's own come after: {args:?}");
+        }
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Stage {
     /// # Errors
     /// An earlier stage's checkpoint is missing.
     pub(super) fn args(self, recipe: &Recipe, resume: bool) -> anyhow::Result<Vec<OsString>> {
-        let (command, mut set): (&str, Vec<String>) = match self {
+        let (command, own): (&str, Vec<String>) = match self {
             Self::SftStrong => {
                 let share = recipe.settings.recipe.annotated_share;
                 let model = &recipe.settings.strong.model;
@@ -128,6 +128,8 @@ impl Stage {
             Self::TestTandem => ("eval", vec![trained(recipe, Self::Tandem)?]),
             Self::TestControl => ("eval", vec![trained(recipe, Self::Control)?]),
         };
+        let mut set = recipe.pinned.clone();
+        set.extend(own);
         if recipe.settings.recipe.sft_steps > 0 && !matches!(self, Self::SftStrong | Self::SftWeak)
         {
             set.push(text("weak.model", &checkpoint(recipe, Self::SftWeak)?));

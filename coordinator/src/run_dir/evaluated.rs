@@ -40,13 +40,14 @@ impl Evaluated {
 impl RunDir {
     /// Keeps what an evaluation on held-out problems found with the checkpoint of that step: beside
     /// the weights, or, where those lie on another machine, in `evaluated/`. A result over fewer
-    /// problems than the one that is kept changes nothing.
+    /// problems than the one that is kept, or without a tandem accuracy, changes nothing.
     ///
     /// # Errors
     /// A file that cannot be read or written.
     pub fn record_evaluation(&self, step: u32, result: &EvalResult) -> Result<(), RunDirError> {
-        if result.test_set {
-            // What is chosen by it could not be measured on it.
+        // What is chosen by the test set could not be measured on it; and a probe, or what else measures
+        // nothing that ranks, does not take the place of what does.
+        if result.test_set || result.tandem_accuracy.iter().next().is_none() {
             return Ok(());
         }
         if self.evaluated(step)?.is_some_and(|kept| kept.problems > result.problems) {
@@ -171,6 +172,9 @@ mod tests {
         run.record_evaluation(20, &result(100, Some(0.9), Some(0.1))).unwrap();
         run.record_evaluation(30, &result(100, Some(0.6), Some(0.6))).unwrap();
         assert_eq!(best(&run), 30, "of equal means the later one");
+        let probe = EvalResult { problems: 100, ..EvalResult::default() };
+        run.record_evaluation(30, &probe).unwrap();
+        assert_eq!(best(&run), 30, "a probe replaces no evaluation");
         run.record_evaluation(10, &result(200, Some(0.5), Some(0.7))).unwrap();
         assert_eq!(best(&run), 10, "of equal means the one with more problems");
         run.record_evaluation(40, &result(50, Some(0.9), None)).unwrap();
