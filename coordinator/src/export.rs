@@ -25,9 +25,16 @@ const GENERATION: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
-/// Copied as they are, where the checkpoint or the model that the run started from has them.
-const COPIED: [&str; 9] = [
+/// What llama.cpp's converter reads of a Gemma's tokenizer.
+const SENTENCE_PIECE: &str = "tokenizer.model";
+
+/// Runs that began with another run's checkpoint, one after the other, to the model that came first.
+const STARTS_MAX: usize = 16;
+
+/// Copied as they are, where the checkpoint or a model that the run started from has them.
+const COPIED: [&str; 10] = [
     TOKENIZER,
+    SENTENCE_PIECE,
     TOKENIZER_CONFIG,
     GENERATION,
     "special_tokens_map.json",
@@ -50,8 +57,9 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<u8> {
     let config = read_json(&checkpoint.path.join(CONFIG))?;
     claim(&args.out)?;
     let written = weights.write(&args.out, args.dtype, SHARD_BYTES)?;
-    let sources = [Some(checkpoint.path.clone()), start_of(&settings)];
-    let copied = copy(&sources.into_iter().flatten().collect::<Vec<_>>(), &args.out)?;
+    let mut sources = vec![checkpoint.path.clone()];
+    sources.extend(starts_of(&settings));
+    let copied = copy(&sources, &args.out)?;
     if !copied.contains(&GENERATION) {
         write_json(&args.out.join(GENERATION), &generation(&config))?;
     }
@@ -59,8 +67,10 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<u8> {
         let plain = json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
         write_json(&args.out.join(TOKENIZER_CONFIG), &plain)?;
     }
+    let gemma = config["model_type"].as_str().is_some_and(|family| family.starts_with("gemma"));
+    let convertible = !gemma || copied.contains(&SENTENCE_PIECE);
     write_json(&args.out.join(CONFIG), &with_dtype(config, args.dtype))?;
-    say(&report(args, &checkpoint, &written));
+    say(&report(args, &checkpoint, &written, convertible));
     Ok(0)
 }
 
@@ -70,9 +80,19 @@ fn settings_of(run_dir: &RunDir) -> anyhow::Result<Settings> {
     Ok(Layers { file, set: Vec::new(), environment: Some(Vec::new()) }.load()?)
 }
 
-/// The directory of the model that the run started from, where it is one and still there.
-fn start_of(settings: &Settings) -> Option<PathBuf> {
-    Some(PathBuf::from(&settings.strong.model)).filter(|path| path.is_dir())
+/// The directories of the models that the run started from, where they are still there: the last of those
+/// that were checkpoints themselves first.
+fn starts_of(settings: &Settings) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut next = Some(settings.strong.model.clone());
+    while let Some(name) = next.take().filter(|_| found.len() < STARTS_MAX) {
+        let path = PathBuf::from(name);
+        let checkpoint = CheckpointDir::at(&path);
+        let run = checkpoint.as_ref().and_then(|checkpoint| RunDir::open(checkpoint.run()?).ok());
+        next = run.and_then(|run| settings_of(&run).ok()).map(|settings| settings.strong.model);
+        found.extend(Some(path).filter(|path| path.is_dir()));
+    }
+    found
 }
 
 /// Copies each file from the first directory that has it.
@@ -107,16 +127,27 @@ fn with_dtype(mut config: Value, dtype: ExportDtype) -> Value {
     config
 }
 
-fn report(args: &ExportArgs, checkpoint: &CheckpointDir, written: &Written) -> String {
+fn report(
+    args: &ExportArgs,
+    checkpoint: &CheckpointDir,
+    written: &Written,
+    convertible: bool,
+) -> String {
     let (out, dtype) = (args.out.display(), args.dtype.name());
     let (step, count) = (checkpoint.step, written.files.len());
     let files = if count == 1 { "file" } else { "files" };
     let outtype = dtype.replace("bfloat", "bf").replace("float", "f");
+    let first = match convertible {
+        true => String::new(),
+        false => format!(
+            "for llama.cpp: first copy {SENTENCE_PIECE} of the model that it began as to {out}\n"
+        ),
+    };
     format!(
         "step {step}: {} tensors, {:.1} MB as {dtype} in {count} {files}, written to {out}\n\
          evaluate it:  lm_eval --model hf --model_args pretrained={out},dtype={dtype} --tasks gsm8k\n\
          serve it:     vllm serve {out} --dtype {dtype}\n\
-         for llama.cpp: python convert_hf_to_gguf.py {out} --outtype {outtype} --outfile {out}.gguf\n\
+         {first}for llama.cpp: python convert_hf_to_gguf.py {out} --outtype {outtype} --outfile {out}.gguf\n\
          \x20              llama-server -m {out}.gguf",
         written.tensors,
         written.bytes as f64 / 1e6
@@ -201,6 +232,37 @@ mod tests {
         assert_eq!(generation, json!({ "eos_token_id": 2 }));
         let bytes = fs::read(args.out.join("model.safetensors")).unwrap();
         assert_eq!(bytes[bytes.len() - 8..], [0xc0, 0x3f, 0xc0, 0x3f, 0xc0, 0x3f, 0xc0, 0x3f]);
+    }
+
+    #[test]
+    fn files_come_from_the_model_that_the_first_of_several_runs_began_with() {
+        let root = tempfile::tempdir().unwrap();
+        let first = run(root.path());
+        fs::write(root.path().join("start").join(SENTENCE_PIECE), [0xff, 0x00]).unwrap();
+        let next = root.path().join("next");
+        fs::create_dir(&next).unwrap();
+        let mut later = run(&next);
+        let mut settings = settings::Settings::default();
+        let checkpoint = first.run.join("checkpoints/step-000003");
+        settings.strong.model = checkpoint.to_string_lossy().into_owned();
+        fs::write(later.run.join("config.toml"), settings.to_toml()).unwrap();
+        later.out = root.path().join("out");
+        assert_eq!(export(&later).unwrap(), 0);
+        assert_eq!(fs::read(later.out.join(SENTENCE_PIECE)).unwrap(), [0xff, 0x00]);
+        assert_eq!(text(&later, "chat_template.jinja"), "{{ messages }}");
+        assert_eq!(text(&later, TOKENIZER), "the checkpoint's");
+    }
+
+    #[test]
+    fn a_gemma_without_its_sentence_pieces_is_not_said_to_be_convertible() {
+        let root = tempfile::tempdir().unwrap();
+        let args = run(root.path());
+        let run_dir = RunDir::open(&args.run).unwrap();
+        let checkpoint = run_dir.checkpoint(CheckpointChoice::Latest).unwrap();
+        let written = Written { tensors: 1, bytes: 2, files: vec!["model.safetensors".to_owned()] };
+        let missing = report(&args, &checkpoint, &written, false);
+        assert!(missing.contains("first copy tokenizer.model of the model"), "{missing}");
+        assert!(!report(&args, &checkpoint, &written, true).contains("first copy"));
     }
 
     #[test]

@@ -22,9 +22,11 @@ const WEIGHTS: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
 
 /// Fetched where the repository has them; without the first two there is no model.
-const WANTED: [&str; 9] = [
+const WANTED: [&str; 10] = [
     CONFIG,
     "tokenizer.json",
+    // Nothing here reads it, but llama.cpp's converter does after an export.
+    "tokenizer.model",
     "generation_config.json",
     "tokenizer_config.json",
     "chat_template.jinja",
