@@ -24,8 +24,9 @@ section! {
         keepalive_ms: u32 = 1_000,
         /// For so long members try to reach a coordinator that is gone, and keep what they have.
         return_timeout_ms: u32 = 120_000,
-        /// Since another process came, until the run must begin.
-        start_timeout_ms: u32 = 60_000,
+        /// Since another process came, until the run must begin. Whoever reads a large model comes late, and
+        /// its first version takes a while to arrive.
+        start_timeout_ms: u32 = 600_000,
         /// For so long `serve` waits for processes that others start.
         gather_timeout_ms: u32 = 3_600_000,
         /// A run fails when for so long no step is committed and no group or evaluation is done: more
