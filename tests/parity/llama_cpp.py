@@ -17,6 +17,7 @@ Only llama.cpp's C interface is used. Its parameter structures change between ve
 are opaque here: the library's own defaults are taken, and fields are found by their default values.
 """
 
+import copy
 import ctypes as c
 import glob
 import importlib.util
@@ -33,10 +34,11 @@ THREADS = int(os.environ.get("PARITY_THREADS", "2"))
 CONTEXT = 4096
 GREEDY_PROMPTS, GREEDY_TOKENS = 10, 32
 PERPLEXITY_TEXTS = 50
-# Tokens of a prompt that are read at once: all of them, and what llama.cpp then makes of the same
-# prompt in smaller pieces, which shows how far it agrees with itself.
+# How far llama.cpp agrees with itself is shown by the same prompts in smaller pieces, tokens at a time, and
+# without flash attention.
 WHOLE = CONTEXT
-CHUNKS = (WHOLE, 64, 32, 8, 1)
+CHUNKS = (64, 32, 8, 1)
+MODES = (None, "reread")
 PIECES = 8
 SPEED_BATCHES, SPEED_STEPS = (1, 8), 150
 
@@ -104,7 +106,7 @@ class Model:
         self.size = self.lib.llama_vocab_n_tokens(self.vocab)
         self.context = None if only_vocabulary else self.open()
 
-    def open(self):
+    def open(self, flash_attention=True):
         params = self.lib.llama_context_default_params()
         head = list(struct.unpack_from("<16I", bytes(params.bytes)))
         rows = max(SPEED_BATCHES)
@@ -113,11 +115,22 @@ class Model:
         threads = head.index(4)
         head[0], head[1], head[2], head[3] = CONTEXT * rows, CONTEXT, 512, rows
         head[threads] = head[threads + 1] = THREADS
+        # Four enumerations are -1 by default, the last of them when to use flash attention.
+        unset = [i for i, value in enumerate(head) if value == UNSET]
+        if unset != list(range(unset[0], unset[0] + 4)):
+            sys.exit(f"context parameters have moved in this llama.cpp: {head}")
+        if not flash_attention:
+            head[unset[-1]] = 0
         struct.pack_into("<16I", params.bytes, 0, *head)
         context = self.lib.llama_init_from_model(self.model, params)
         if not context:
             sys.exit("llama.cpp opens no context")
         return context
+
+    def without_flash_attention(self):
+        other = copy.copy(self)
+        other.context = self.open(flash_attention=False)
+        return other
 
     def tokenize(self, text, special=False):
         data = text.encode()
@@ -193,10 +206,16 @@ class Model:
 
 
 VOCAB_ONLY = 64
+UNSET = 0xffffffff
 
 
 def emit(**record):
     print(json.dumps(record), flush=True)
+
+
+def emit_greedy(prompt, ways):
+    runs = [{"way": way, "written": w, "margins": m} for way, (w, m) in ways.items()]
+    emit(kind="greedy", prompt=prompt, runs=runs)
 
 
 def problems(directory, name):
@@ -205,6 +224,8 @@ def problems(directory, name):
 
 
 def main(path, directory, mode=None):
+    if mode not in MODES:
+        sys.exit(f"{mode!r} is no mode: give none, or one of {MODES[1:]}")
     model = Model(path)
     vocab = model.vocab
     ends = [i for i in range(model.size) if model.lib.llama_vocab_is_eog(vocab, i)]
@@ -214,16 +235,20 @@ def main(path, directory, mode=None):
     if mode == "reread":
         for ids in (model.tokenize(prompt, True) for prompt in prompts[:GREEDY_PROMPTS]):
             written, margins = model.greedy(ids, GREEDY_TOKENS, WHOLE, reread=True)
-            emit(kind="greedy", prompt=ids, chunks=[WHOLE], runs=[{"written": written, "margins": margins}])
+            emit_greedy(ids, {"whole": (written, margins)})
         return
     for prompt, problem in list(zip(prompts, test))[:PERPLEXITY_TEXTS]:
         ids, answer = model.tokenize(prompt, True), model.tokenize(" " + problem["answer"])
         whole, pieces = (model.nll(ids, answer, chunk) for chunk in (WHOLE, PIECES))
         emit(kind="nll", prompt=ids, text=answer, nll=whole, pieces=pieces)
+    plain = model.without_flash_attention()
     for prompt in prompts[:GREEDY_PROMPTS]:
         ids = model.tokenize(prompt, True)
-        runs = [model.greedy(ids, GREEDY_TOKENS, chunk) for chunk in CHUNKS]
-        emit(kind="greedy", prompt=ids, chunks=CHUNKS, runs=[{"written": w, "margins": m} for w, m in runs])
+        ways = {"whole": model.greedy(ids, GREEDY_TOKENS, WHOLE)}
+        for chunk in CHUNKS:
+            ways[f"{chunk} at a time"] = model.greedy(ids, GREEDY_TOKENS, chunk)
+        ways["whole, no flash attention"] = plain.greedy(ids, GREEDY_TOKENS, WHOLE)
+        emit_greedy(ids, ways)
     ids = model.tokenize(prompts[0], True)
     for rows in SPEED_BATCHES:
         rate = model.speed(rows, ids, SPEED_STEPS)

@@ -20,22 +20,24 @@ const CAPACITY: usize = 1024;
 enum Record {
     Model { ends: Vec<u32> },
     Nll { prompt: Vec<u32>, text: Vec<u32>, nll: Vec<f64>, pieces: Vec<f64> },
-    Greedy { prompt: Vec<u32>, chunks: Vec<usize>, runs: Vec<Greedy> },
+    Greedy { prompt: Vec<u32>, runs: Vec<Greedy> },
     Speed { rows: usize, prompt: Vec<u32>, steps: usize, threads: usize, rate: f64 },
     Tokens { text: String, ids: Vec<u32> },
 }
 
 #[derive(Deserialize)]
 struct Greedy {
+    /// How llama.cpp read the prompt.
+    way: String,
     written: Vec<u32>,
     margins: Vec<f64>,
 }
 
 #[derive(Default)]
 struct Report {
-    /// By the tokens of a prompt that llama.cpp read at once: texts that equal ours, and those that
-    /// equal its own after the whole prompt at once.
-    greedy: BTreeMap<usize, (usize, usize)>,
+    /// By how llama.cpp read the prompts: texts that equal ours, and those that equal its own of the
+    /// first way.
+    greedy: BTreeMap<String, (usize, usize)>,
     prompts: usize,
     nll: [f64; 3],
     tokens: usize,
@@ -120,9 +122,7 @@ impl Report {
                     self.tokens += 1;
                 }
             }
-            Record::Greedy { prompt, chunks, runs } => {
-                self.greedy(engine, &prompt, &chunks, &runs)?
-            }
+            Record::Greedy { prompt, runs } => self.greedy(engine, &prompt, &runs)?,
             Record::Speed { rows, prompt, steps, threads, rate } => {
                 println!("speed at {rows} rows, {threads} threads for llama.cpp");
                 self.rates.insert(rows, (speed(engine, rows, &prompt, steps)?, rate));
@@ -135,7 +135,6 @@ impl Report {
         &mut self,
         engine: &mut RaggedEngine,
         prompt: &[u32],
-        chunks: &[usize],
         runs: &[Greedy],
     ) -> Result<(), Box<dyn Error>> {
         self.prompts += 1;
@@ -149,8 +148,8 @@ impl Report {
                 self.prompts, ours[at], whole.written[at], whole.margins[at]
             );
         }
-        for (&chunk, run) in chunks.iter().zip(runs) {
-            let equal = self.greedy.entry(chunk).or_default();
+        for run in runs {
+            let equal = self.greedy.entry(run.way.clone()).or_default();
             equal.0 += usize::from(run.written == ours);
             equal.1 += usize::from(run.written == whole.written);
         }
@@ -175,10 +174,9 @@ impl Report {
             print("ours", ours, &self.ours_apart);
             print("llama.cpp in pieces of 8 tokens", pieces, &self.oracle_apart);
         }
-        for (chunk, (ours, itself)) in &self.greedy {
+        for (way, (ours, itself)) in &self.greedy {
             println!(
-                "greedy texts when llama.cpp reads {chunk} tokens at once: {ours} of {} equal ours, \
-                 {itself} its own of whole prompts",
+                "greedy texts, prompts read {way}: {ours} of {} equal ours, {itself} llama.cpp's first",
                 self.prompts
             );
         }
