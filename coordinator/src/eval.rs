@@ -10,7 +10,8 @@ use types::{PolicyVersion, read_safetensors};
 use crate::cli::{ConfigArgs, EvalArgs, UsageError};
 use crate::eval_plan::{EvalPlan, EvalResult};
 use crate::host::{self, Host};
-use crate::launch::{check_model, complain, create};
+use crate::launch::{complain, create};
+use crate::models::{built_in, check_model};
 use crate::output::say;
 use crate::overrides;
 use crate::pass_table::pass_table;
@@ -155,18 +156,16 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// names for them: a built-in one, or a run's checkpoint. `None` for what others wrote, which a learner
 /// reads: published files hold tensors of other parts, or one tensor under two names.
 fn model_bytes(name: &str, seed: u64) -> anyhow::Result<Option<Vec<u8>>> {
-    use miniature::Role;
-    let role =
-        |name: &str| Role::ALL.into_iter().find(|r| name == format!("miniature-{}", r.name()));
-    if let Some(role) = name.strip_prefix("builtin:").and_then(role) {
+    let role = built_in(name).context("strong.model")?;
+    if let Some(role) = role.filter(|_| name.starts_with("fresh:")) {
+        return Ok(Some(miniature::fresh_weights(role, seed)));
+    }
+    if let Some(role) = role {
         let bytes = miniature::weights(role);
         if bytes.is_empty() {
             bail!("{name}: this build has no built-in weights; make them with `coordinator sft`");
         }
         return Ok(Some(bytes.to_vec()));
-    }
-    if let Some(role) = name.strip_prefix("fresh:").and_then(role) {
-        return Ok(Some(miniature::fresh_weights(role, seed)));
     }
     if let Some(checkpoint) = CheckpointDir::at(Path::new(name)) {
         return read(&checkpoint.weights()).map(Some);
@@ -223,6 +222,8 @@ mod tests {
         let gguf = root.path().join("model.gguf");
         fs::write(&gguf, b"").unwrap();
         assert_eq!(model_bytes(&gguf.to_string_lossy(), 0).unwrap(), None);
+        let text = format!("{:#}", model_bytes("builtin:miniature-stron", 0).unwrap_err());
+        assert!(text.contains("strong.model: there is no model builtin:miniature-stron"), "{text}");
         let text = format!("{:#}", model_bytes("absent", 0).unwrap_err());
         assert!(text.contains("absent does not exist"), "{text}");
     }

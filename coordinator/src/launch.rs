@@ -4,13 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use runtime::unique_number;
 use settings::{Objective, Resume, Settings};
 
 use crate::cli::{LaunchArgs, ServeArgs, UsageError, refuse_test_set, shorthand};
 use crate::disk;
 use crate::host::{self, Host};
+use crate::models::make_absolute;
 use crate::output::say;
 use crate::placement;
 use crate::resume::{self, History, Processes};
@@ -197,28 +198,6 @@ pub(crate) fn make_paths_absolute(settings: &mut Settings) {
     ] {
         make_absolute(path);
     }
-}
-
-pub(crate) fn make_absolute(name: &mut String) {
-    let is_path = !name.is_empty() && Path::new(name.as_str()).exists();
-    if let (true, Ok(absolute)) = (is_path, std::path::absolute(name.as_str())) {
-        *name = absolute.to_string_lossy().into_owned();
-    }
-}
-
-/// That a model's name is one of a built-in model or of something on the disk.
-///
-/// # Errors
-/// Nothing of that name; `key` is the setting.
-pub(crate) fn check_model(key: &str, name: &str) -> anyhow::Result<()> {
-    let built_in = name.starts_with("builtin:") || name.starts_with("fresh:");
-    if built_in || Path::new(name).exists() {
-        return Ok(());
-    }
-    bail!(
-        "{key}: {name} does not exist: name a model's directory or a .gguf file, or fetch one with \
-         `coordinator model get OWNER/NAME`"
-    );
 }
 
 /// Summary and table, or how far the run came.

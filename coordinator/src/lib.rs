@@ -27,6 +27,7 @@ pub mod lease;
 pub mod membership;
 pub mod metrics;
 pub mod metrics_log;
+mod models;
 pub mod output;
 pub mod overrides;
 pub mod pass_table;

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use candle_core::DType;
 use member::{Membership, Process};
 use model::{ModelSource, Placement};
 use settings::Settings;
@@ -46,10 +45,11 @@ pub async fn publish_only(process: Process) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The weights in f32, on the CPU: they only travel.
+/// The weights in the type that they are stored in, on the CPU: they only travel.
 fn load(settings: &Settings) -> anyhow::Result<(WeightManifest, Vec<u8>)> {
     let source = ModelSource::parse(&settings.strong.model).context("strong.model")?;
-    let files = source.load(settings.seed, &Placement::cpu(DType::F32)).context("strong.model")?;
+    let placement = Placement::cpu(source.stored_dtype().context("strong.model")?);
+    let files = source.load(settings.seed, &placement).context("strong.model")?;
     let weights = model::to_safetensors(&files.tensors)?;
     // Of which generation it is becomes known with the ranks.
     Ok((model::manifest(PolicyVersion::default(), &weights)?, weights))

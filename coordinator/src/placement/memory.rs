@@ -9,6 +9,7 @@ use settings::{Precision, Settings};
 
 use super::shape::Shape;
 use super::{GIB, MIB, MemberCounts, gguf};
+use crate::models::built_in;
 
 /// Bytes of one f32.
 const F32: u64 = 4;
@@ -186,11 +187,7 @@ fn adapter_parameters(shape: &Shape, rank: u64) -> u64 {
 
 /// What a model's name in the settings stands for.
 fn model(name: &str) -> anyhow::Result<Model> {
-    use miniature::Role;
-    let built_in = name.strip_prefix("builtin:").or_else(|| name.strip_prefix("fresh:"));
-    if let Some(built_in) = built_in {
-        let role = Role::ALL.into_iter().find(|r| built_in == format!("miniature-{}", r.name()));
-        let role = role.with_context(|| format!("there is no model {name}"))?;
+    if let Some(role) = built_in(name)? {
         let shape = Shape::parse(&miniature::config_json(role), name)?;
         return Ok(Model { shape, file_bytes: None });
     }

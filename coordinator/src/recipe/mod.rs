@@ -16,7 +16,7 @@ use settings::{DataSource, EvalSplit, Layers, Settings};
 
 use crate::cli::{RecipeArgs, UsageError};
 use crate::host::JOIN_GRACE;
-use crate::launch::{check_model, make_absolute};
+use crate::models::{check_model, make_absolute};
 use crate::output::say;
 use crate::overrides;
 use crate::run_dir::{RunDir, RunDirError};
@@ -155,8 +155,10 @@ fn settings(args: &RecipeArgs) -> anyhow::Result<Settings> {
     }
     // Before anything is written: the stages would find out one by one, and what is not there yet would
     // be claimed under another name than it has afterwards.
-    check_model("strong.model", &settings.strong.model)?;
-    check_model("weak.model", settings.weak_model())?;
+    if !args.out.join(SETTINGS).exists() {
+        check_model("strong.model", &settings.strong.model)?;
+        check_model("weak.model", settings.weak_model())?;
+    }
     let mut read = settings.clone();
     if args.test_set {
         read.eval.split = EvalSplit::Test;
@@ -264,14 +266,17 @@ mod tests {
     fn what_the_environment_names_is_pinned_for_every_stage() {
         let mut settings = Settings::default();
         settings.recipe.sft_steps = 0;
-        let pinned = vec!["train.steps=9".to_owned()];
+        let pinned = vec!["handoff.probability=0.5".to_owned(), "train.steps=9".to_owned()];
         let recipe = Recipe { dir: "/x".into(), settings, actors: 1, test_set: false, pinned };
-        for stage in [Stage::Probe, Stage::Tandem, Stage::Control] {
+        let last = |stage: Stage, key: &str| {
             let args = stage.args(&recipe, false).unwrap();
-            let at = |text: &str| args.iter().position(|arg| arg.to_str() == Some(text)).unwrap();
-            let own = args.iter().position(|arg| arg.to_string_lossy().starts_with("run.dir"));
-            assert!(at("train.steps=9") < own.unwrap(), "the stage's own come after: {args:?}");
-        }
+            let mut texts = args.iter().filter_map(|arg| arg.to_str()?.strip_prefix(key));
+            texts.next_back().unwrap().to_owned()
+        };
+        assert_eq!(last(Stage::Tandem, "handoff.probability="), "0.5");
+        assert_eq!(last(Stage::Control, "handoff.probability="), "0", "its own comes after");
+        assert_eq!(last(Stage::Control, "train.steps="), "9");
+        assert_eq!(last(Stage::SftStrong, "train.steps="), "0");
     }
 
     #[test]

@@ -66,8 +66,8 @@ impl Flat {
         Ok(())
     }
 
-    /// Calls `change` with the numbers on the host; what it leaves is taken back, whether it fails or
-    /// not. Meanwhile the device has room for whoever exchanges them.
+    /// Calls `change` with the numbers on the host; what it leaves is taken back, and nothing where it
+    /// fails. Meanwhile the device has room for whoever exchanges them.
     pub(crate) fn on_host<T, E: From<Error>>(
         &mut self,
         change: impl FnOnce(&mut [f32]) -> Result<T, E>,
@@ -79,7 +79,11 @@ impl Flat {
                 let mut values = flat.to_host().map_err(Error::from)?;
                 flat.free().map_err(Error::from)?;
                 let outcome = change(&mut values);
-                flat.set(&values).map_err(Error::from)?;
+                match &outcome {
+                    Ok(_) => flat.set(&values).map_err(Error::from)?,
+                    // Why it failed says more than that the device has failed, too.
+                    Err(_) => drop(flat.clear(values.len())),
+                }
                 outcome
             }
         }
@@ -209,8 +213,13 @@ pub(crate) mod cuda {
             Ok(())
         }
 
+        /// As many zeros.
+        pub(crate) fn clear(&mut self, len: usize) -> Result<()> {
+            self.0 = Tensor::zeros(len, DType::F32, self.0.device())?;
+            Ok(())
+        }
+
         pub(crate) fn set(&mut self, values: &[f32]) -> Result<()> {
-            self.free()?;
             self.0 = Tensor::from_slice(values, values.len(), self.0.device())?;
             Ok(())
         }

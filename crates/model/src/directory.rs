@@ -1,11 +1,13 @@
 //! A Hugging Face model directory: `config.json`, `tokenizer.json` and safetensors, in one file or
 //! in shards. Whether writing it is atomic is the caller's concern.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use candle_core::DType;
 use serde_json::Value;
 use types::is_file_name;
 
@@ -85,12 +87,35 @@ pub(crate) fn texts(
     Ok(extras.clone().into_iter().chain(own).collect())
 }
 
-pub(crate) fn read_tensors(
+/// The type that all of a model's tensors have in its files; f32 where they differ.
+pub(crate) fn stored_dtype(dir: &Path, config: &ModelConfig) -> Result<DType, ModelError> {
+    let mut found = BTreeSet::new();
+    for (file, wanted) in files_of(dir, config)? {
+        let opened = TensorFile::open(&dir.join(file))?;
+        let kinds = wanted.iter().filter_map(|(name, _)| opened.kind(held(&opened, name).as_ref()));
+        found.extend(kinds.map(|(dtype, _)| dtype));
+    }
+    Ok(match found.into_iter().collect::<Vec<_>>().as_slice() {
+        [one] if one == "BF16" => DType::BF16,
+        [one] if one == "F16" => DType::F16,
+        _ => DType::F32,
+    })
+}
+
+/// Under which name a file holds a tensor of the language model.
+fn held<'a>(opened: &TensorFile, name: &'a str) -> Cow<'a, str> {
+    let inner = format!("{INNER}{name}");
+    if opened.kind(&inner).is_some() { inner.into() } else { name.into() }
+}
+
+type NamesAndShapes = Vec<(String, Vec<usize>)>;
+
+/// Which file of a directory holds which tensors.
+fn files_of(
     dir: &Path,
     config: &ModelConfig,
-    placement: &Placement,
-) -> Result<Tensors, ModelError> {
-    let mut by_file: BTreeMap<String, Vec<(String, Vec<usize>)>> = BTreeMap::new();
+) -> Result<BTreeMap<String, NamesAndShapes>, ModelError> {
+    let mut by_file: BTreeMap<String, NamesAndShapes> = BTreeMap::new();
     let index = dir.join(INDEX);
     if dir.join(WEIGHTS).exists() || !index.exists() {
         by_file.insert(WEIGHTS.to_owned(), config.tensors());
@@ -110,14 +135,19 @@ pub(crate) fn read_tensors(
             by_file.entry(file.to_owned()).or_default().push((name, shape));
         }
     }
+    Ok(by_file)
+}
+
+pub(crate) fn read_tensors(
+    dir: &Path,
+    config: &ModelConfig,
+    placement: &Placement,
+) -> Result<Tensors, ModelError> {
     let mut tensors = Tensors::new();
-    for (file, wanted) in by_file {
-        let path = dir.join(file);
-        let opened = TensorFile::open(&path)?;
+    for (file, wanted) in files_of(dir, config)? {
+        let opened = TensorFile::open(&dir.join(file))?;
         for (name, shape) in wanted {
-            let inner = format!("{INNER}{name}");
-            let held = if opened.kind(&inner).is_some() { &inner } else { &name };
-            let tensor = opened.read_shaped(held, &shape, placement)?;
+            let tensor = opened.read_shaped(&held(&opened, &name), &shape, placement)?;
             tensors.insert(name, tensor);
         }
     }

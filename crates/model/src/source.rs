@@ -4,9 +4,12 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use candle_core::DType;
 use miniature::Role;
 
-use crate::directory::{Texts, read_config, read_extras, read_tensors, read_tokenizer, texts};
+use crate::directory::{
+    Texts, read_config, read_extras, read_tensors, read_tokenizer, stored_dtype, texts,
+};
 use crate::gguf::{self, GgufFile};
 use crate::{Decoder, ModelConfig, ModelError, Placement, Tensors, Tokenizer, weights};
 
@@ -125,6 +128,17 @@ impl ModelSource {
             Self::Gguf(path) => gguf::read_dense(&GgufFile::open(path)?, &config, placement)?,
         };
         Ok(ModelFiles { config, tokenizer, extras, tensors })
+    }
+
+    /// The narrowest type that holds all weights as they are.
+    ///
+    /// # Errors
+    /// As [`Self::outline`]; weights missing or corrupt.
+    pub fn stored_dtype(&self) -> Result<DType, ModelError> {
+        match self {
+            Self::Directory(dir) => stored_dtype(dir, &self.outline()?.config),
+            Self::Builtin(_) | Self::Fresh(_) | Self::Gguf(_) => Ok(DType::F32),
+        }
     }
 
     /// A decoder that is never trained, with its tokenizer: quantised weights stay quantised.

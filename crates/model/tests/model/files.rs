@@ -102,6 +102,25 @@ fn a_tokenizer_may_name_added_tokens_beyond_the_model_but_no_end() {
 }
 
 #[test]
+fn the_type_that_weights_are_stored_in_is_told_if_it_is_one() {
+    let stored = |tensors: &Tensors| {
+        let dir = directory(tensors);
+        ModelSource::parse(dir.path().to_str().unwrap()).unwrap().stored_dtype().unwrap()
+    };
+    assert_eq!(stored(&tensors()), DType::F32);
+    let mut half = tensors();
+    half.values_mut().for_each(|tensor| *tensor = tensor.to_dtype(DType::BF16).unwrap());
+    assert_eq!(stored(&half), DType::BF16);
+    let name = half.keys().next().unwrap().clone();
+    half.insert(name.clone(), half[&name].to_dtype(DType::F32).unwrap());
+    assert_eq!(stored(&half), DType::F32, "some would be rounded");
+    assert_eq!(
+        ModelSource::parse("fresh:miniature-weak").unwrap().stored_dtype().unwrap(),
+        DType::F32
+    );
+}
+
+#[test]
 fn a_gemma_that_sees_writes_what_smaller_ones_can_read() {
     let words = TOKENIZER.replace(r#""stop": 7"#, r#""four": 4, "five": 5, "six": 6, "stop": 7"#);
     let added = r#""added_tokens": [{"id": 8, "content": "<image_soft_token>", "single_word": false,
